@@ -1,0 +1,103 @@
+"""Attention: every token looks back at the tokens before it and takes a weighted average of what they hold.
+
+Read along: chapters/02_attention.py. Source: Vaswani et al. 2017, section 3.2; Radford et al. 2019.
+Shape letters stand in gpt/__init__.py.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class KVCache:
+    """What one attention layer remembers of the tokens that it has seen: their keys and values.
+
+    A token's key and value do not depend on the tokens after it, so while text grows they can be kept. The room for
+    `size` tokens is taken once; growing by torch.cat would copy the whole past at every token.
+    """
+
+    def __init__(self, size):
+        self.size, self.length = size, 0
+        self.keys = self.values = None
+
+    def extend(self, keys, values):
+        """Append the keys and values of new tokens, (B, H, T, D) each; return all so far, (B, H, length, D) each."""
+        B, H, T, D = keys.shape
+        if self.length + T > self.size:
+            raise ValueError(f"the cache has room for {self.size} tokens and holds {self.length}: {T} more do not fit")
+        if self.keys is None:
+            self.keys, self.values = keys.new_empty(2, B, H, self.size, D)
+        start, self.length = self.length, self.length + T
+        self.keys[:, :, start:self.length] = keys
+        self.values[:, :, start:self.length] = values
+        return self.keys[:, :, :self.length], self.values[:, :, :self.length]
+
+
+def causal_attention_by_hand(query, key, value):
+    """Softmax(Q K^T / sqrt(D) + mask) V, one line per operation.
+
+    The last query belongs to the last key: with a cache there are more keys than queries. The mask adds -inf where a
+    key lies in a query's future, and softmax turns -inf into exactly 0.
+
+    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T
+    Output: (B, H, T, D)
+    Source: Vaswani et al. 2017, equation 1
+    """
+    T, S, D = query.shape[-2], key.shape[-2], query.shape[-1]
+    scores = query @ key.transpose(-2, -1)                                            # (B, H, T, S)
+    scores = scores / D**0.5
+    future = torch.ones(T, S, dtype=torch.bool, device=query.device).triu(S - T + 1)  # (T, S)
+    weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)               # (B, H, T, S)
+    return weights @ value                                                            # (B, H, T, D)
+
+
+def causal_attention(query, key, value, dropout=0.0):
+    """The same numbers as `causal_attention_by_hand` from torch's fused kernel, which never stores the T x S weights.
+
+    `is_causal=True` aligns the first query with the first key, so it is right only when there are as many queries as
+    keys. A single new token may look at everything and needs no mask; several new tokens after a cache need one drawn.
+
+    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights
+    Output: (B, H, T, D)
+    """
+    T, S = query.shape[-2], key.shape[-2]
+    mask = None
+    if 1 < T < S:
+        mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)    # (T, S), True: may look
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=T == S)
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on D = C / H channels, then one linear layer that mixes their answers.
+
+    Input: x (B, T, C); cache: a KVCache to read and extend, or None
+    Output: (B, T, C)
+    Source: Vaswani et al. 2017, section 3.2.2. GPT-2's files hold query, key and value as one matrix c_attn; here
+    they are three layers, so that LoRA can be given to each of them alone.
+    """
+
+    def __init__(self, d_in, d_out, num_heads, dropout=0.0, qkv_bias=False):
+        super().__init__()
+        if d_out % num_heads:
+            raise ValueError(f"{num_heads} heads cannot share {d_out} channels evenly")
+        self.num_heads = num_heads
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)
+        self.dropout = nn.Dropout(dropout)
+
+    def split_heads(self, x):
+        """(B, T, C) -> (B, H, T, D): head h takes channels h * D up to (h + 1) * D."""
+        B, T, C = x.shape
+        return x.view(B, T, self.num_heads, C // self.num_heads).transpose(1, 2)      # (B, H, T, D)
+
+    def forward(self, x, cache=None):
+        query = self.split_heads(self.W_query(x))                                     # (B, H, T, D)
+        key = self.split_heads(self.W_key(x))                                         # (B, H, T, D)
+        value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
+        if cache is not None:
+            key, value = cache.extend(key, value)                                     # (B, H, S, D)
+        dropout = self.dropout.p if self.training else 0.0
+        context = causal_attention(query, key, value, dropout)                        # (B, H, T, D)
+        return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)

@@ -1,0 +1,146 @@
+"""GPT-2: token ids in, a score for every possible next token out.
+
+Read along: chapters/03_gpt_model.py. Source: Radford et al. 2019, section 2.3; Radford et al. 2018.
+Names are those of the book's GPTModel, so that its saved state_dicts load. Shape letters: gpt/__init__.py.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gpt.attention import KVCache, MultiHeadAttention
+
+
+class LayerNorm(nn.Module):
+    """Give each token's channels mean 0 and variance 1, then let two learnt vectors scale and shift them.
+
+    y = scale * (x - mean) / sqrt(variance + eps) + shift; the variance divides by C, not C - 1, and eps = 1e-5
+    stands inside the root.
+
+    Input, output: (..., C)
+    Source: Ba et al. 2016; F.layer_norm is the same in one fused kernel
+    """
+
+    def __init__(self, emb_dim):
+        super().__init__()
+        self.eps = 1e-5
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x):
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+
+
+class GELU(nn.Module):
+    """A smooth ReLU, in the tanh form that GPT-2 was trained with.
+
+    0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); it differs from the exact x Phi(x) by up to 5e-4.
+
+    Input, output: any shape
+    Source: Hendrycks and Gimpel 2016, section 2
+    """
+
+    def forward(self, x):
+        return F.gelu(x, approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between, for each token by itself: C -> F = 4 C -> C.
+
+    Input, output: (B, T, C)
+    """
+
+    def __init__(self, emb_dim):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(emb_dim, 4 * emb_dim), GELU(), nn.Linear(4 * emb_dim, emb_dim))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer to it.
+
+    Input: x (B, T, C); cache: this block's KVCache, or None
+    Output: (B, T, C)
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.att = MultiHeadAttention(config.emb_dim, config.emb_dim, config.n_heads, config.drop_rate, config.qkv_bias)
+        self.ff = FeedForward(config.emb_dim)
+        self.norm1 = LayerNorm(config.emb_dim)
+        self.norm2 = LayerNorm(config.emb_dim)
+        self.drop_shortcut = nn.Dropout(config.drop_rate)
+
+    def forward(self, x, cache=None):
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
+        return x + self.drop_shortcut(self.ff(self.norm2(x)))
+
+
+class GPTModel(nn.Module):
+    """GPT-2. A fresh one draws GPT-2's initial weights from `generator` (torch's global one where it is None).
+
+    Input: token_ids (B, T) integers, 1 <= T <= context_length
+    Output: logits (B, T, V); logits[b, t] scores what comes after token t (after a swapped head: (B, T, K))
+    Raises: ValueError for a row that is too long or empty and for a token outside the vocabulary
+    """
+
+    def __init__(self, config, generator=None):
+        super().__init__()
+        self.config = config
+        self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
+        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+        self.drop_emb = nn.Dropout(config.drop_rate)
+        self.trf_blocks = nn.Sequential(*(TransformerBlock(config) for _ in range(config.n_layers)))
+        self.final_norm = LayerNorm(config.emb_dim)
+        self.out_head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+        self.out_head.weight = self.tok_emb.weight    # tied: one matrix reads tokens and scores them
+        self.init_weights(generator)
+
+    @torch.no_grad()
+    def init_weights(self, generator=None):
+        """Draw GPT-2's initial weights in place: N(0, 0.02), biases 0.
+
+        Each block adds two outputs to the stream; dividing those two projections by sqrt(2 n_layers) keeps the
+        stream's variance from growing with depth. Source: Radford et al. 2019, section 2.3.
+        """
+        residual = 0.02 / math.sqrt(2 * self.config.n_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name.endswith(("out_proj.weight", "layers.2.weight")):
+                parameter.normal_(0.0, residual, generator=generator)
+            elif name.endswith("weight"):             # scale and shift of LayerNorm keep their 1 and 0
+                parameter.normal_(0.0, 0.02, generator=generator)
+
+    def new_cache(self):
+        """One empty KVCache a block, each with room for context_length tokens."""
+        return [KVCache(self.config.context_length) for _ in self.trf_blocks]
+
+    def embed(self, token_ids, start=0):
+        """Token vector plus position vector: (B, T) integers -> (B, T, C). `start` is the first token's position."""
+        T, limit, vocab = token_ids.shape[-1], self.config.context_length, self.config.vocab_size
+        if T < 1 or start + T > limit:
+            raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "
+                             f"(context_length); cut the text or generate in a window")
+        if token_ids.device.type == "cpu" and (token_ids.min() < 0 or token_ids.max() >= vocab):
+            raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
+                             f"has 0 to {vocab - 1}: is this text from another tokenizer?")
+        positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
+        return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
+
+    def hidden(self, token_ids, cache=None):
+        """All but the head: what the model knows at each position, (B, T) -> (B, T, C).
+
+        With a cache (`new_cache`), token_ids are only the tokens that come after those already in it.
+        """
+        x = self.embed(token_ids, start=cache[0].length if cache else 0)              # (B, T, C)
+        for i, block in enumerate(self.trf_blocks):
+            x = block(x, cache[i] if cache else None)
+        return self.final_norm(x)
+
+    def forward(self, token_ids):
+        return self.out_head(self.hidden(token_ids))                                  # (B, T, V)
