@@ -39,5 +39,5 @@ GPT2_SIZES = {
     "gpt2-large (774M)": GPTConfig(emb_dim=1280, n_heads=20, n_layers=36),
     "gpt2-xl (1558M)": GPTConfig(emb_dim=1600, n_heads=25, n_layers=48),
     # Ours, trained by chapter 4 and shipped in data/mini: small enough to fine-tune in a minute on a laptop.
-    "mini": GPTConfig(context_length=256, emb_dim=128, n_heads=4, n_layers=6),
+    "mini": GPTConfig(context_length=256, emb_dim=128, n_heads=4, n_layers=4),
 }

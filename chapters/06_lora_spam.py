@@ -1,0 +1,211 @@
+"""6  LoRA: fine-tune with two per cent of the parameters
+
+After this chapter you can write LoRA by hand, predict how many numbers it trains, fine-tune a spam filter with it,
+and carry the result away as one small file. You need: chapters 3 and 5.
+
+Run: python chapters/06_lora_spam.py
+Time: TIME_LINE
+Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --recipe blog
+"""
+
+import sys
+
+import torch
+from book import answer, figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+
+from gpt.adapters import load_adapter, save_adapter
+from gpt.baselines import baseline_table
+from gpt.checkpoint import Checkpoint
+from gpt.classify import calc_accuracy_loader, classify, predict_logits, swap_head
+from gpt.config import GPT2_SIZES
+from gpt.download import fetch
+from gpt.lora import (LinearWithLoRA, LoRALayer, count_parameters, merge_lora, replace_linear_with_lora,
+                      trainable_report, unmerge_lora)
+from gpt.batches import BatchesByLength, SeededLoader, padding_share
+from gpt.metrics import classification_report, format_report, wilson_interval
+from gpt.model import GPTModel
+from gpt.plots import plot_accuracies, plot_values
+from gpt.spam import LABELS, SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
+from gpt.tokenizer import gpt2_tokenizer
+from gpt.train import calc_loss_loader, classifier_loss, train
+
+QUICK = dict(epochs=2)
+FULL = dict(epochs=6)
+RECIPES = {
+    "default": dict(learning_rate=1e-3, weight_decay=0.0, scale="alpha/r", init=None),
+    "blog": dict(learning_rate=5e-5, weight_decay=0.1, scale="alpha", init="blog"),
+}
+PUBLISHED = {"train": 1.0, "validation": 0.9664, "test": 0.98}    # Raschka 2024, appendix E, 6 epochs of 124M
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--recipe", "--epochs", "--resume", "--text", "--adapter")
+recipe, RANK, ALPHA, BATCH_SIZE, names = RECIPES[args.recipe], 16, 16, 8, list(LABELS)
+tokenizer = gpt2_tokenizer()
+
+if args.text is not None:    # not a lesson, only an answer
+    answer(args, tokenizer)
+    sys.exit()
+
+# %%
+section("6.1  A small change needs few numbers")
+# Fine-tuning moves a weight matrix W by some dW. Suppose that dW has rank 1: each of its rows is a multiple of one
+# row. Then a column times a row says all of it: here 4 + 4 numbers in place of 16.
+
+A = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])    # (in, r) = (4, 1)
+B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # (r, out) = (1, 4)
+dW = A @ B                                         # (in, out) = (4, 4)
+print(dW)
+predict("rank of dW", 1, int(torch.linalg.matrix_rank(dW)))
+
+# dW need not be formed at all: x (A B) and (x A) B are the same, and the second makes x thin first.
+x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+predict("(x A) B", (x @ dW).tolist(), ((x @ A) @ B).tolist())
+
+# %%
+section("6.2  The update starts as nothing")
+# If both A and B started at zero neither would get a gradient: each one's is multiplied by the other. So A is drawn at
+# random and B is zero, and the model starts exactly as good as it was.
+
+show(LoRALayer.forward)
+show(LinearWithLoRA.forward)
+linear = torch.nn.Linear(4, 4)
+with_lora = LinearWithLoRA(linear, rank=1, alpha=1)
+predict("a fresh LoRA changes the answer by", 0.0, (with_lora(x) - linear(x)).abs().max().item())
+
+# %%
+section("6.3  How many numbers is that?")
+# A layer with `in` inputs and `out` outputs gets r (in + out) numbers. Counted on the shapes of the full-size model
+# ("meta" tensors have a shape and no numbers), first as the blog does it: LoRA on every linear layer, head included.
+
+C, LAYERS = 768, 12
+block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers
+with torch.device("meta"):
+    full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
+    swap_head(full_size, 2)
+    predict("124M with a head for 2 classes", 124_439_808 + 2 * (C + 1), count_parameters(full_size)[0])
+    full_size.requires_grad_(False)
+    predict("trainable when all is frozen", 0, count_parameters(full_size)[0])
+    replace_linear_with_lora(full_size, RANK, ALPHA)
+predict("the blog's LoRA", LAYERS * block + RANK * (C + 2), count_parameters(full_size)[0])
+print(trainable_report(full_size))
+print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: "
+      f"{LAYERS * block + 2 * (C + 1):,}")
+
+# %%
+section("6.4  The messages")
+# Ours keeps every message of the file, keeps near-copies of a message in one split, and pads a batch to its longest
+# message. The blog's loses two messages to quotation marks, tests on copies of training messages, and pads all to 120.
+
+file, rows = fetch("sms"), {}
+if args.recipe == "blog":
+    splits = random_split(create_balanced_dataset(read_sms(file, blog=True)), 0.7, 0.1)
+    train_set = SpamDataset(splits[0], tokenizer)
+    data = [train_set] + [SpamDataset(split, tokenizer, train_set.max_length) for split in splits[1:]]
+    train_loader = SeededLoader(train_set, BATCH_SIZE, args.seed)
+    fixed_order = [torch.utils.data.DataLoader(dataset, BATCH_SIZE) for dataset in data]
+    pad_to = train_set.max_length
+else:
+    messages = create_balanced_dataset(read_sms(file), random_state=args.seed)
+    splits, pad_to = split_without_leaks(messages, 0.7, 0.1, seed=args.seed), None
+    train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, context_length=256, seed=args.seed)
+    fixed_order = [BatchesByLength(split, tokenizer, BATCH_SIZE, context_length=256) for split in splits]
+print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
+      f"{padding_share(train_loader):.1%} of the training tokens are padding")
+
+# %%
+section("6.5  Train")
+# The new head starts at zero, like B: it gives every class the same score, so the first loss is ln 2.
+
+model, weights = load_weights(args)
+model.requires_grad_(False)
+swap_head(model, len(names), zero=args.recipe == "default")
+replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, RANK, ALPHA, scale=recipe["scale"],
+                         init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))
+model.to(args.device)
+print(f"{weights}: {trainable_report(model)}")
+if args.recipe == "default":
+    predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(fixed_order[1], model, args.device), 0.001)
+
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe["learning_rate"],
+                              weight_decay=recipe["weight_decay"])
+
+
+def note_losses(progress):
+    if (progress.step - 1) % 50 == 0:
+        losses = [calc_loss_loader(loader, model, args.device, 5) for loader in (train_loader, fixed_order[1])]
+        progress.history.append({"step": progress.step, "seen": progress.seen, "losses": losses})
+
+
+def note_accuracy(progress):
+    accuracy = calc_accuracy_loader(fixed_order[1], model, args.device)
+    print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
+
+
+folder = run_folder(args)
+identity = dict(recipe=args.recipe, weights=weights, seed=args.seed, epochs=args.epochs, rank=RANK, alpha=ALPHA)
+checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, resume=args.resume)
+progress = train(model, train_loader, classifier_loss, optimizer, args.epochs, device=args.device,
+                 after_step=note_losses, after_epoch=note_accuracy, checkpoint=checkpoint)
+model.eval()
+print(f"{progress.step} steps in {progress.seconds:.0f} s")
+
+# %%
+section("6.6  Is it any good?")
+# The interval says how far the accuracy of a few hundred messages can be from that of all messages. Two methods whose
+# intervals overlap widely are not told apart by this test.
+
+baselines = baseline_table(*splits)
+accuracies = {split: calc_accuracy_loader(loader, model, args.device)
+              for split, loader in zip(("train", "validation", "test"), fixed_order)}
+labels, logits = predict_logits(model, fixed_order[2], args.device)
+test_report = classification_report(labels, logits.softmax(dim=-1), names)
+ours = f"GPT-2 {weights}, LoRA"
+for row in [*baselines, {"name": ours, **accuracies}]:
+    low, high = wilson_interval(round(row["test"] * len(labels)), len(labels))
+    print(f"{row['name']:30} train {row['train']:7.2%}   validation {row['validation']:7.2%}   "
+          f"test {row['test']:7.2%} ({low:.1%} to {high:.1%})")
+    rows[row["name"]] = (row["test"], low, high)
+if args.recipe == "blog":
+    print(f"{'published, 124M':30} train {PUBLISHED['train']:7.2%}   validation {PUBLISHED['validation']:7.2%}   "
+          f"test {PUBLISHED['test']:7.2%}")
+print(format_report(test_report))
+
+# %%
+section("6.7  Merge: the correction disappears into the weight")
+# W + (alpha / r) A B is a matrix like W, so after training a LoRA costs nothing. The sum rounds; unmerging puts the
+# kept original back, so that nothing of the rounding stays.
+
+before = {name: p.detach().clone() for name, p in model.named_parameters()}
+merge_lora(model)
+_, merged = predict_logits(model, fixed_order[2], args.device)
+predict("merged answers equal to 1e-3", True, torch.allclose(merged, logits, rtol=1e-3, atol=1e-3))
+unmerge_lora(model)
+predict("tensors changed after unmerging", 0, sum(not torch.equal(p, before[n]) for n, p in model.named_parameters()))
+
+# %%
+section("6.8  Carry it away")
+
+adapter_file = folder / "adapter.safetensors"
+save_adapter(model, adapter_file, base=weights, labels=names, pad_to=pad_to)
+print(f"{adapter_file}: {adapter_file.stat().st_size / 1e6:.1f} MB")
+fresh, _ = load_weights(args)
+load_adapter(fresh.to(args.device), adapter_file)
+_, reloaded = predict_logits(fresh, fixed_order[2], args.device)
+predict("the reloaded adapter changes an answer by", 0.0, (reloaded - logits).abs().max().item())
+texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now to claim.",
+         "Are we still on for dinner tonight? I can bring the wine."]
+for text, (label, probability) in zip(texts, classify(fresh, texts, tokenizer, names, pad_to)):
+    print(f"{label} ({probability:.1%}): {text}")
+
+# %%
+section("6.9  Two pictures")
+steps = [note["step"] for note in progress.history]
+figure(plot_values([step / len(train_loader) for step in steps], [note["seen"] for note in progress.history],
+                   *zip(*(note["losses"] for note in progress.history))), folder, "06_losses")
+figure(plot_accuracies([(name, *row) for name, row in rows.items()],
+                       f"{len(labels)} test messages, {args.recipe} recipe"), folder, "06_accuracy")
+trainable, total = count_parameters(model)
+report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.recipe == "blog" else "leak-free",
+       n_train=len(splits[0]), n_validation=len(splits[1]), n_test=len(splits[2]), trainable_parameters=trainable,
+       total_parameters=total, epochs=args.epochs, seconds_training=progress.seconds,
+       seconds_evaluating=progress.seconds_evaluating, peak_memory_bytes=peak_memory(args.device),
+       **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
+       baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))

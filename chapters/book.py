@@ -1,0 +1,184 @@
+"""What every chapter needs and no chapter teaches: flags, seed, device, headings, predictions, figures.
+
+Importing it puts the repository root on the path, so that a chapter finds gpt/ from whatever directory it is run.
+"""
+
+import argparse
+import inspect
+import json
+import math
+import os
+import platform
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")    # figures go to files: no chapter needs a screen
+
+import torch  # noqa: E402  (the path and the backend come first)
+
+from gpt.adapters import load_adapter, read_adapter  # noqa: E402
+from gpt.assets import data_dir  # noqa: E402
+from gpt.classify import classify  # noqa: E402
+from gpt.config import GPT2_SIZES  # noqa: E402
+from gpt.download import DownloadError  # noqa: E402
+from gpt.files import written_whole  # noqa: E402
+from gpt.model import GPTModel  # noqa: E402
+from gpt.weights import load_gpt2  # noqa: E402
+
+FLAGS = {
+    "--model": dict(default="gpt2-small (124M)", help="which size: " + ", ".join(GPT2_SIZES)),
+    "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
+    "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
+    "--epochs": dict(type=int, help="how often to go through the training messages"),
+    "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
+    "--text": dict(metavar="TEXT", help="classify this text with a saved adapter and stop"),
+    "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
+    "--full": dict(action="store_true", help="train mini as it is shipped"),
+}
+
+
+def start(doc, quick, full, *flags):
+    """Read the command line, seed torch and choose a device; in a notebook every flag has its default.
+
+    Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, those of FLAGS
+    Output: a namespace with the flags, the settings of quick or full, device, and chapter (the file's stem)
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
+    parser.add_argument("--seed", type=int, default=123, help="of initialisation, data order and sampling")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    for flag in flags:
+        parser.add_argument(flag, **FLAGS[flag])
+    args = parser.parse_args([] if "ipykernel" in sys.modules else None)
+    args.quick = args.quick or not getattr(args, "full", True)
+    for name, value in (quick if args.quick else full).items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    args.model = "mini" if args.quick else _model_name(getattr(args, "model", "mini"), parser)
+    args.device, args.chapter = _device(args.device), Path(inspect.stack()[1].filename).stem
+    torch.manual_seed(args.seed)
+    sys.excepthook = _say_how_to_go_on
+    return args
+
+
+def _model_name(asked, parser):
+    names = [name for name in GPT2_SIZES if asked.lower() in name.lower()]
+    if len(names) != 1:
+        parser.error(f"--model {asked}: one of {', '.join(GPT2_SIZES)}, or a part of one such as 355M")
+    return names[0]
+
+
+def _device(asked):
+    if asked != "auto":
+        return torch.device(asked)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _say_how_to_go_on(kind, error, traceback):
+    if kind is KeyboardInterrupt:
+        print(f"\n{error or 'stopped'}", file=sys.stderr)
+        sys.exit(130)    # what a shell expects after Ctrl-C
+    sys.__excepthook__(kind, error, traceback)
+
+
+def load_weights(args):
+    """The model that a chapter asked for and what to call its weights; mini where others cannot be had, said aloud."""
+    if getattr(args, "weights", None) == "random":
+        model = GPTModel(GPT2_SIZES[args.model], torch.Generator().manual_seed(args.seed))
+        return model.eval(), f"{args.model}, untrained (seed {args.seed})"
+    try:
+        return load_gpt2(args.model), args.model
+    except DownloadError as error:
+        print(f"*** {args.model} cannot be had here, so this run uses mini. ***\n{error}")
+        args.model = "mini"
+        return load_gpt2("mini"), "mini"
+
+
+def answer(args, tokenizer):
+    """Print the label that a saved adapter gives args.text: the adapter args.adapter, or the one that was saved last."""
+    saved = sorted((data_dir() / "runs").glob("*/*/adapter.safetensors"), key=lambda file: file.stat().st_mtime)
+    if not args.adapter and not saved:
+        sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
+    file = args.adapter or saved[-1]
+    base = read_adapter(file)[0].base
+    if base not in GPT2_SIZES:
+        sys.exit(f"{file} was trained on {base!r}, weights that no file holds: take another with --adapter")
+    model = load_gpt2(base)
+    adapter = load_adapter(model, file)
+    for label, probability in classify(model, [args.text], tokenizer, adapter.labels, adapter.pad_to):
+        print(f"{label} ({probability:.1%}), says {file}")
+
+
+def peak_memory(device):
+    """The most memory that this process has held so far, in bytes: the allocator's on a GPU, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if platform.system() == "Windows":
+        return None
+    import resource    # Windows has none
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak
+
+
+def section(title):
+    """A heading between two parts of a chapter."""
+    print(f"\n{title}\n{'-' * len(title)}")
+
+
+def show(thing):
+    """Print where a class or function of gpt/ stands and its source as it is now."""
+    lines, first = inspect.getsourcelines(thing)
+    path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).as_posix()
+    print(f"{path}:{first}\n" + textwrap.dedent("".join(lines)).rstrip())
+
+
+def predict(what, predicted, measured, tolerance=0.0):
+    """Print a prediction beside its measurement, and stop the chapter where they differ by more than `tolerance`.
+
+    Input: predicted, measured: numbers, or anything that can be compared; tolerance, relative to the prediction
+    Raises: AssertionError
+    """
+    if isinstance(predicted, (int, float)):
+        good = math.isclose(predicted, measured, rel_tol=tolerance, abs_tol=0.0)
+        line = f"{what}: predicted {_number(predicted)}, measured {_number(measured)}"
+    else:
+        good, line = predicted == measured, f"{what}: predicted {predicted}, measured {measured}"
+    print(line)
+    if not good:
+        raise AssertionError(f"{line}: they should differ by {tolerance:.1%} at the most")
+
+
+def _number(value):
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def run_folder(args):
+    """Where this run's results, checkpoint and figures go: data/runs/<chapter>/<model>-<recipe>-<quick or full>-seed<N>."""
+    model = args.model.split()[0] + ("-untrained" if getattr(args, "weights", None) == "random" else "")
+    size = "quick" if args.quick else "full"
+    return data_dir() / "runs" / args.chapter / f"{model}-{getattr(args, 'recipe', 'default')}-{size}-seed{args.seed}"
+
+
+def figure(fig, folder, name):
+    """Save a figure as folder/name.png and say where."""
+    path = folder / f"{name}.png"
+    with written_whole(path) as temporary:
+        fig.savefig(temporary, format="png", dpi=150)
+    print(f"figure: {path}")
+
+
+def report(folder, args, **results):
+    """Write folder/results.json: what was run and what came out."""
+    facts = dict(chapter=args.chapter, seed=args.seed, device=str(args.device), torch=torch.__version__,
+                 machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    with written_whole(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(facts | results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"results: {folder / 'results.json'}")

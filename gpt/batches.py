@@ -1,0 +1,122 @@
+"""From a table of messages to batches of tensors: encode, pad, and keep messages of similar length together.
+
+Read along: chapters/05_spam_classifier.py. Shape letters: gpt/__init__.py.
+"""
+
+import math
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+LABELS = {"ham": 0, "spam": 1}
+PAD = 50256    # GPT-2 has no padding token: <|endoftext|>, END_OF_TEXT in gpt/tokenizer.py, stands in
+
+
+def message_texts(df):
+    """The Text column as a list. Raises: ValueError for a missing column, no rows, a missing label or text."""
+    for column in ("Label", "Text"):
+        if column not in df.columns:
+            raise ValueError(f"no column named {column}: the columns are {list(df.columns)}")
+    if df.empty:
+        raise ValueError("no messages: the table has no rows")
+    for row, (label, text) in enumerate(zip(df["Label"], df["Text"])):
+        if pd.isna(label) or not isinstance(text, str):
+            raise ValueError(f"row {row} (from 0): expected a label and a text, got {label!r} and {text!r}; "
+                             f"is a cell empty?")
+    return df["Text"].tolist()
+
+
+def label_ids(df):
+    """The Label column as class numbers, (messages,): "ham" 0, "spam" 1, and whole numbers from 0 as they are."""
+    ids = [LABELS.get(label, label) for label in df["Label"]]
+    for row, label in enumerate(ids):
+        if not isinstance(label, Real) or not float(label).is_integer() or label < 0:
+            raise ValueError(f"row {row} (from 0): Label must be one of {list(LABELS)} or a class number, "
+                             f"got {label!r}")
+    return torch.tensor([int(label) for label in ids])                                # (messages,)
+
+
+def encode(texts, tokenizer, context_length=None, pad_token_id=PAD):
+    """The token ids of each text, one list a text, cut to context_length where that is given.
+
+    A text without tokens becomes one padding token, so that every message has a last token to be classified at.
+    """
+    to_ids = getattr(tokenizer, "encode_ordinary", tokenizer.encode)   # encode refuses "<|endoftext|>" in a text
+    return [to_ids(text)[:context_length] or [pad_token_id] for text in texts]
+
+
+def pad(rows, pad_token_id=PAD, width=None):
+    """Lists of token ids -> ids (B, T), padded on the right, and lengths (B,). T is width, or the longest row."""
+    lengths = torch.tensor([len(row) for row in rows])                                # (B,)
+    ids = torch.full((len(rows), width or int(lengths.max())), pad_token_id)          # (B, T)
+    for padded, row in zip(ids, rows):
+        padded[:len(row)] = torch.tensor(row)
+    return ids, lengths
+
+
+def padding_share(batches, pad_token_id=PAD):
+    """The share, 0..1, of padding tokens in all that a loader or a SpamDataset yields."""
+    padding = total = 0
+    for ids, *_ in batches:
+        padding += int((ids == pad_token_id).sum())
+        total += ids.numel()
+    return padding / total
+
+
+class BatchesByLength:
+    """Batches of messages of similar length, padded only to the longest of each batch.
+
+    A pass yields (ids (B, T), lengths (B,), labels (B,)) and every message once. Its order depends on seed and
+    epoch alone, so that an interrupted run can take it up again. The trap: without `set_epoch` before each epoch,
+    all have the order of epoch 0. seed=None sorts by length, whatever the epoch: for evaluation.
+
+    Batches differ in size by one message at most. Were the last one cut short instead, it would hold the longest
+    messages, and a mean over the batch would count each of them for several, in every epoch.
+
+    rows: the row numbers (from 0) in each batch of this epoch; cut: how many messages lost their end
+    """
+
+    def __init__(self, df, tokenizer, batch_size=8, context_length=1024, seed=None, pad_token_id=PAD):
+        if min(batch_size, context_length) < 1:
+            raise ValueError(f"a batch has at least 1 message of 1 token, got {batch_size} of {context_length}")
+        whole = encode(message_texts(df), tokenizer, None, pad_token_id)
+        self.token_ids = [row[:context_length] for row in whole]
+        self.cut = sum(len(row) > context_length for row in whole)
+        self.labels = label_ids(df)                                                   # (messages,)
+        self.batch_size, self.seed, self.pad_token_id = batch_size, seed, pad_token_id
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Fix the order of an epoch: sort by length, blurred by up to 10 %, cut into batches, shuffle these."""
+        lengths = np.array([len(row) for row in self.token_ids])
+        rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        if rng:
+            lengths = lengths * rng.uniform(0.9, 1.1, len(lengths))
+        order = lengths.argsort(kind="stable")
+        self.rows = [batch.tolist() for batch in np.array_split(order, len(self))]
+        if rng:
+            rng.shuffle(self.rows)
+
+    def __len__(self):
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __iter__(self):
+        for rows in self.rows:
+            ids, lengths = pad([self.token_ids[row] for row in rows], self.pad_token_id)
+            yield ids, lengths, self.labels[rows]
+
+
+class SeededLoader(DataLoader):
+    """The blog's loader, batches of random messages with an incomplete last one dropped, in an order that seed and epoch
+    alone decide, so that an interrupted run can take it up again."""
+
+    def __init__(self, dataset, batch_size, seed):
+        super().__init__(dataset, batch_size, shuffle=True, drop_last=True, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        self.generator.manual_seed(1_000_003 * self.seed + epoch)

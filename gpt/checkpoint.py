@@ -1,0 +1,87 @@
+"""Save a training run so that it can be killed at any moment and go on as if nothing had happened.
+
+Read along: chapters/04_weights.py.
+"""
+
+import pickle
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from gpt.files import written_whole
+
+
+class Checkpoint:
+    """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the state of every
+    random generator, the counters and the history. Frozen parameters are not in it: they come from the base.
+
+    The loader is not in it either: its order must depend on its seed and the epoch alone (`set_epoch`).
+
+    Input: path; identity, a dict of the settings that make this run this run (recipe, seed, ...), compared on resuming;
+        generators, the torch.Generators that the run draws from; resume, whether to go on from the file if there is one;
+        every, seconds between two saves, which is what a kill can cost
+    """
+
+    def __init__(self, path, model, optimizer, identity, *, generators=(), resume=False, every=30.0):
+        self.path, self.model, self.optimizer = Path(path), model, optimizer
+        self.identity, self.generators, self.resume, self.every = identity, generators, resume, every
+        self.saved_at = time.monotonic()
+
+    def save(self, progress, now=False):
+        """Write the run's state, whole or not at all, if `every` seconds have passed or it is asked for `now`."""
+        if not now and time.monotonic() - self.saved_at < self.every:
+            return
+        state = {"identity": self.identity, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
+                 "parameters": {name: p.detach() for name, p in self._trainable().items()},
+                 "random": self._random_states()}
+        with written_whole(self.path) as temporary:
+            torch.save(state, temporary)
+        self.saved_at = time.monotonic()
+
+    def restore(self):
+        """Put the saved run back into model, optimizer and generators, in place; bit for bit on a CPU.
+
+        Output: the progress that was saved, as a dict; {} where there is nothing to go on from
+        Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters
+        """
+        if not self.resume or not self.path.exists():
+            return {}
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            self._check(state["identity"], state["parameters"])
+            self._put_back(state)
+            return state["progress"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is not a whole checkpoint ({error}): start without --resume") from error
+
+    def _check(self, identity, parameters):
+        for key in sorted(self.identity.keys() | identity.keys()):
+            if self.identity.get(key) != identity.get(key):
+                raise ValueError(f"{self.path} is of another run: its {key} is {identity.get(key)!r}, here it is "
+                                 f"{self.identity.get(key)!r}; take the same options, or start without --resume")
+        here = {name: tuple(p.shape) for name, p in self._trainable().items()}
+        there = {name: tuple(p.shape) for name, p in parameters.items()}
+        if here != there:
+            name = sorted(here.items() ^ there.items())[0][0]
+            raise ValueError(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
+                             f"was the code changed in between?")
+
+    @torch.no_grad()
+    def _put_back(self, state):
+        for name, parameter in self._trainable().items():
+            parameter.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if torch.cuda.is_available() and state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        for generator, saved in zip(self.generators, state["random"]["own"], strict=True):
+            generator.set_state(saved)
+
+    def _trainable(self):
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _random_states(self):
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda, "own": [g.get_state() for g in self.generators]}

@@ -1,0 +1,119 @@
+"""From a language model to a classifier: swap the head, read it at the last real token, count how often it is right.
+
+Read along: chapters/05_spam_classifier.py. Source: Radford et al. 2018, section 3.2. Shape letters: gpt/__init__.py.
+"""
+
+import warnings
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from gpt.batches import encode, pad
+
+
+def swap_head(model, n_classes, zero=True):
+    """Give the model a new head from C channels to K classes, in place; the token embedding stays.
+
+    A head that starts at zero answers 1/K for every class, so the first loss is exactly ln K, whatever the text.
+    zero=False keeps the random start of nn.Linear, as the blog does.
+    """
+    weight = model.tok_emb.weight
+    model.out_head = nn.Linear(weight.shape[1], n_classes, device=weight.device, dtype=weight.dtype)
+    if zero:
+        nn.init.zeros_(model.out_head.weight)
+        nn.init.zeros_(model.out_head.bias)
+
+
+def class_logits(model, batch):
+    """The class scores of each message, read where the model has seen all of it.
+
+    Attention is causal, so only the last real token knows the whole message, and it never sees the padding to its right.
+    The head runs on that one position of each row.
+
+    Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog
+        has it, read at the last position, which is a padding token in all but the longest messages
+    Output: (B, K)
+    """
+    ids, *lengths, _ = batch
+    last = lengths[0] - 1 if lengths else torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)  # (B,)
+    rows = torch.arange(len(ids), device=ids.device)                                  # (B,)
+    return model.out_head(model.hidden(ids)[rows, last])                              # (B, K)
+
+
+def to_device(batch, device):
+    """A batch, one tensor or a tuple of them, on `device`."""
+    return batch.to(device) if torch.is_tensor(batch) else tuple(part.to(device) for part in batch)
+
+
+@contextmanager
+def evaluating(model):
+    """No dropout, no gradients; afterwards the model's mode and torch's random state are what they were before.
+
+    (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
+    dropout of the training steps that follow.)
+    """
+    was_training = model.training
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def predict_logits(model, loader, device, num_batches=None):
+    """The class scores of every message, in the loader's order, or of those in its first num_batches batches.
+
+    Output: labels (N,), logits (N, K), both on the CPU
+    Raises: ValueError for a loader without batches
+    """
+    labels, logits = [], []
+    with evaluating(model):
+        for batch in islice(loader, num_batches):
+            labels.append(batch[-1])
+            logits.append(class_logits(model, to_device(batch, device)).float().cpu())
+    if not labels:
+        raise ValueError("there is no batch to evaluate: is the data set smaller than one batch and drop_last set?")
+    return torch.cat(labels), torch.cat(logits)                                       # (N,), (N, K)
+
+
+def calc_accuracy_loader(data_loader, model, device, num_batches=None):
+    """The share of messages, 0..1, whose highest score is the right class's; of the first num_batches, or of all."""
+    labels, logits = predict_logits(model, data_loader, device, num_batches)
+    return (logits.argmax(dim=-1) == labels).float().mean().item()
+
+
+class Prediction(NamedTuple):
+    label: str
+    probability: float    # 0..1, what the model gives this label
+
+
+def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
+    """The most probable label of each text and its probability.
+
+    Texts are sorted by length into batches, so that little padding is computed; the answers come in the order asked.
+    A text that is too long is cut, and a warning says how many were.
+
+    Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
+        pad each text to this many tokens and read the last position
+    Output: list of Prediction
+    """
+    limit = pad_to or model.config.context_length
+    token_ids = encode(texts, tokenizer)
+    cut = sum(len(ids) > limit for ids in token_ids)
+    if cut:
+        warnings.warn(f"{cut} of {len(texts)} texts have more than {limit} tokens: only their first {limit} are read",
+                      stacklevel=2)
+    order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
+    answers, device = {}, model.tok_emb.weight.device
+    with evaluating(model):
+        for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
+            ids, lengths = pad([token_ids[i][:limit] for i in rows], width=pad_to)
+            batch = (ids, lengths, lengths) if pad_to is None else (ids, lengths)
+            best = class_logits(model, to_device(batch, device)).float().softmax(dim=-1).max(dim=-1)
+            answers |= {row: Prediction(labels[i], p) for row, i, p in zip(rows, best.indices, best.values.tolist())}
+    return [answers[i] for i in range(len(texts))]

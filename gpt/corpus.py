@@ -1,0 +1,114 @@
+"""The plain text that the mini model was trained on: WikiText-2 and 20 Newsgroups, cleaned, as windows of tokens.
+
+Read along: chapters/04_weights.py. Sources: Merity et al. 2016 (WikiText-2); Lang 1995 (20 Newsgroups).
+"""
+
+import gzip
+import io
+import math
+import pickle
+import re
+import tarfile
+import zlib
+
+import torch
+
+from gpt.tokenizer import END_OF_TEXT
+
+
+def read_wikitext(path):
+    """WikiText-2's articles as running text.
+
+    The file has its tokens apart: "the 5 @-@ year @,@ old ship , sunk in 1 @.@ 5 hours" becomes
+    "the 5-year,old ship, sunk in 1.5 hours".
+
+    Input: path of train.raw.gz or valid.raw.gz
+    Output: list of str, one for each article
+    """
+    text = gzip.decompress(path.read_bytes()).decode("utf-8")
+    text = re.sub(r" @([-,.])@ ", r"\1", text)
+    text = re.sub(r" ([,.;:!?%)\]]|'s\b|n't\b|'[a-z]+\b)", r"\1", text)
+    text = re.sub(r"([(\[$£#]) ", r"\1", text)
+    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)
+    articles = re.split(r"\n (?== [^=\n]+ = \n)", text)
+    return [article.strip() for article in articles if article.strip()]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads a pickle of lists, strings and arrays; whatever else it names is refused, not imported."""
+
+    ALLOWED = {("sklearn.utils", "Bunch"), ("sklearn.utils._bunch", "Bunch"), ("sklearn.datasets.base", "Bunch"),
+               ("numpy", "ndarray"), ("numpy", "dtype"),
+               ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong into a file of newsgroup posts")
+        return dict if name == "Bunch" else super().find_class(module, name)
+
+
+def read_newsgroups(path):
+    """The posts of 20 Newsgroups: (training posts, test posts), two lists of str, as the archive divides them.
+
+    Input: path of 20news-bydate.tar.gz, or of the same posts as 20news-bydate_py3.pkz
+    """
+    if path.name.endswith(".pkz"):
+        posts = _PlainUnpickler(io.BytesIO(zlib.decompress(path.read_bytes()))).load()
+        return posts["train"]["data"], posts["test"]["data"]
+    parts = {"20news-bydate-train": [], "20news-bydate-test": []}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile():
+                parts[member.name.split("/")[0]].append(archive.extractfile(member).read().decode("latin-1"))
+    return parts["20news-bydate-train"], parts["20news-bydate-test"]
+
+
+# A quoted line (> or | with initials before it), the line that introduces it, or 40 signs without a space.
+NOT_HIS_WORDS = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
+
+
+def clean_post(post):
+    """What the writer of a post wrote, as running text: no headers, quoted lines, signature, e-mail addresses, rulers,
+    or encoded files; the lines of a paragraph are joined."""
+    body = post.partition("\n\n")[2]
+    body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]
+    body = re.sub(r"<?\b[\w.+-]+@[\w-]+\.[\w.-]*\w>?", "", body)
+    lines = [" ".join(line.split()) for line in body.split("\n") if not NOT_HIS_WORDS.search(line)]
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", "\n".join(lines)).strip()
+
+
+def encode_documents(documents, tokenizer):
+    """All documents as one row of ids with <|endoftext|> before each, so that a text can begin from nothing.
+
+    Output: (N,) int32, half the memory of torch's default
+    """
+    rows = tokenizer.encode_ordinary_batch(documents, num_threads=2)
+    return torch.cat([torch.tensor([END_OF_TEXT, *row], dtype=torch.int32) for row in rows])
+
+
+class TextWindows:
+    """A long row of tokens cut into batches of windows, (B, T + 1) each, in an order that (seed, epoch) decides.
+
+    Each epoch starts its cuts at another offset, so that a token is seen at other positions too. `batches` ends an epoch
+    early.
+    """
+
+    def __init__(self, tokens, window, batch_size, seed=0, batches=None):
+        if len(tokens) < 2 * window + 1:
+            raise ValueError(f"{len(tokens)} tokens are too few for windows of {window}: at least {2 * window + 1}")
+        self.tokens, self.window, self.batch_size, self.seed, self.epoch = tokens, window, batch_size, seed, 0
+        self.count = (len(tokens) - 1) // window - 1    # one fewer than fit, which leaves room for the offset
+        self.batches = min(batches or self.count, math.ceil(self.count / batch_size))
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        offset = int(torch.randint(self.window, (), generator=generator))
+        starts = offset + self.window * torch.randperm(self.count, generator=generator)
+        for batch in starts.split(self.batch_size)[:self.batches]:
+            yield self.tokens[batch[:, None] + torch.arange(self.window + 1)].long()   # (B, T + 1)

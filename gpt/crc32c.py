@@ -1,0 +1,97 @@
+"""The checksum that guards every block and every tensor of OpenAI's files: 32 bits that change when a byte does.
+
+Read along: chapters/04_weights.py. Source: Castagnoli et al. 1993; RFC 3720, appendix B.4.
+
+A register of 32 bits eats the data bit by bit: the data bit is XORed into the register's lowest bit, the register is
+shifted right, and where a 1 falls out the polynomial is XORed in. Byte by byte in Python, 500 MB would take minutes.
+
+Without its XOR of data each step is linear: f(a ^ b) = f(a) ^ f(b). Two things follow, and they are all of the speed:
+
+* Running over n zero bytes is one 32 x 32 matrix of bits, and the matrix of 2 n bytes is its square.
+* The register after `left + right` is right's own register (begun at 0) XOR left's register moved over len(right)
+  zero bytes. So a tensor is cut into lanes of 1 KB that NumPy walks in step, 4 bytes a step for thousands of lanes at
+  once, and then neighbours are joined in pairs, pairs of pairs, ... until one register is left.
+"""
+
+from functools import cache
+
+import numpy as np
+
+POLYNOMIAL = 0x82F63B78    # Castagnoli's, lowest bit first
+BITS = np.arange(32, dtype=np.uint32)
+LONG_LANE = 1024           # bytes, for large tensors: few lanes to join
+SHORT_LANE = 64            # bytes, for small ones: few steps to walk
+TOGETHER = 16384           # lanes walked in step; their registers, 64 KB, stay in the processor's cache
+
+
+def move(registers, matrix):
+    """Matrix times vector with XOR for plus and AND for times: registers (...) uint32, matrix (32,) -> (...).
+
+    Row k of the matrix says where bit k alone ends up.
+    """
+    return np.bitwise_xor.reduce((registers[..., None] >> BITS & np.uint32(1)) * matrix, axis=-1)
+
+
+@cache
+def over_zeros(doublings):
+    """The matrix (32,) that moves a register over 2^doublings zero bits: one step squared so many times."""
+    if doublings == 0:     # bit 0 falls out and brings the polynomial in, bit k becomes bit k - 1
+        return np.array([POLYNOMIAL] + [1 << k for k in range(31)], dtype=np.uint32)
+    half = over_zeros(doublings - 1)
+    return move(half, half)
+
+
+@cache
+def word_tables():
+    """Every half word moved over 4 zero bytes: the low halves, the high halves; (65536,) each."""
+    halves = np.arange(1 << 16, dtype=np.uint32)
+    return move(halves, over_zeros(5)), move(halves << np.uint32(16), over_zeros(5))
+
+
+def walk(words, registers):
+    """Each register eats its own row of words, 4 bytes a step: words (lanes, n), registers (lanes,) -> (lanes,)."""
+    low, high = word_tables()
+    for column in np.ascontiguousarray(words.T):       # (lanes,)
+        eaten = registers ^ column
+        registers = low.take(eaten & 0xFFFF, mode="clip") ^ high.take(eaten >> 16, mode="clip")
+    return registers
+
+
+def join(registers, lane):
+    """Registers of neighbouring lanes -> the register of all of them; each but the first was begun at 0."""
+    doublings = (8 * lane).bit_length() - 1
+    while len(registers) > 1:
+        if len(registers) % 2:                          # one more in front: 0 stays 0 over zero bytes
+            registers = np.concatenate([np.zeros(1, np.uint32), registers])
+        registers = move(registers[0::2], over_zeros(doublings)) ^ registers[1::2]
+        doublings += 1
+    return int(registers[0])
+
+
+def crc32c(data):
+    """Checksum, a whole number below 2^32, of bytes or of anything that lends its memory, such as a NumPy array.
+
+    The register begins as all ones and ends inverted. What does not fill a lane is eaten first, bit by bit.
+    """
+    data = np.frombuffer(data, dtype=np.uint8)
+    lane = LONG_LANE if len(data) >= 1 << 20 else SHORT_LANE
+    rest = len(data) % lane
+    register = 0xFFFFFFFF
+    for byte in data[:rest].tolist():
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ POLYNOMIAL * (register & 1)
+    words = data[rest:].view("<u4").reshape(-1, lane // 4)
+    registers = np.zeros(len(words), dtype=np.uint32)
+    if len(words):
+        registers[0] = register
+        for start in range(0, len(words), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            registers[some] = walk(words[some], registers[some])
+        register = join(registers, lane)
+    return register ^ 0xFFFFFFFF
+
+
+def masked(crc):
+    """As TensorFlow stores it, rotated and offset: a checksum of data with their own checksum in it would be weak."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,0 +1,27 @@
+"""Write a file whole or not at all."""
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path):
+    """Write to the temporary path that is handed out; it takes the name `path` only when the block ends without error.
+
+    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed.
+
+        with written_whole("results.json") as temporary:
+            temporary.write_text("{}", encoding="utf-8")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)    # mkstemp's files are for their owner alone
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

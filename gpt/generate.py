@@ -1,0 +1,93 @@
+"""Write text: score the next token, choose one, append it, again.
+
+Read along: chapters/03_gpt_model.py (the loop, the cache), chapters/04_weights.py (sampling).
+Source: Radford et al. 2019, section 3; Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p).
+"""
+
+import torch
+
+
+@torch.no_grad()
+def generate_text_simple(model, idx, max_new_tokens, context_size):
+    """Append the most probable token, max_new_tokens times, computing every token anew at each step.
+
+    Input: idx (B, T) integers; context_size, how many of the last tokens the model reads
+    Output: (B, T + max_new_tokens)
+    """
+    for _ in range(max_new_tokens):
+        logits = model(idx[:, -context_size:])[:, -1]                                 # (B, V)
+        idx = torch.cat([idx, logits.argmax(dim=-1, keepdim=True)], dim=1)            # (B, T + 1)
+    return idx
+
+
+@torch.no_grad()
+def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None, stop=None, generator=None):
+    """Continue each row of a batch, keeping the keys and values of the tokens already read.
+
+    Up to context_length tokens a step reads one new token. Past it the window moves on: the model reads the last
+    context_length tokens, each at a new position, so the cache is of no use and every step computes all of them.
+    A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early.
+
+    Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
+        1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
+        generator, the torch.Generator to draw from (torch's global one where it is None)
+    Output: (B, T + n), n <= max_new_tokens
+    Raises: ValueError for prompts of unequal length, an empty prompt and settings that leave nothing to choose from
+    """
+    _check_settings(max_new_tokens, temperature, top_k, top_p)
+    token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
+    limit, cache = model.config.context_length, model.new_cache()
+    stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
+    unread = token_ids[:, -limit:]                                                    # (B, T) or its last `limit`
+    for _ in range(max_new_tokens):
+        if cache and cache[0].length + unread.shape[1] > limit:
+            cache = None
+        hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)      # (B, T, C)
+        logits = model.out_head(hidden[:, -1])                                        # (B, V): the head reads one position
+        unread = choose(logits, temperature, top_k, top_p, generator)                 # (B, 1)
+        if stop is not None:
+            unread = unread.masked_fill(stopped, stop)
+            stopped |= unread == stop
+        token_ids = torch.cat([token_ids, unread], dim=1)                             # (B, T + 1)
+        if stop is not None and stopped.all():
+            break
+    return token_ids
+
+
+def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
+    """One token for each row of scores.
+
+    Scores are divided by the temperature; top_k keeps the k highest; top_p then keeps the smallest set of most probable
+    tokens whose probabilities reach p; what is left is scaled to sum 1 and drawn from.
+
+    Input: logits (B, V)
+    Output: (B, 1) integers
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)
+    logits, order = (logits / temperature).sort(dim=-1, descending=True)              # (B, V), most probable first
+    if top_k is not None:
+        logits[:, top_k:] = float("-inf")
+    probabilities = logits.softmax(dim=-1)                                            # (B, V)
+    if top_p is not None:
+        before = probabilities.cumsum(dim=-1) - probabilities                         # (B, V): reached without this token
+        probabilities[before >= top_p] = 0.0
+    return order.gather(1, torch.multinomial(probabilities, 1, generator=generator))  # (B, 1)
+
+
+def _one_length(prompts):
+    if not torch.is_tensor(prompts):
+        lengths = sorted({len(prompt) for prompt in prompts})
+        if len(lengths) != 1:
+            raise ValueError(f"prompts of one batch must have one length, got {lengths}: generate them one by one")
+        prompts = torch.tensor(prompts)
+    if prompts.ndim != 2 or 0 in prompts.shape:
+        raise ValueError(f"a batch of prompts has shape (B, T) with at least one token, got {tuple(prompts.shape)}")
+    return prompts
+
+
+def _check_settings(max_new_tokens, temperature, top_k, top_p):
+    if max_new_tokens < 0 or temperature < 0:
+        raise ValueError(f"max_new_tokens and temperature cannot be negative, got {max_new_tokens} and {temperature}")
+    if top_k is not None and top_k < 1 or top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_k must be at least 1 and top_p above 0 and at most 1, got {top_k} and {top_p}")

@@ -1,0 +1,165 @@
+"""LoRA: leave a weight matrix as it is and learn a small correction beside it, the product of two thin matrices.
+
+             x  (B, T, in)
+            / \\
+           /   A  (in, r)     drawn at random
+          W    |
+           \\   B  (r, out)    starts at zero, so the sum starts as W alone
+            \\ /
+             +  (B, T, out)
+
+Read along: chapters/06_lora_spam.py. Source: Hu et al. 2021. Shape letters: gpt/__init__.py.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+SCALES = {
+    "alpha/r": lambda alpha, rank: alpha / rank,                  # Hu et al. 2021, section 4.1
+    "alpha/sqrt(r)": lambda alpha, rank: alpha / math.sqrt(rank),  # Kalajdzievski 2023: gradients stay level over ranks
+    "alpha": lambda alpha, rank: alpha,                           # the blog's
+}
+TOGETHER = ("W_query", "W_key", "W_value")    # they read the same x, so they can share one A
+
+
+class LoRALayer(nn.Module):
+    """The correction: x -> scale * (x A) B, of rank r at most.
+
+    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for the
+    number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: at first nothing changes.
+
+    Input: x (..., in)
+    Output: (..., out)
+    Raises: ValueError for a rank below 1, an unknown scale or init
+    Source: Hu et al. 2021, section 4.1, equation 3
+    """
+
+    def __init__(self, in_dim, out_dim, rank, alpha, *, scale="alpha/r", init=None, dropout=0.0, generator=None):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"a LoRA of rank {rank} cannot hold anything: rank must be at least 1")
+        if scale not in SCALES or init not in (None, "blog"):
+            raise ValueError(f"scale is one of {', '.join(SCALES)} and init None or 'blog', got {scale!r} and {init!r}")
+        self.rank, self.alpha, self.rule = rank, alpha, scale
+        self.scale = SCALES[scale](alpha, rank)
+        bound = 1 / math.sqrt(rank if init == "blog" else in_dim)
+        self.A = nn.Parameter(torch.empty(in_dim, rank).uniform_(-bound, bound, generator=generator))
+        self.B = nn.Parameter(torch.zeros(rank, out_dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        # The scale goes on the thin tensor (..., r): a multiplication of all of (..., out) would be another pass over it.
+        return self.scale * (self.dropout(x) @ self.A) @ self.B                       # (..., out)
+
+
+class LinearWithLoRA(nn.Module):
+    """A linear layer and its correction: y = linear(x) + lora(x).
+
+    `merge` adds scale * A B to the weight, so that the layer costs what a plain one costs; the original tensor is kept,
+    and `unmerge` puts it back bit for bit. (Subtracting what was added would leave rounding errors.)
+
+    Input: x (..., in)
+    Output: (..., out)
+    """
+
+    def __init__(self, linear, rank, alpha, **options):
+        super().__init__()
+        self.linear = linear
+        self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha, **options)
+        self.lora.to(linear.weight)                                  # the linear layer's device and dtype
+        self.register_buffer("original", None, persistent=False)     # the weight before merging, while merged
+
+    def forward(self, x):
+        if self.original is not None:
+            return self.linear(x)
+        return self.linear(x) + self.lora(x)                                          # (..., out)
+
+    @torch.no_grad()
+    def merge(self):
+        if self.original is not None:
+            raise RuntimeError("this layer is merged already: merging again would add the correction twice")
+        update = self.lora.scale * (self.lora.A @ self.lora.B).T                      # (out, in)
+        self.original = self.linear.weight.data
+        self.linear.weight.data = self.original + update
+
+    @torch.no_grad()
+    def unmerge(self):
+        if self.original is None:
+            raise RuntimeError("this layer is not merged: there is nothing to take out")
+        self.linear.weight.data, self.original = self.original, None
+
+
+def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r", init=None, dropout=0.0,
+                             share_a=False, generator=None):
+    """Freeze everything inside `model` and give its linear layers a LoRA each, in place.
+
+    Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
+        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer;
+        share_a, whether query, key and value of an attention share one A;
+        generator, where the A's are drawn from (torch's global one where it is None)
+    Output: how many layers were replaced
+    Raises: ValueError for a model that has LoRA already, a target that matches nothing, and a layer whose weight is
+        tied to another module's: the correction would change one of the two
+    """
+    if any(True for _ in lora_layers(model)):
+        raise ValueError("this model has LoRA layers already: a second injection would wrap a wrapped layer")
+    found = _find_linears(model, targets)
+    model.requires_grad_(False)
+    shared = {}
+    for name, (parent, child, linear) in found.items():
+        layer = LinearWithLoRA(linear, rank, alpha, scale=scale, init=init, dropout=dropout, generator=generator)
+        if share_a and child in TOGETHER:
+            layer.lora.A = shared.setdefault(name.rpartition(".")[0], layer.lora.A)
+        setattr(parent, child, layer)
+    return len(found)
+
+
+def _find_linears(model, targets):
+    """The linear layers to replace: {name: (parent, child's name, layer)}; see replace_linear_with_lora."""
+    owners = [id(p) for module in model.modules() for p in module.parameters(recurse=False)]
+    found, unmatched = {}, set(targets or ())
+    for name, layer in model.named_modules():
+        matches = {t for t in targets or () if f".{name}".endswith(f".{t}")}
+        if not isinstance(layer, nn.Linear) or not name or (targets is not None and not matches):
+            continue
+        if owners.count(id(layer.weight)) > 1:
+            raise ValueError(f"{name} is tied: its weight is another module's too (GPT-2's head is its token embedding). "
+                             f"Swap the head first, or inject into model.trf_blocks only")
+        parent, _, child = name.rpartition(".")
+        found[name] = (model.get_submodule(parent), child, layer)
+        unmatched -= matches
+    if unmatched or not found:
+        raise ValueError(f"no linear layer's name ends in {', '.join(sorted(unmatched)) or 'anything'}: "
+                         f"nothing was replaced")
+    return found
+
+
+def lora_layers(model):
+    """All LoRA layers in a model, in its order: pairs of name and LinearWithLoRA."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LinearWithLoRA))
+
+
+def merge_lora(model):
+    """Merge every LoRA layer of a model, in place: the same answers at the speed of the base model."""
+    for _, layer in lora_layers(model):
+        layer.merge()
+
+
+def unmerge_lora(model):
+    """Take every merged LoRA out again, in place: the base weights come back bit for bit."""
+    for _, layer in lora_layers(model):
+        layer.unmerge()
+
+
+def count_parameters(model):
+    """How many numbers train and how many there are, tied tensors counted once: (trainable, total)."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def trainable_report(model):
+    """`trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978`"""
+    trainable, total = count_parameters(model)
+    return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

@@ -1,0 +1,74 @@
+"""What training makes small: the surprise at the next token, or at a message's class, in nats.
+
+Read along: chapters/04_weights.py (next token), chapters/05_spam_classifier.py (class).
+Shape letters stand in gpt/__init__.py; N = B * T tokens, all rows laid end to end.
+"""
+
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def cross_entropy_by_hand(logits, targets):
+    """-log softmax(logits)[target], averaged: how surprised the model is, in nats a token.
+
+    Input: logits (N, V); targets (N,) integers
+    Output: a scalar; ln V for a model that knows nothing
+    """
+    log_probabilities = logits - logits.logsumexp(dim=-1, keepdim=True)               # (N, V)
+    return -log_probabilities.gather(-1, targets[:, None]).mean()
+
+
+def _chunk_loss(hidden, targets, head):
+    return F.cross_entropy(head(hidden), targets, reduction="sum")
+
+
+def next_token_loss(model, token_ids, chunk=1024):
+    """The mean surprise at each next token, without ever holding all logits.
+
+    Logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient as much again. So the head
+    runs on `chunk` tokens at a time, and in training each chunk's logits are computed a second time when their
+    gradient is needed.
+
+    Input: token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict
+    Output: a scalar in nats a token
+    """
+    hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
+    targets = token_ids[:, 1:].flatten()                                              # (N,)
+    total = 0.0
+    for part, part_targets in zip(hidden.split(chunk), targets.split(chunk)):
+        if torch.is_grad_enabled():
+            total = total + checkpoint(_chunk_loss, part, part_targets, model.out_head, use_reentrant=False)
+        else:
+            total = total + _chunk_loss(part, part_targets, model.out_head)
+    return total / len(targets)
+
+
+def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
+    """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
+
+    -log p(y) = log Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. Candidates
+    are the batch's own targets and `samples` draws from the unigram distribution; each stands for the 1 / pi_v tokens
+    like it that were not drawn, pi_v = 1 - (1 - q_v)^n the probability that n draws hold v at least once:
+
+        Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
+
+    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws
+    Output: a scalar in nats a token
+    Source: Jean et al. 2015, section 3; Horvitz and Thompson 1952 for the weights 1 / pi_v
+    """
+    hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
+    targets = token_ids[:, 1:].flatten()                                              # (N,)
+    draws = torch.multinomial(unigram, samples, replacement=True, generator=generator)
+    candidates, where = torch.cat([targets, draws]).unique(return_inverse=True)       # (S,), (N + samples,)
+    where = where[:len(targets), None]                                                # (N, 1)
+    misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (S,) ln of (1 - q)^n
+    log_pi = torch.log(-torch.expm1(misses))                                          # (S,)
+    logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, S)
+    logits.scatter_add_(1, where, log_pi[where])                                      # the target is certain to be there
+    return F.cross_entropy(logits, where[:, 0])
+
+
+def class_loss(logits, labels):
+    """The mean surprise at the right class: logits (B, K), labels (B,) integers -> a scalar in nats a message."""
+    return F.cross_entropy(logits, labels)

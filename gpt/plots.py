@@ -1,0 +1,55 @@
+"""The figures: one message each, legible on a slide, in colours that colour-blind readers can tell apart.
+
+Read along: chapters/05_spam_classifier.py. Colours: Okabe and Ito 2008.
+"""
+
+import matplotlib.pyplot as plt
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+
+
+@plt.rc_context(STYLE)
+def plot_values(epochs_seen, examples_seen, train_values, val_values, label="loss"):
+    """Training against validation over the epochs, with the number of messages seen along the top.
+
+    Input: epochs_seen, examples_seen, train_values, val_values: sequences of one length; label, the name of the values
+    Output: a matplotlib Figure; plt.show() shows it
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.2))
+    axes.plot(epochs_seen, train_values, color=BLUE, label=f"training {label}")
+    axes.plot(epochs_seen, val_values, color=ORANGE, linestyle="--", label=f"validation {label}")
+    axes.set_xlabel("epochs")
+    axes.set_ylabel(f"{label}, nats a message" if label == "loss" else label)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    top = axes.twiny()    # a second x axis over the same values: an invisible line gives it its scale
+    top.plot(examples_seen, train_values, alpha=0)
+    top.set_xlabel("messages seen")
+    top.spines["top"].set_visible(True)
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_accuracies(rows, title):
+    """Accuracies as points with their 95 % intervals, one row each, the best at the top.
+
+    Input: rows, tuples (name, accuracy, low, high), each 0..1; the name of our own model begins with "GPT-2"
+    Output: a matplotlib Figure
+    """
+    rows = sorted(rows, key=lambda row: row[1])
+    fig, axes = plt.subplots(figsize=(7, 1.4 + 0.55 * len(rows)))
+    for y, (name, accuracy, low, high) in enumerate(rows):
+        colour = BLUE if name.startswith("GPT-2") else GREY
+        axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2)
+        axes.plot(100 * accuracy, y, "o", color=colour, markersize=9)
+        axes.annotate(f"{100 * accuracy:.1f} %", (100 * accuracy, y), xytext=(0, 9), textcoords="offset points",
+                      ha="center", color=colour)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_ylim(-0.5, len(rows) - 0.3)
+    axes.set_xlabel("test accuracy, % (line: 95 % interval)")
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.grid(axis="x", alpha=0.3)
+    fig.tight_layout()
+    return fig

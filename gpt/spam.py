@@ -1,0 +1,128 @@
+"""From a file of text messages to three tables: read, balance, split.
+
+Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spam Collection (UCI, CC BY 4.0);
+Raschka 2024, section 6.2, for what is called the blog's way here.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch.utils.data import Dataset
+
+from gpt.batches import LABELS, PAD, encode, label_ids, message_texts, pad
+
+
+def read_sms(path, blog=False):
+    """The messages of the SMS file as a DataFrame with the columns Label ("ham" or "spam") and Text.
+
+    Each line is a label, a tab and the message; a quotation mark is a character like any other: 5,574 messages.
+    With blog=True pandas reads the file as a CSV with quoted cells, as the blog does, and finds 5,572: one opening
+    quote swallows two line ends and glues three messages into one row, and 52 rows lose quotes that were text.
+
+    Raises: ValueError that names file:line for a line without label, tab and message, for a label that is neither
+    ham nor spam, for bytes that are not UTF-8, and for an empty file; whichever way the file is read
+    """
+    lines = decode_utf8(path).removesuffix("\n").split("\n")   # splitlines() would also cut at U+0085 and the like
+    if lines == [""]:
+        raise ValueError(f"{path}:1: the file is empty")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        label, tab, text = line.removesuffix("\r").partition("\t")
+        if not tab or not text:
+            raise ValueError(f"{path}:{number}: expected a label, a tab and a message, got {line[:60]!r}")
+        if label not in LABELS:
+            raise ValueError(f"{path}:{number}: the label must be one of {list(LABELS)}, got {label[:60]!r}")
+        rows.append((label, text))
+    if blog:
+        return pd.read_csv(path, sep="\t", header=None, names=["Label", "Text"])
+    return pd.DataFrame(rows, columns=["Label", "Text"])
+
+
+def decode_utf8(path):
+    """The text of a file, without a byte-order mark. Raises: ValueError with file:line where it is not UTF-8."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise ValueError(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8; was the file saved "
+                         f"in another encoding, or is it still zipped?") from error
+
+
+def create_balanced_dataset(df, random_state=123):
+    """As many ham as spam: a random sample of the "ham" rows, then every "spam" row."""
+    ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
+    if not 0 < len(spam) <= len(ham):
+        raise ValueError(f"balancing draws one ham for each spam, but there are {len(ham)} ham and {len(spam)} "
+                         f"spam: have the labels already become 0 and 1?")
+    return pd.concat([ham.sample(len(spam), random_state=random_state), spam])
+
+
+def random_split(df, train_frac, validation_frac, random_state=123):
+    """Shuffle the rows and cut them in three: train, validation and, with what is left, test.
+
+    Copies of a message may fall on both sides of a cut; `split_without_leaks` keeps them together.
+    """
+    df = df.sample(frac=1, random_state=random_state).reset_index(drop=True)
+    train_end = int(len(df) * train_frac)
+    validation_end = train_end + int(len(df) * validation_frac)
+    return df[:train_end], df[train_end:validation_end], df[validation_end:]
+
+
+def normalised(text):
+    """The letters of a message in lower case; digits, punctuation, symbols and spaces are dropped.
+
+    "Call 0800-123 NOW!" and "call 0871 now" give "callnow"; a message without letters gives "".
+    """
+    return "".join(filter(str.isalpha, text.lower()))
+
+
+def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
+    """Split so that no test message is, give or take digits and punctuation, one that was trained on.
+
+    Rows whose texts are equal after `normalised` form a group, all rows without letters form one too, and a group
+    goes to one split. Label by label and the largest first, groups draw their split; the chance of a split is in
+    proportion to the rows of that label that it still lacks. A group has the label of its first row.
+
+    Output: train, validation, test: shuffled, renumbered from 0; every row of df is in exactly one of them
+    """
+    sizes = np.array([int(len(df) * train_frac), int(len(df) * validation_frac), 0])
+    sizes[2] = len(df) - sizes.sum()
+    if sizes.min() < 0:
+        raise ValueError(f"fractions of {train_frac} and {validation_frac} do not cut {len(df)} rows in three")
+    rng, labels = np.random.default_rng(seed), df["Label"].to_numpy()
+    groups = df.groupby([normalised(text) for text in message_texts(df)], sort=False).indices.values()
+    splits, room = ([], [], []), np.zeros(3)
+    for label in df["Label"].unique():
+        own = [rows for rows in groups if labels[rows[0]] == label]
+        room += sizes / len(df) * sum(map(len, own))    # on top of a fraction that the last label left
+        for rows in sorted(own, key=len, reverse=True):
+            chances = np.where(room >= len(rows), room, 0)
+            split = rng.choice(3, p=chances / chances.sum()) if chances.any() else room.argmax()
+            splits[split].extend(rows)
+            room[split] -= len(rows)
+    return tuple(df.iloc[rng.permutation(rows).astype(int)].reset_index(drop=True) for rows in splits)
+
+
+class SpamDataset(Dataset):
+    """Messages padded to one length, as the blog feeds them: item i is (ids (max_length,), label ()).
+
+    Input: csv_file: a DataFrame with the columns Label and Text, or the path of a CSV that has them; max_length:
+    to how many tokens messages are padded or cut, None for as many as the longest has
+    Raises: ValueError for a missing column and, with its row, for a cell without text or label
+    """
+
+    def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=PAD):
+        if not isinstance(csv_file, pd.DataFrame):    # only an empty cell is missing: "NA" and "null" are messages
+            csv_file = pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False, na_values=[""])
+        rows = encode(message_texts(csv_file), tokenizer, max_length, pad_token_id)
+        self.ids, _ = pad(rows, pad_token_id, max_length)                             # (messages, max_length)
+        self.labels = label_ids(csv_file)                                             # (messages,)
+        self.max_length = self.ids.shape[1]
+
+    def __getitem__(self, index):
+        return self.ids[index], self.labels[index]
+
+    def __len__(self):
+        return len(self.labels)

@@ -1,0 +1,150 @@
+"""Opens OpenAI's GPT-2 checkpoints without TensorFlow, which wrote them.
+
+`model.ckpt.data-00000-of-00001` is nothing but numbers, one tensor after another. `model.ckpt.index` is a table (its
+format: gpt/tf_table.py) from a tensor's name to a protocol buffer that says where in the data it stands, its shape and
+its checksum (gpt/crc32c.py). A tensor that does not match what the index says of it is a ValueError.
+
+Read along: chapters/04_weights.py. Source: TensorFlow's tensor_bundle.proto and tensor_shape.proto.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpt.crc32c import crc32c, masked
+from gpt.tf_table import part, table, varint
+
+LARGEST_INDEX = 1 << 18    # bytes; that of the largest GPT-2 has about 22,000
+FLOAT32 = 1                # its number in TensorFlow's list of dtypes
+MOST_AXES = 8              # a GPT-2 has 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of one tensor. Offset and size are bytes in the data file, crc32c is masked as stored."""
+
+    shape: tuple
+    dtype: int
+    shard: int
+    offset: int
+    size: int
+    crc32c: int
+
+
+def fields(message):
+    """(field number, value) of a protocol buffer: a whole number, or bytes where the field is a message or text.
+
+    Each begins with a tag: the field's number, and in its lowest 3 bits how the value is stored.
+    """
+    at = 0
+    while at < len(message):
+        tag, at = varint(message, at)
+        stored, size = tag & 7, {1: 8, 5: 4}.get(tag & 7)
+        if stored == 0:
+            value, at = varint(message, at)
+        elif size:
+            value, at = int.from_bytes(part(message, at, size), "little"), at + size
+        elif stored == 2:
+            size, at = varint(message, at)
+            value, at = part(message, at, size), at + size
+        else:
+            raise ValueError(f"a value is stored in way {stored}, which protocol buffers do not have today: damaged")
+        yield tag >> 3, value
+
+
+def read_message(message, known):
+    """A protocol buffer as {field number: [values]}. `known` is {field number: int or bytes}; no other may occur."""
+    found = {number: [] for number in known}
+    for number, value in fields(message):
+        if not isinstance(value, known.get(number, ())):
+            raise ValueError(f"field {number} is unknown or of the wrong type: damaged, or of another format")
+        found[number].append(value)
+    return found
+
+
+def only(values):
+    """The value of a field that may be there once. TensorFlow leaves it out where it is 0 or empty."""
+    if len(values) > 1:
+        raise ValueError("a field is there twice: damaged")
+    return values[0] if values else 0
+
+
+def read_entry(message):
+    """A tensor's BundleEntryProto -> Entry."""
+    found = read_message(message, {1: int, 2: bytes, 3: int, 4: int, 5: int, 6: int})
+    dims = read_message(only(found[2]) or b"", {2: bytes})[2]
+    shape = tuple(only(read_message(dim, {1: int})[1]) for dim in dims)
+    dtype, shard, offset, size, crc = (only(found[number]) for number in (1, 3, 4, 5, 6))
+    return Entry(shape, dtype, shard, offset, size, crc)
+
+
+def read_entries(pairs):
+    """The table's (key, value) pairs -> {tensor name: Entry}. The first, with the empty key, is about all of them."""
+    index, last = {}, None
+    for key, value in pairs:
+        if last is None:
+            header = read_message(value, {1: int, 2: int, 3: bytes})    # shards, endianness, version
+            if key or header[1] != [1] or any(header[2]):
+                raise ValueError("its header is not that of a single data file with the lowest byte first")
+        elif key <= last:
+            raise ValueError(f"the name {key} comes after {last}: they must be sorted, and each there once")
+        else:
+            index[key.decode("utf-8")] = read_entry(value)
+        last = key
+    if last is None:
+        raise ValueError("it is empty")
+    return index
+
+
+def read_index(path):
+    """What a model.ckpt.index holds: {tensor name: Entry}, sorted by name.
+
+    Raises: ValueError for a file that is damaged, cut short or no index at all
+    """
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_INDEX + 1)
+    try:
+        if len(data) > LARGEST_INDEX:
+            raise ValueError(f"more than {LARGEST_INDEX:,} bytes; the index of a GPT-2 has about 20,000")
+        return read_entries(table(data))
+    except ValueError as error:    # a UnicodeDecodeError too
+        raise ValueError(f"{path}: {error}") from None
+
+
+def tensor(data, name, entry):
+    """The tensor that `entry` describes, as a view of the data file's bytes, checked."""
+    if entry.dtype != FLOAT32 or entry.shard != 0:
+        raise ValueError(f"{name}: dtype number {entry.dtype} in data file {entry.shard}; GPT-2's tensors are float32, "
+                         f"number {FLOAT32}, in file 0")
+    if entry.size != 4 * math.prod(entry.shape) or not entry.size or len(entry.shape) > MOST_AXES:
+        raise ValueError(f"{name}: {entry.size} bytes are not a float32 tensor of shape {entry.shape}")
+    stored = part(data, entry.offset, entry.size)
+    if masked(crc32c(stored)) != entry.crc32c:
+        raise ValueError(f"{name}: its numbers do not match their crc32c: the data file is damaged, fetch it again")
+    return stored.view("<f4").reshape(entry.shape)
+
+
+def open_checkpoint(directory_or_prefix):
+    """{tensor name: float32 array}, every one checked. The arrays are views of the memory-mapped file.
+
+    Input: the folder that holds model.ckpt.*, or the path up to and with "model.ckpt"
+    Raises: ValueError that names the tensor at fault; FileNotFoundError
+    """
+    prefix = Path(directory_or_prefix)
+    prefix = prefix / "model.ckpt" if prefix.is_dir() else prefix
+    index, path = read_index(f"{prefix}.index"), f"{prefix}.data-00000-of-00001"
+    data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": what is written to an array never reaches the file
+    try:
+        end = 0    # of the tensors so far: the next must begin here
+        for name, entry in sorted(index.items(), key=lambda item: item[1].offset):
+            if entry.offset != end:
+                raise ValueError(f"{name} is said to begin at byte {entry.offset}, the tensor before it ends at {end}: "
+                                 f"is this the index of another data file?")
+            end += entry.size
+        if end != len(data):
+            raise ValueError(f"its tensors make {end:,} bytes, the file has {len(data):,}: is it cut short?")
+        return {name: tensor(data, name, entry) for name, entry in index.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,66 @@
+"""GPT-2's tokenizer: text -> the ids of byte pairs that were merged, most frequent first.
+
+Read along: chapters/01_tokens.py. Source: Sennrich et al. 2016; Radford et al. 2019, section 2.2.
+tiktoken does the merging; the vocabulary is the one file vocab.bpe, fetched once and verified by its checksum.
+"""
+
+from functools import lru_cache
+
+import tiktoken
+import torch
+
+from gpt.download import fetch
+
+END_OF_TEXT = 50256    # the id of <|endoftext|>, after 256 bytes and 50,000 merges; also the padding token
+
+# How text is cut before merging: contractions, then words, numbers and other signs, each with at most one space before.
+SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def byte_alphabet():
+    """The 256 bytes in GPT-2's order, and the visible sign that stands for each in vocab.bpe.
+
+    Bytes that print are written as themselves; the 68 others (space, line feed, ...) come after them and are written
+    as the signs from number 256 on: a space is "Ġ".
+
+    Output: dict from sign to byte, in the order of the ids 0..255
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+def read_ranks(vocab_bpe):
+    """The ids of all byte strings: 0..255 for single bytes, then one id for each line of the file.
+
+    A line "Ġ t" says: a space followed by a t is one token. Its rank is its id, and merging takes the lowest rank first.
+
+    Input: vocab_bpe, the text of the file; its first line is a version
+    Output: dict from bytes to id, 50,256 entries
+    """
+    alphabet = byte_alphabet()
+    ranks = {bytes([byte]): i for i, byte in enumerate(alphabet.values())}
+    for line in vocab_bpe.splitlines()[1:]:
+        ranks[bytes(alphabet[sign] for sign in line.replace(" ", ""))] = len(ranks)
+    return ranks
+
+
+@lru_cache(maxsize=1)
+def gpt2_tokenizer():
+    """GPT-2's tokenizer as a tiktoken.Encoding, the same ids as tiktoken.get_encoding("gpt2"), from our verified file.
+
+    tiktoken's own loader downloads from a site of its own and keeps a cache elsewhere, so it is not called.
+    """
+    ranks = read_ranks(fetch("vocab.bpe").read_text(encoding="utf-8"))
+    return tiktoken.Encoding("gpt2", pat_str=SPLIT, mergeable_ranks=ranks,
+                             special_tokens={"<|endoftext|>": END_OF_TEXT}, explicit_n_vocab=END_OF_TEXT + 1)
+
+
+def text_to_token_ids(text, tokenizer):
+    """One text as a batch of one row: str -> (1, T) integers. "<|endoftext|>" in it is text like any other."""
+    return torch.tensor([tokenizer.encode_ordinary(text)], dtype=torch.long)          # (1, T)
+
+
+def token_ids_to_text(token_ids, tokenizer):
+    """The text of one row of ids, (1, T) or (T,). Bytes that are no UTF-8 (half an emoji) become the sign U+FFFD."""
+    return tokenizer.decode(token_ids.flatten().tolist())
