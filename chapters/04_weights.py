@@ -97,7 +97,7 @@ def loss_of(phase):
     return loss_fn
 
 
-def look(progress):
+def print_losses(progress):
     if progress.step % 500 == 0:
         print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in validation_losses().items()), flush=True)
 
@@ -106,7 +106,7 @@ steps_before, tokens_seen, seconds = 0, 0, 0.0
 for phase, (windows, epochs) in phases.items():
     checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, {"phase": phase, "seed": args.seed},
                             generators=(generator,), resume=args.resume)
-    progress = train(model, windows, loss_of(phase), optimizer, epochs, device=args.device, clip=1.0, after_step=look,
+    progress = train(model, windows, loss_of(phase), optimizer, epochs, device=args.device, clip=1.0, after_step=print_losses,
                      schedule=lambda step, before=steps_before: cosine(before + step), checkpoint=checkpoint)
     print(f"{phase}: {progress.seen * WINDOW:,} tokens in {progress.seconds:.0f} s, "
           f"{progress.seen * WINDOW / progress.seconds:,.0f} a second")

@@ -96,8 +96,8 @@ def assemble(config, tensors):
     """A GPTModel in eval mode that holds float32 copies of the tensors, its head tied to its embedding."""
     for field, found in sizes(tensors).items():
         if getattr(config, field) != found:
-            raise ValueError(f"{field} is said to be {getattr(config, field)}, the tensors make it {found}: do these "
-                             f"files belong together?")
+            raise ValueError(f"{field} is said to be {getattr(config, field)}, the tensors make it {found}: is "
+                             f"something damaged, or of two checkpoints?")
     model = blank(config)
     check_tensors(dict(model.named_parameters()), tensors)
     state = {name: torch.empty(tensor.shape).copy_(tensor) for name, tensor in tensors.items()}
@@ -109,7 +109,8 @@ def assemble(config, tensors):
 def drop_tied_head(tensors):
     """Without the file's own copy of the head, which must be the embedding's: here the two are one matrix."""
     head = tensors.get("out_head.weight")
-    if head is not None and not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
-        raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a new "
-                         "head. Here they are one matrix, as in GPT-2, and one of the two would be lost")
+    embedding = tensors.get("tok_emb.weight", torch.empty(0))
+    if head is not None and not (head.dtype == embedding.dtype and torch.equal(head, embedding)):
+        raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a "
+                         "new head. Here they are one matrix, as in GPT-2, and one of the two would be lost")
     return {name: tensor for name, tensor in tensors.items() if name != "out_head.weight"}

@@ -2,15 +2,17 @@
 
 Read along: chapters/04_weights.py. Source: Castagnoli et al. 1993; RFC 3720, appendix B.4.
 
-A register of 32 bits eats the data bit by bit: the data bit is XORed into the register's lowest bit, the register is
-shifted right, and where a 1 falls out the polynomial is XORed in. Byte by byte in Python, 500 MB would take minutes.
+A register of 32 bits eats the data bit by bit: the data bit is XORed into the register's lowest bit, the register
+is shifted right, and where a 1 falls out the polynomial is XORed in. In a Python loop 500 MB would take minutes.
 
-Without its XOR of data each step is linear: f(a ^ b) = f(a) ^ f(b). Two things follow, and they are all of the speed:
+But XOR is addition without carry, and every step is linear: step(a ^ b) = step(a) ^ step(b). It follows that
 
-* Running over n zero bytes is one 32 x 32 matrix of bits, and the matrix of 2 n bytes is its square.
-* The register after `left + right` is right's own register (begun at 0) XOR left's register moved over len(right)
-  zero bytes. So a tensor is cut into lanes of 1 KB that NumPy walks in step, 4 bytes a step for thousands of lanes at
-  once, and then neighbours are joined in pairs, pairs of pairs, ... until one register is left.
+* running over n zero bytes is multiplying by one 32 x 32 matrix of bits, and that of 2 n zero bytes is its square;
+* the register after left + right is what right alone makes of a register of 0, XOR left's register run over as
+  many zero bytes as right has.
+
+So a tensor is cut into lanes. NumPy walks thousands of them in step, 4 bytes a step; then neighbours are joined,
+pair by pair, until one register is left.
 """
 
 from functools import cache
@@ -49,7 +51,12 @@ def word_tables():
 
 
 def walk(words, registers):
-    """Each register eats its own row of words, 4 bytes a step: words (lanes, n), registers (lanes,) -> (lanes,)."""
+    """Each register eats its own row of words, 4 bytes a step.
+
+    A word is XORed in whole and run over 4 zero bytes: its two halves by table, and by linearity the XOR of both.
+
+    Input: words (lanes, n) uint32, registers (lanes,) uint32. Output: registers (lanes,)
+    """
     low, high = word_tables()
     for column in np.ascontiguousarray(words.T):       # (lanes,)
         eaten = registers ^ column
@@ -93,5 +100,9 @@ def crc32c(data):
 
 
 def masked(crc):
-    """As TensorFlow stores it, rotated and offset: a checksum of data with their own checksum in it would be weak."""
+    """As TensorFlow stores it: rotated and offset.
+
+    Data with their own plain checksum behind them bring the register to one and the same value, whatever they are; a
+    checksum over both would check nothing.
+    """
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

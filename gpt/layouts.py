@@ -1,10 +1,10 @@
-"""How other files name and shape the tensors of a GPT-2, and how to get from their ways to ours.
+"""How other files name the sizes and tensors of a GPT-2 and shape them, and how to get from their ways to ours.
 
 OpenAI's files, Hugging Face's and the nested params of the book's code all follow OpenAI's program: linear weights
 are (in, out), because it computes x W, and query, key and value stand side by side in one matrix c_attn. Here a
 linear weight is (out, in), because nn.Linear computes x W^T, and query, key and value are three.
 
-Nothing but names and views: no number is copied. Read along: chapters/04_weights.py.
+Tensors are renamed, split and transposed as views: no number is copied. Read along: chapters/04_weights.py.
 """
 
 import json
@@ -30,10 +30,10 @@ NAMES = [
     ("mlp/c_proj/b",    "mlp.c_proj.bias",     "ff.layers.2.bias"),
     ("ln_f/g",          "ln_f.weight",         "final_norm.scale"),
     ("ln_f/b",          "ln_f.bias",           "final_norm.shift"),
-    ("lm_head/w",       "lm_head.weight",      "out_head.weight"),      # only in some files of Hugging Face's
+    (None,              "lm_head.weight",      "out_head.weight"),      # a copy of wte, in some files only
 ]
 OURS = {theirs: ours for openai, hugging_face, ours in NAMES for theirs in (openai, hugging_face)}
-PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, the rest
+PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
 
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
            "n_layer": "n_layers"}
@@ -90,7 +90,7 @@ def flatten(params):
             yield from walk(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
 
     flat = {f"ln_f/{key}" if key in ("g", "b") else key: value for key, value in params.items() if key != "blocks"}
-    for i, inner in enumerate(params["blocks"]):
+    for i, inner in enumerate(params.get("blocks", [])):
         flat |= walk(inner, f"h{i}/")
     return flat
 
@@ -123,7 +123,8 @@ def each_once(pairs):
 
 
 def check_heads(config):
-    """The heads leave no trace in the tensors: a wrong number shows only where the other sizes are a known GPT-2's."""
+    """Heads leave no trace in the tensors: a wrong number shows only where the other sizes are a known GPT-2's."""
     for name, known in GPT2_SIZES.items():
         if config != known and vars(config) | {"n_heads": known.n_heads} == vars(known):
-            raise ValueError(f"n_head is {config.n_heads}; {name}, whose other sizes these are, has {known.n_heads}")
+            raise ValueError(f"n_head is {config.n_heads}, but {name}, whose other sizes these are, has "
+                             f"{known.n_heads}")

@@ -91,13 +91,14 @@ class GPTModel(nn.Module):
     def __init__(self, config, generator=None):
         super().__init__()
         self.config = config
-        self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
-        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
-        self.drop_emb = nn.Dropout(config.drop_rate)
-        self.trf_blocks = nn.Sequential(*(TransformerBlock(config) for _ in range(config.n_layers)))
-        self.final_norm = LayerNorm(config.emb_dim)
-        self.out_head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
-        self.out_head.weight = self.tok_emb.weight    # tied: one matrix reads tokens and scores them
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):    # torch's own draws are thrown away
+            self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
+            self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+            self.drop_emb = nn.Dropout(config.drop_rate)
+            self.trf_blocks = nn.Sequential(*(TransformerBlock(config) for _ in range(config.n_layers)))
+            self.final_norm = LayerNorm(config.emb_dim)
+            self.out_head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+            self.out_head.weight = self.tok_emb.weight    # tied: one matrix reads tokens and scores them
         self.init_weights(generator)
 
     @torch.no_grad()
@@ -126,7 +127,7 @@ class GPTModel(nn.Module):
         if T < 1 or start + T > limit:
             raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "
                              f"(context_length); cut the text or generate in a window")
-        if token_ids.device.type == "cpu" and (token_ids.min() < 0 or token_ids.max() >= vocab):
+        if token_ids.min() < 0 or token_ids.max() >= vocab:
             raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
                              f"has 0 to {vocab - 1}: is this text from another tokenizer?")
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)

@@ -1,7 +1,7 @@
 """Opens files of named tensors, safetensors and .pth, and lets them do no harm.
 
-A .pth is a pickle, and a pickle is a program: it is read with weights_only=True, which admits tensors and plain values
-and nothing else, or it is not read at all. Read along: chapters/04_weights.py.
+A .pth is a pickle, and a pickle is a program: it is read with weights_only=True, which admits tensors and plain
+values and nothing else, or it is not read at all. Read along: chapters/04_weights.py.
 """
 
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 @contextmanager
 def about(file):
-    """Whatever ValueError is raised inside gets the file's name in front; a damaged safetensors file is one too."""
+    """A ValueError that is raised inside gets the file's name in front; a damaged safetensors file becomes one."""
     try:
         yield
     except (ValueError, SafetensorError) as error:
@@ -32,15 +32,16 @@ def read_state_dict(file):
     except OSError:
         raise
     except Exception as error:    # a damaged file can make the unpickler stumble in any way
-        raise ValueError(f"refused by torch.load(weights_only=True): it is damaged or holds more than tensors, and any "
-                         f"other way to unpickle it would run whatever program it holds ({error})") from error
-    state = state.get("model_state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(name, str) and is_plain(tensor) for name, tensor in state.items()):
+        raise ValueError("refused by torch.load(weights_only=True): it is damaged or holds more than tensors. "
+                         f"To unpickle it in another way would run any program that it holds ({error})") from error
+    if isinstance(state, dict):
+        state = state.get("model_state_dict", state)
+    if not isinstance(state, dict) or not all(isinstance(name, str) and is_plain(state[name]) for name in state):
         raise ValueError("it is no state_dict, which is a dict of named tensors")
-    return dict(state)
+    return state
 
 
 def is_plain(tensor):
-    """Whether the file holds all the numbers of this tensor: with a stride of 0 one number could stand for terabytes."""
+    """Whether the file holds all the tensor's numbers: with strides of 0 one number could stand for terabytes."""
     return (isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
             and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes())

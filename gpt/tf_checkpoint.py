@@ -1,8 +1,8 @@
 """Opens OpenAI's GPT-2 checkpoints without TensorFlow, which wrote them.
 
-`model.ckpt.data-00000-of-00001` is nothing but numbers, one tensor after another. `model.ckpt.index` is a table (its
-format: gpt/tf_table.py) from a tensor's name to a protocol buffer that says where in the data it stands, its shape and
-its checksum (gpt/crc32c.py). A tensor that does not match what the index says of it is a ValueError.
+`model.ckpt.data-00000-of-00001` is nothing but numbers, one tensor after another. `model.ckpt.index` is a table
+(gpt/tf_table.py) from a tensor's name to a protocol buffer that tells its shape, its place in the data and its
+checksum (gpt/crc32c.py). The tensors must fill the data file in order and match their checksums.
 
 Read along: chapters/04_weights.py. Source: TensorFlow's tensor_bundle.proto and tensor_shape.proto.
 """
@@ -23,7 +23,7 @@ MOST_AXES = 8              # a GPT-2 has 3
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of one tensor. Offset and size are bytes in the data file, crc32c is masked as stored."""
+    """What the index says of one tensor. Offset and size are in bytes of the data file; crc32c is masked."""
 
     shape: tuple
     dtype: int
@@ -50,12 +50,12 @@ def fields(message):
             size, at = varint(message, at)
             value, at = part(message, at, size), at + size
         else:
-            raise ValueError(f"a value is stored in way {stored}, which protocol buffers do not have today: damaged")
+            raise ValueError(f"a value is stored in way {stored}, which TensorFlow never takes: damaged")
         yield tag >> 3, value
 
 
 def read_message(message, known):
-    """A protocol buffer as {field number: [values]}. `known` is {field number: int or bytes}; no other may occur."""
+    """A protocol buffer -> {field number: [values]}. `known`: {field number: int or bytes}; no other may occur."""
     found = {number: [] for number in known}
     for number, value in fields(message):
         if not isinstance(value, known.get(number, ())):
@@ -81,7 +81,7 @@ def read_entry(message):
 
 
 def read_entries(pairs):
-    """The table's (key, value) pairs -> {tensor name: Entry}. The first, with the empty key, is about all of them."""
+    """The table's (key, value) pairs -> {tensor name: Entry}. The first has an empty key and is about them all."""
     index, last = {}, None
     for key, value in pairs:
         if last is None:
@@ -116,13 +116,13 @@ def read_index(path):
 def tensor(data, name, entry):
     """The tensor that `entry` describes, as a view of the data file's bytes, checked."""
     if entry.dtype != FLOAT32 or entry.shard != 0:
-        raise ValueError(f"{name}: dtype number {entry.dtype} in data file {entry.shard}; GPT-2's tensors are float32, "
-                         f"number {FLOAT32}, in file 0")
-    if entry.size != 4 * math.prod(entry.shape) or not entry.size or len(entry.shape) > MOST_AXES:
+        raise ValueError(f"{name}: dtype number {entry.dtype} in data file {entry.shard}; GPT-2's tensors are "
+                         f"float32, number {FLOAT32}, in file 0")
+    if len(entry.shape) > MOST_AXES or entry.size != 4 * math.prod(entry.shape) or entry.size == 0:
         raise ValueError(f"{name}: {entry.size} bytes are not a float32 tensor of shape {entry.shape}")
     stored = part(data, entry.offset, entry.size)
     if masked(crc32c(stored)) != entry.crc32c:
-        raise ValueError(f"{name}: its numbers do not match their crc32c: the data file is damaged, fetch it again")
+        raise ValueError(f"{name}: its numbers do not match their crc32c: this file is damaged, fetch it again")
     return stored.view("<f4").reshape(entry.shape)
 
 
@@ -135,13 +135,13 @@ def open_checkpoint(directory_or_prefix):
     prefix = Path(directory_or_prefix)
     prefix = prefix / "model.ckpt" if prefix.is_dir() else prefix
     index, path = read_index(f"{prefix}.index"), f"{prefix}.data-00000-of-00001"
-    data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": what is written to an array never reaches the file
     try:
+        data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": what is written to an array never reaches the file
         end = 0    # of the tensors so far: the next must begin here
         for name, entry in sorted(index.items(), key=lambda item: item[1].offset):
             if entry.offset != end:
-                raise ValueError(f"{name} is said to begin at byte {entry.offset}, the tensor before it ends at {end}: "
-                                 f"is this the index of another data file?")
+                raise ValueError(f"{name} is said to begin at byte {entry.offset}, the tensor before it ends at "
+                                 f"{end}: is the index that of another data file?")
             end += entry.size
         if end != len(data):
             raise ValueError(f"its tensors make {end:,} bytes, the file has {len(data):,}: is it cut short?")

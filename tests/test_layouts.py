@@ -118,5 +118,5 @@ def test_the_heads_of_a_known_size_are_known(read, n_head, accepted):
     if accepted:
         assert read(text)[1] == GPTConfig()
     else:
-        with pytest.raises(ValueError, match=f"n_head is {n_head}; gpt2-small .* has 12"):
+        with pytest.raises(ValueError, match=f"n_head is {n_head}, but gpt2-small .* has 12"):
             read(text)

@@ -1,4 +1,4 @@
-"""gpt/tf_checkpoint.py, tf_table.py and crc32c.py against a checkpoint that TensorFlow wrote, whole and damaged."""
+"""gpt/tf_checkpoint.py, tf_table.py and crc32c.py on a checkpoint that TensorFlow wrote, whole and damaged."""
 
 import random
 import shutil
@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 from conftest import TINY
-from write_openai import HEADER, block, entry, field, index_pairs, one_block, seal, table, tail, varint, write_checkpoint
+from write_openai import (HEADER, block, entry, field, index_pairs, one_block, seal, table, tail, varint,
+                          write_checkpoint)
 
 from gpt.crc32c import crc32c, masked
 from gpt.tf_checkpoint import open_checkpoint, read_index
@@ -61,17 +62,15 @@ def by_the_byte(data):
 
 def test_walking_in_lanes_changes_no_checksum():
     data = random.Random(0).randbytes(1_200_000)
-    lengths = [*range(0, 200), *range(200, 3000, 37), 1023, 1024, 1025, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 1_200_000]
-    for length in lengths:
+    large = [(1 << 20) + more for more in (-1, 0, 1, 1023, 1024, 99_999)]
+    for length in [*range(200), *range(200, 3000, 37), *large]:
         assert crc32c(data[:length]) == by_the_byte(data[:length]), f"wrong for {length} bytes"
 
 
-def test_a_group_of_lanes_hands_its_register_to_the_next():
-    zeros = np.zeros(17 << 20, dtype=np.uint8)           # more lanes than are walked together
-    zeros[0], zeros[-1] = 1, 1
-    half = np.zeros(8 << 20, dtype=np.uint8)
-    assert crc32c(zeros) != crc32c(half)
-    assert crc32c(zeros.tobytes()) == crc32c(zeros), "bytes and an array of the same numbers differ"
+def test_lanes_that_do_not_fit_into_one_group_continue_in_the_next(monkeypatch):
+    monkeypatch.setattr("gpt.crc32c.TOGETHER", 7)
+    data = random.Random(1).randbytes(10_000)
+    assert crc32c(np.frombuffer(data, np.uint8)) == by_the_byte(data)
 
 
 # ---- the fixture ------------------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ def test_an_index_of_several_blocks_reads_as_one(read, arrays, per_block):
 
 # ---- damage -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("change", [0x01, 0x80])
 def test_whichever_byte_of_the_index_is_changed_the_index_is_refused(read, change):
     for at in range(len(INDEX)):
         with pytest.raises(ValueError):
@@ -148,7 +147,7 @@ def test_a_data_file_of_another_length_is_refused(tmp_path, change):
         open_checkpoint(tmp_path)
 
 
-# ---- hostility: every checksum is right, and what it guards is wrong ----------------------------------------------
+# ---- hostility: every checksum is right, and what it guards is wrong --------------------------------------------
 
 def one(**changes):
     """An index with one tensor of 8 bytes, but for the changes."""
@@ -186,15 +185,21 @@ def test_a_tensor_that_cannot_be_is_refused(tmp_path, index):
 
 
 GOOD = entry((2,), 0, 8, ZEROS)
-EMPTY, FIRST = seal(block([])), seal(block([(b"", HEADER)]))
+FIRST = seal(block([(b"", HEADER)]))
 WHERE = varint(0) + varint(len(FIRST) - 5)
+
+
+def around(data, handles, metaindex=seal(block([]))):
+    """An index file around these data blocks, whose index block says that they are where `handles` say."""
+    return data + tail(len(data), metaindex, seal(block([(b"z", handle) for handle in handles])))
+
+
 HOSTILE_INDEXES = {
     "compression": (one_block(block([(b"", HEADER)]), compression=1), "compression type 1"),
-    "one block again and again": (FIRST + tail(len(FIRST), EMPTY, seal(block([(b"a", WHERE)] * 1000))), "at byte 0"),
-    "a gap between blocks": (FIRST + b"\0" + tail(len(FIRST) + 1, EMPTY, seal(block([(b"a", WHERE)]))), "begin at"),
-    "a metaindex that holds something": (FIRST + tail(len(FIRST), FIRST, seal(block([(b"a", WHERE)]))), "metaindex"),
-    "a block of 2^60 bytes": (FIRST + tail(len(FIRST), EMPTY, seal(block([(b"a", varint(0) + varint(1 << 60))]))),
-                              "cut short"),
+    "one block again and again": (around(FIRST, [WHERE] * 1000), "begin at byte 0"),
+    "a gap between blocks": (around(FIRST + b"\0", [WHERE]), "begin at byte"),
+    "a metaindex that holds something": (around(FIRST, [WHERE], metaindex=FIRST), "metaindex"),
+    "a block of 2^60 bytes": (around(FIRST, [varint(0) + varint(1 << 60)]), "cut short"),
     "a name twice": (table([(b"", HEADER), (b"a", GOOD), (b"a", GOOD)]), "sorted"),
     "names out of order": (table([(b"", HEADER), (b"b", GOOD), (b"a", GOOD)]), "sorted"),
     "a name that is no text": (table([(b"", HEADER), (b"a\xff", GOOD)]), "decode"),
@@ -225,7 +230,8 @@ def test_no_index_makes_the_reader_take_much_memory(read):
     """The worst is names of 251 bytes for 6 bytes of file each, as many as the largest index can hold."""
     name = varint(0) + varint(251) + varint(0) + b"a" * 251
     names = [varint(248) + varint(3) + varint(0) + bytes(rest) for rest in product(range(98, 128), repeat=3)]
-    bomb = one_block(b"\0\0" + varint(len(HEADER)) + HEADER + name + b"".join(names) + bytes([0, 0, 0, 0, 1, 0, 0, 0]))
+    first = varint(0) + varint(0) + varint(len(HEADER)) + HEADER
+    bomb = one_block(first + name + b"".join(names) + bytes([0, 0, 0, 0, 1, 0, 0, 0]))
     tracemalloc.start()
     assert len(read(bomb)) == 1 + 30**3
     assert tracemalloc.get_traced_memory()[1] < 64 << 20

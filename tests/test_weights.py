@@ -11,12 +11,11 @@ import torch
 from conftest import TINY
 from safetensors.torch import load_file, save_file
 from torch import nn
-from write_openai import write_checkpoint
 
 import gpt.weights
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.download import DownloadError
-from gpt.layouts import NAMES, our_name
+from gpt.layouts import NAMES, nest, our_name
 from gpt.model import GPTModel
 from gpt.tf_checkpoint import open_checkpoint
 from gpt.weights import (OPENAI_FILES, download_and_load_gpt2, load_book, load_gpt2, load_huggingface, load_model,
@@ -47,7 +46,7 @@ def assert_ready(model):
     assert not model.training and not any(module.training for module in model.modules()), "not in eval mode"
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32 and parameter.is_contiguous() and parameter.requires_grad, name
-        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel(), f"{name} is a view of something larger"
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel(), f"{name} is a view of something else"
 
 
 # ---- the files of others ----------------------------------------------------------------------------------------
@@ -122,7 +121,7 @@ def test_a_model_that_was_trained_untied_is_refused(tmp_path, model):
 
 
 def test_a_file_without_a_config_has_heads_of_64_channels_unless_told(tmp_path):
-    model = GPTModel(GPTConfig(vocab_size=11, context_length=32, emb_dim=128, n_heads=8, n_layers=3, qkv_bias=False))
+    model = GPTModel(GPTConfig(vocab_size=11, context_length=32, emb_dim=128, n_heads=8, qkv_bias=False))
     file = book_file(tmp_path / "model.pth", model)
     assert load_book(file).config.n_heads == 2
     assert load_book(file, n_heads=8).config == model.config
@@ -145,7 +144,7 @@ class Program:
         return open, (str(self.witness), "w")
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))])
 def test_a_program_in_a_pickle_is_not_run(tmp_path, save):
     save({"tok_emb.weight": Program(tmp_path / "witness")}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="model.pth: refused .*weights_only=True"):
@@ -159,10 +158,12 @@ def test_one_number_that_says_it_is_a_terabyte_is_refused(tmp_path):
         load_book(tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize("value", [[1, 2], {}, {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3)])
+@pytest.mark.parametrize("value", [[1, 2], {}, {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3), None,
+                                   {"model_state_dict": [1]}, {"a": torch.zeros(3).to_sparse()},
+                                   {"tok_emb.weight": torch.zeros(3, 4, device="meta")}])
 def test_a_pth_of_something_else_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="no state_dict"):
+    with pytest.raises(ValueError, match="model.pth: .*(no state_dict|is this a GPT-2)"):
         load_book(tmp_path / "model.pth")
 
 
@@ -287,16 +288,16 @@ def test_params_as_in_the_book_fill_a_model_in_place(tmp_path, model):
 def test_params_that_do_not_fit_change_nothing(arrays):
     model = GPTModel(GPTConfig(97, 32, 48, 4, 3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    params = gpt.layouts.nest(arrays)
+    params = nest(arrays)
     params["blocks"][2]["ln_2"]["b"] = np.zeros(47, np.float32)
-    with pytest.raises(ValueError, match=r"trf_blocks.2.norm2.shift: the model wants \(48,\), the file has \(47,\)"):
+    with pytest.raises(ValueError, match=r"blocks.2.norm2.shift: the model wants \(48,\), the file has \(47,\)"):
         load_weights_into_gpt(model, params)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.fixture
 def sources(monkeypatch, tmp_path, arrays):
-    """A world in which 124M is tiny. sources["..."] = True: that source delivers; asked: what fetch was asked for."""
+    """A world in which 124M is tiny. sources["OpenAI"] = False cuts it off; sources["asked"]: what fetch saw."""
     sources = {"OpenAI": True, "Hugging Face": True, "asked": []}
     data = tmp_path / "data"
     shutil.copytree(TINY, tmp_path / "site")
@@ -350,6 +351,13 @@ def test_the_books_function_fetches_what_its_folder_lacks(sources, tmp_path):
     sources["asked"].clear()
     download_and_load_gpt2("124M", tmp_path / "models")
     assert not sources["asked"], "it fetched again what was there"
+
+
+def test_mini_is_in_the_repository_whatever_the_network(monkeypatch):
+    monkeypatch.setattr(gpt.weights, "fetch", lambda name: pytest.fail(f"{name} was asked for"))
+    mini = load_gpt2("mini")
+    assert_ready(mini)
+    assert mini.config == GPT2_SIZES["mini"]
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path):

@@ -1,4 +1,4 @@
-"""Writes checkpoints as TensorFlow does, for the tests: whole ones, and ones that are wrong in a way of their choice.
+"""Writes checkpoints as TensorFlow does, for the tests: whole ones, and ones that are wrong in a chosen way.
 
 It proves itself by writing the index of fixtures/openai_tiny, which TensorFlow wrote, again byte for byte.
 """
@@ -64,7 +64,7 @@ def table(pairs, per_block=10**9):
         some = pairs[start:start + per_block]
         sealed, last = seal(block(some)), some[-1][0]
         if start + per_block >= len(pairs) and last:
-            last = bytes([last[0] + 1])    # the last block's key may be any that follows: TensorFlow takes a short one
+            last = bytes([last[0] + 1])    # any name that follows the last will do; TensorFlow takes a short one
         handles.append((last, varint(len(data)) + varint(len(sealed) - 5)))
         data += sealed
     return data + tail(len(data), seal(block([])), seal(block(handles)))

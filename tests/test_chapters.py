@@ -1,0 +1,39 @@
+"""Each chapter runs with --quick and prints what its `#>` lines say. Run with: python -m pytest -m chapters"""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+CHAPTERS = sorted(path for path in (ROOT / "chapters").glob("[0-9]*.py"))
+
+
+@pytest.mark.chapters
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_prints_what_its_comments_say(chapter, tmp_path):
+    source = chapter.read_text(encoding="utf-8")
+    run = subprocess.run([sys.executable, str(chapter), "--quick"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, f"{chapter.name} --quick stopped:\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
+    printed = iter(run.stdout.splitlines())
+    for line in re.findall(r"^ *#> ?(.*)$", source, flags=re.MULTILINE):
+        assert any(line.rstrip() == said.rstrip() for said in printed), f"{chapter.name} no longer prints, in order: {line}"
+
+
+def test_every_definition_of_the_library_stands_there_once():
+    """A name defined in gpt/ is not defined again in a chapter."""
+    defined = {}
+    for path in [*(ROOT / "gpt").glob("*.py"), *(ROOT / "chapters").glob("*.py")]:
+        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            defined.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    twice = {name: places for name, places in defined.items() if len(places) > 1}
+    assert not twice, f"defined more than once: {twice}"
+
+
+def test_imports_go_one_way():
+    """gpt imports no chapter, and no chapter imports another."""
+    for path in (ROOT / "gpt").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) (chapters|book)\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
+    for path in CHAPTERS:
+        assert not re.search(r"^\s*(from|import) .*\b0\d_\w+", path.read_text(encoding="utf-8"), re.MULTILINE), path
