@@ -209,3 +209,18 @@ report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.r
        seconds_evaluating=progress.seconds_evaluating, peak_memory_bytes=peak_memory(args.device),
        **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
        baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))
+
+# %% What you have now: a spam filter, its accuracy with an interval, and a file that carries it to any copy of the base.
+#
+# Break it, and see what you should see:
+#   gpt/lora.py: draw B by normal_() in place of zeros                     -> 6.2 stops: a fresh LoRA changes the answer
+#   6.5: requires_grad_(False) after replace_linear_with_lora              -> the optimizer "got an empty parameter list"
+#   gpt/lora.py, unmerge: subtract the update from the weight              -> 6.7 counts tensors that changed
+#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row   -> a message's answer depends on its neighbours
+#   gpt/batches.py, BatchesByLength: no set_epoch in the training loop     -> every epoch has the same order
+#
+# Try it:
+#   python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
+#   python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost, in time and accuracy?
+#   python chapters/06_lora_spam.py --model mini --seed 1            how much of a difference is luck?
+#   python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"

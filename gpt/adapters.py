@@ -6,16 +6,17 @@ Read along: chapters/06_lora_spam.py. The file is safetensors: `<layer>.lora.A`,
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from gpt.classify import swap_head
 from gpt.files import written_whole
-from gpt.lora import LinearWithLoRA, lora_layers
+from gpt.lora import SCALES, LinearWithLoRA, lora_layers
+from gpt.tensor_files import about, read_safetensors
 
 
 @dataclass(frozen=True)
@@ -28,48 +29,64 @@ class Adapter:
     pad_to: int | None    # None: read at the last real token; a number: padded to it and read at the last position
     layers: dict          # name of a layer -> {"rank", "alpha", "scale"}; "shares_a" names the layer whose A it uses
 
+    def __post_init__(self):
+        texts = [self.base, self.fingerprint, *self.labels]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.labels, list):
+            raise ValueError(f"base, fingerprint and each of the labels must be a text, got {texts}")
+        if not (self.pad_to is None or type(self.pad_to) is int and self.pad_to > 0):
+            raise ValueError(f"pad_to must be a number of tokens or null, got {self.pad_to!r}")
+        for name, options in self.layers.items():
+            self._check_layer(name, **options)
+
+    def _check_layer(self, name, rank, alpha, scale, shares_a=None):
+        if type(rank) is not int or rank < 1 or not math.isfinite(alpha) or scale not in SCALES:
+            raise ValueError(f"{name}: no LoRA has the rank {rank!r}, the alpha {alpha!r} and the scale {scale!r}")
+        if shares_a is not None and "shares_a" in self.layers.get(shares_a, {"shares_a": None}):
+            raise ValueError(f"{name} shares the A of {shares_a!r}, which has none of its own")
+
 
 def fingerprint(model):
     """sha256 over the base model's weights as they were before any adapter: other weights, other fingerprint.
 
-    LoRA layers, a merged update and the head are left out; names and shapes count.
+    LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(_base_tensors(model).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for name, tensor in sorted(_plain_tensors(model).items()):
+        if not name.startswith("out_head"):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _base_tensors(model):
-    tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name and not name.startswith("out_head")}
-    for name, layer in lora_layers(model):
-        if layer.original is not None:
-            tensors[f"{name}.linear.weight"] = layer.original
+def _plain_tensors(model):
+    """The parameters under the names that they have without LoRA, as they were before merging; a tied head is not one."""
+    tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
+    tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
+                if layer.original is not None}
     return {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
 
 
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
-    """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them.
+    """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them; merged or not.
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
-    Raises: ValueError where something else was trained too, which the file would lose
+    Raises: ValueError where something else was trained too, which the file would lose, and where the labels do not
+        fit the head: what `load_adapter` would refuse is not written
     """
-    layers, tensors, owners = {}, {}, {}
+    layers, owners = {}, {}
+    tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
     for name, layer in lora_layers(model):
         layers[name] = {"rank": layer.lora.rank, "alpha": layer.lora.alpha, "scale": layer.lora.rule}
         owner = owners.setdefault(id(layer.lora.A), name)
         if owner != name:
             layers[name]["shares_a"] = owner
         tensors |= {f"{owner}.lora.A": layer.lora.A, f"{name}.lora.B": layer.lora.B}
-    head = _plain_head(model)
-    if head.weight is not model.tok_emb.weight:
-        tensors |= {f"out_head.{name}": p for name, p in head.named_parameters()}
-    kept = {id(tensor) for tensor in tensors.values()}
-    lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept]
+    lost = [name for name, p in model.named_parameters()
+            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
     if lost or not layers:
         raise ValueError(f"an adapter holds LoRA layers and a head, this model trains {lost or 'no LoRA layer'}")
     adapter = Adapter(base, fingerprint(model), list(labels), pad_to, layers)
+    _check_tensors(model, adapter, tensors, file)
     with written_whole(file) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={"adapter": json.dumps(asdict(adapter))})
@@ -80,7 +97,7 @@ def load_adapter(model, file):
 
     Output: Adapter, the metadata
     Raises: ValueError, before anything is changed, for a damaged file, another base model, and tensors that are
-        missing, left over, or of another shape than the model wants
+        missing, left over, or of another shape or type than the model wants
     """
     adapter, tensors = read_adapter(file)
     if adapter.fingerprint != (here := fingerprint(model)):
@@ -89,25 +106,29 @@ def load_adapter(model, file):
     _check_tensors(model, adapter, tensors, file)
     remove_adapter(model)
     model.requires_grad_(False)
-    if "out_head.weight" in tensors:
-        swap_head(model, len(tensors["out_head.weight"]))
+    if adapter.labels:
+        swap_head(model, len(adapter.labels))
     for name, options in adapter.layers.items():
         parent, _, child = name.rpartition(".")
         layer = LinearWithLoRA(model.get_submodule(name), options["rank"], options["alpha"], scale=options["scale"])
-        if "shares_a" in options:
-            layer.lora.A = model.get_submodule(options["shares_a"]).lora.A
         setattr(model.get_submodule(parent), child, layer)
+    for name, options in adapter.layers.items():
+        if options.get("shares_a") is not None:
+            model.get_submodule(name).lora.A = model.get_submodule(options["shares_a"]).lora.A
     with torch.no_grad():
         for name, tensor in tensors.items():
             module, _, parameter = name.rpartition(".")
             module = _plain_head(model) if module == "out_head" else model.get_submodule(module)
             getattr(module, parameter).copy_(tensor)
-    _plain_head(model).requires_grad_("out_head" not in adapter.layers and "out_head.weight" in tensors)
+    _plain_head(model).requires_grad_(bool(adapter.labels) and "out_head" not in adapter.layers)
     return adapter
 
 
 def remove_adapter(model):
-    """The base language model again, in place: no LoRA, weights unmerged, the head tied to the token embedding."""
+    """The base language model again, in place: no LoRA, weights unmerged, the head tied to the token embedding.
+
+    What was frozen stays frozen.
+    """
     for name, layer in list(lora_layers(model)):
         if layer.original is not None:
             layer.unmerge()
@@ -117,35 +138,40 @@ def remove_adapter(model):
         weight = model.tok_emb.weight
         model.out_head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         model.out_head.weight = weight
+        model.out_head.train(model.training)
 
 
 def read_adapter(file):
     """The metadata and the tensors of an adapter file: (Adapter, {name: tensor}). Raises: ValueError if it is damaged."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            adapter = Adapter(**json.loads((opened.metadata() or {})["adapter"]))
-            return adapter, {name: opened.get_tensor(name) for name in opened.keys()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a whole adapter file ({type(error).__name__}: {error})") from error
+    with about(file):
+        tensors, metadata = read_safetensors(file)
+        try:
+            return Adapter(**json.loads(metadata["adapter"])), tensors
+        except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"its metadata are no adapter's ({type(error).__name__}: {error})") from error
 
 
 def _check_tensors(model, adapter, tensors, file):
-    """Compare names and shapes of a file's tensors with what the adapter's layers want of this model."""
-    C, K = model.config.emb_dim, len(adapter.labels)
+    """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
+    C, K, dtype = model.config.emb_dim, len(adapter.labels), model.tok_emb.weight.dtype
+    sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
+             for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    sizes["out_head"] = (C, K) if K else None    # without classes it is tied to the token embedding
     wanted = {"out_head.weight": (K, C), "out_head.bias": (K,)} if K else {}
     for name, options in adapter.layers.items():
-        try:
-            layer = model.get_submodule(name)
-        except AttributeError:
-            raise ValueError(f"{file}: this model has no layer {name}") from None
-        layer = getattr(layer, "linear", layer)
-        out = K if name == "out_head" and K else layer.out_features
-        wanted[f"{options.get('shares_a', name)}.lora.A"] = (layer.in_features, options["rank"])
-        wanted[f"{name}.lora.B"] = (options["rank"], out)
+        if not sizes.get(name):
+            raise ValueError(f"{file}: this model has no linear layer {name!r} that could take a LoRA")
+        owner, A = f"{options.get('shares_a') or name}.lora.A", (sizes[name][0], options["rank"])
+        if wanted.setdefault(owner, A) != A:
+            raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
+        wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
+    if (adapter.pad_to or 0) > model.config.context_length:
+        raise ValueError(f"{file}: padded to {adapter.pad_to} tokens, the model reads {model.config.context_length}")
     for name in sorted(wanted.keys() | tensors.keys()):
-        there = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if there != wanted.get(name, "nothing"):
-            raise ValueError(f"{file}: {name}: the model wants {wanted.get(name, 'nothing')}, the file has {there}")
+        want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
+        have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
+        if want != have:
+            raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
 
 
 def _plain_head(model):

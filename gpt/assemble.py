@@ -109,8 +109,7 @@ def assemble(config, tensors):
 def drop_tied_head(tensors):
     """Without the file's own copy of the head, which must be the embedding's: here the two are one matrix."""
     head = tensors.get("out_head.weight")
-    embedding = tensors.get("tok_emb.weight", torch.empty(0))
-    if head is not None and not (head.dtype == embedding.dtype and torch.equal(head, embedding)):
+    if head is not None and not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
         raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a "
                          "new head. Here they are one matrix, as in GPT-2, and one of the two would be lost")
     return {name: tensor for name, tensor in tensors.items() if name != "out_head.weight"}

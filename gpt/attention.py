@@ -26,7 +26,7 @@ class KVCache:
         if self.length + T > self.size:
             raise ValueError(f"the cache has room for {self.size} tokens and holds {self.length}: {T} more do not fit")
         if self.keys is None:
-            self.keys, self.values = keys.new_empty(2, B, H, self.size, D)
+            self.keys, self.values = (new.new_empty(B, H, self.size, D) for new in (keys, values))
         start, self.length = self.length, self.length + T
         self.keys[:, :, start:self.length] = keys
         self.values[:, :, start:self.length] = values

@@ -25,6 +25,7 @@ def swap_head(model, n_classes, zero=True):
     if zero:
         nn.init.zeros_(model.out_head.weight)
         nn.init.zeros_(model.out_head.bias)
+    model.out_head.train(model.training)
 
 
 def class_logits(model, batch):
@@ -50,19 +51,20 @@ def to_device(batch, device):
 
 @contextmanager
 def evaluating(model):
-    """No dropout, no gradients; afterwards the model's mode and torch's random state are what they were before.
+    """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
 
     (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
     dropout of the training steps that follow.)
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     model.eval()
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def predict_logits(model, loader, device, num_batches=None):
@@ -74,7 +76,7 @@ def predict_logits(model, loader, device, num_batches=None):
     labels, logits = [], []
     with evaluating(model):
         for batch in islice(loader, num_batches):
-            labels.append(batch[-1])
+            labels.append(batch[-1].cpu())
             logits.append(class_logits(model, to_device(batch, device)).float().cpu())
     if not labels:
         raise ValueError("there is no batch to evaluate: is the data set smaller than one batch and drop_last set?")
@@ -101,7 +103,11 @@ def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
     Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
         pad each text to this many tokens and read the last position
     Output: list of Prediction
+    Raises: ValueError for one text that is in no list (its letters would be classified), and where the head has not as
+        many classes as there are labels
     """
+    if isinstance(texts, str):
+        raise ValueError("classify takes a list of texts, this is one text: write [text]")
     limit = pad_to or model.config.context_length
     token_ids = encode(texts, tokenizer)
     cut = sum(len(ids) > limit for ids in token_ids)
@@ -114,6 +120,10 @@ def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
             ids, lengths = pad([token_ids[i][:limit] for i in rows], width=pad_to)
             batch = (ids, lengths, lengths) if pad_to is None else (ids, lengths)
-            best = class_logits(model, to_device(batch, device)).float().softmax(dim=-1).max(dim=-1)
+            logits = class_logits(model, to_device(batch, device)).float()            # (B, K)
+            if logits.shape[1] != len(labels):
+                raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
+                                 f"language model's, or another adapter's?")
+            best = logits.softmax(dim=-1).max(dim=-1)
             answers |= {row: Prediction(labels[i], p) for row, i, p in zip(rows, best.indices, best.values.tolist())}
     return [answers[i] for i in range(len(texts))]

@@ -102,7 +102,7 @@ def crc32c(data):
 def masked(crc):
     """As TensorFlow stores it: rotated and offset.
 
-    Data with their own plain checksum behind them bring the register to one and the same value, whatever they are; a
-    checksum over both would check nothing.
+    Data with their own plain checksum behind them bring the register to one and the same value, whatever they are:
+    a checksum over both would check nothing.
     """
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -11,6 +11,8 @@ import torch
 def generate_text_simple(model, idx, max_new_tokens, context_size):
     """Append the most probable token, max_new_tokens times, computing every token anew at each step.
 
+    As in the book it runs in the mode that the model is in: call model.eval() first.
+
     Input: idx (B, T) integers; context_size, how many of the last tokens the model reads
     Output: (B, T + max_new_tokens)
     """
@@ -26,7 +28,8 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
 
     Up to context_length tokens a step reads one new token. Past it the window moves on: the model reads the last
     context_length tokens, each at a new position, so the cache is of no use and every step computes all of them.
-    A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early.
+    A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early. Dropout is off while
+    it writes; afterwards the model's mode is what it was.
 
     Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
@@ -39,18 +42,23 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     limit, cache = model.config.context_length, model.new_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
     unread = token_ids[:, -limit:]                                                    # (B, T) or its last `limit`
-    for _ in range(max_new_tokens):
-        if cache and cache[0].length + unread.shape[1] > limit:
-            cache = None
-        hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)      # (B, T, C)
-        logits = model.out_head(hidden[:, -1])                                        # (B, V): the head reads one position
-        unread = choose(logits, temperature, top_k, top_p, generator)                 # (B, 1)
-        if stop is not None:
-            unread = unread.masked_fill(stopped, stop)
-            stopped |= unread == stop
-        token_ids = torch.cat([token_ids, unread], dim=1)                             # (B, T + 1)
-        if stop is not None and stopped.all():
-            break
+    was_training = model.training
+    model.eval()    # dropout has no part in the choice
+    try:
+        for _ in range(max_new_tokens):
+            if cache and cache[0].length + unread.shape[1] > limit:
+                cache = None
+            hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)  # (B, T, C)
+            logits = model.out_head(hidden[:, -1])                                    # (B, V), of one position each
+            unread = choose(logits, temperature, top_k, top_p, generator)             # (B, 1)
+            if stop is not None:
+                unread = unread.masked_fill(stopped, stop)
+                stopped |= unread == stop
+            token_ids = torch.cat([token_ids, unread], dim=1)                         # (B, T + 1)
+            if stop is not None and stopped.all():
+                break
+    finally:
+        model.train(was_training)
     return token_ids
 
 
@@ -70,7 +78,7 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
         logits[:, top_k:] = float("-inf")
     probabilities = logits.softmax(dim=-1)                                            # (B, V)
     if top_p is not None:
-        before = probabilities.cumsum(dim=-1) - probabilities                         # (B, V): reached without this token
+        before = probabilities.cumsum(dim=-1) - probabilities                         # (B, V), without the token itself
         probabilities[before >= top_p] = 0.0
     return order.gather(1, torch.multinomial(probabilities, 1, generator=generator))  # (B, 1)
 

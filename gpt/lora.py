@@ -62,6 +62,7 @@ class LinearWithLoRA(nn.Module):
 
     Input: x (..., in)
     Output: (..., out)
+    Raises: RuntimeError in training while merged, where A and B would get no gradient and silently stay as they are
     """
 
     def __init__(self, linear, rank, alpha, **options):
@@ -70,11 +71,14 @@ class LinearWithLoRA(nn.Module):
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha, **options)
         self.lora.to(linear.weight)                                  # the linear layer's device and dtype
         self.register_buffer("original", None, persistent=False)     # the weight before merging, while merged
+        self.train(linear.training)                                  # a new module trains, and would drop out
 
     def forward(self, x):
-        if self.original is not None:
-            return self.linear(x)
-        return self.linear(x) + self.lora(x)                                          # (..., out)
+        if self.original is None:
+            return self.linear(x) + self.lora(x)                                      # (..., out)
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError("this layer is merged, so its A and B cannot train: unmerge first, or call eval()")
+        return self.linear(x)                                                         # (..., out)
 
     @torch.no_grad()
     def merge(self):
@@ -106,27 +110,29 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
     if any(True for _ in lora_layers(model)):
         raise ValueError("this model has LoRA layers already: a second injection would wrap a wrapped layer")
     found = _find_linears(model, targets)
-    model.requires_grad_(False)
+    layers = {name: LinearWithLoRA(linear, rank, alpha, scale=scale, init=init, dropout=dropout, generator=generator)
+              for name, (_, _, linear) in found.items()}
+    model.requires_grad_(False)    # the LoRAs are not in it yet; and an error in making them has changed nothing
     shared = {}
-    for name, (parent, child, linear) in found.items():
-        layer = LinearWithLoRA(linear, rank, alpha, scale=scale, init=init, dropout=dropout, generator=generator)
+    for name, (parent, child, _) in found.items():
         if share_a and child in TOGETHER:
-            layer.lora.A = shared.setdefault(name.rpartition(".")[0], layer.lora.A)
-        setattr(parent, child, layer)
+            layers[name].lora.A = shared.setdefault(parent, layers[name].lora.A)
+        setattr(parent, child, layers[name])
     return len(found)
 
 
 def _find_linears(model, targets):
     """The linear layers to replace: {name: (parent, child's name, layer)}; see replace_linear_with_lora."""
-    owners = [id(p) for module in model.modules() for p in module.parameters(recurse=False)]
+    places = [module for _, module in model.named_modules(remove_duplicate=False)]    # one layer used twice: two places
+    owners = [id(p) for module in places for p in module.parameters(recurse=False)]
     found, unmatched = {}, set(targets or ())
     for name, layer in model.named_modules():
         matches = {t for t in targets or () if f".{name}".endswith(f".{t}")}
         if not isinstance(layer, nn.Linear) or not name or (targets is not None and not matches):
             continue
         if owners.count(id(layer.weight)) > 1:
-            raise ValueError(f"{name} is tied: its weight is another module's too (GPT-2's head is its token embedding). "
-                             f"Swap the head first, or inject into model.trf_blocks only")
+            raise ValueError(f"{name} is tied: its weight stands in another place too (GPT-2's head is its token "
+                             f"embedding). Swap the head first, or inject into model.trf_blocks only")
         parent, _, child = name.rpartition(".")
         found[name] = (model.get_submodule(parent), child, layer)
         unmatched -= matches

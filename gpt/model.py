@@ -91,7 +91,7 @@ class GPTModel(nn.Module):
     def __init__(self, config, generator=None):
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):    # torch's own draws are thrown away
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):    # what torch draws here is not kept
             self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
             self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
             self.drop_emb = nn.Dropout(config.drop_rate)
@@ -127,7 +127,7 @@ class GPTModel(nn.Module):
         if T < 1 or start + T > limit:
             raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "
                              f"(context_length); cut the text or generate in a window")
-        if token_ids.min() < 0 or token_ids.max() >= vocab:
+        if token_ids.min() < 0 or token_ids.max() >= vocab:    # a GPU would crash later, or read zeros
             raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
                              f"has 0 to {vocab - 1}: is this text from another tokenizer?")
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)

@@ -136,7 +136,7 @@ def open_checkpoint(directory_or_prefix):
     prefix = prefix / "model.ckpt" if prefix.is_dir() else prefix
     index, path = read_index(f"{prefix}.index"), f"{prefix}.data-00000-of-00001"
     try:
-        data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": what is written to an array never reaches the file
+        data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": writing to an array never reaches the file
         end = 0    # of the tensors so far: the next must begin here
         for name, entry in sorted(index.items(), key=lambda item: item[1].offset):
             if entry.offset != end:

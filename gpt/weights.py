@@ -1,7 +1,7 @@
 """Weights from files: OpenAI's, Hugging Face's, the book's and our own -> a GPTModel.
 
-Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each is
-strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it.
+Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each
+is strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it.
 
 Read along: chapters/04_weights.py. Their names and shapes: gpt/layouts.py. OpenAI's format: gpt/tf_checkpoint.py.
 """
