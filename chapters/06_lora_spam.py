@@ -12,6 +12,7 @@ import sys
 
 import torch
 from book import answer, figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+from torch.utils.data import DataLoader
 
 from gpt.adapters import load_adapter, save_adapter
 from gpt.baselines import baseline_table
@@ -27,17 +28,18 @@ from gpt.model import GPTModel
 from gpt.plots import plot_accuracies, plot_values
 from gpt.spam import LABELS, SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import gpt2_tokenizer
-from gpt.train import calc_loss_loader, classifier_loss, train
+from gpt.train import calc_loss_loader, classifier_loss, train, warmup_then_cosine
 
-QUICK = dict(epochs=2)
-FULL = dict(epochs=6)
-RECIPES = {
-    "default": dict(learning_rate=1e-3, weight_decay=0.0, scale="alpha/r", init=None),
-    "blog": dict(learning_rate=5e-5, weight_decay=0.1, scale="alpha", init="blog"),
+QUICK, FULL = dict(epochs=1), {}
+RECIPES = {    # the default's settings had the lowest validation loss on mini, mean of seeds 123, 1 and 2
+    "default": dict(epochs=3, learning_rate=5e-4, warmup=20, weight_decay=0.0, scale="alpha/r", init=None),
+    "blog": dict(epochs=6, learning_rate=5e-5, warmup=None, weight_decay=0.1, scale="alpha", init="blog"),
 }
 PUBLISHED = {"train": 1.0, "validation": 0.9664, "test": 0.98}    # Raschka 2024, appendix E, 6 epochs of 124M
 args = start(__doc__, QUICK, FULL, "--model", "--weights", "--recipe", "--epochs", "--resume", "--text", "--adapter")
 recipe, RANK, ALPHA, BATCH_SIZE, names = RECIPES[args.recipe], 16, 16, 8, list(LABELS)
+epochs = args.epochs or recipe["epochs"]
+CONTEXT = 256    # tokens that mini can read; of 5,574 messages one has 257, and loses the last
 tokenizer = gpt2_tokenizer()
 
 if args.text is not None:    # not a lesson, only an answer
@@ -94,19 +96,16 @@ section("6.4  The messages")
 # Ours keeps every message of the file, keeps near-copies of a message in one split, and pads a batch to its longest
 # message. The blog's loses two messages to quotation marks, tests on copies of training messages, and pads all to 120.
 
-file, rows = fetch("sms"), {}
 if args.recipe == "blog":
-    splits = random_split(create_balanced_dataset(read_sms(file, blog=True)), 0.7, 0.1)
+    splits = random_split(create_balanced_dataset(read_sms(fetch("sms"), blog=True)), 0.7, 0.1)
     train_set = SpamDataset(splits[0], tokenizer)
-    data = [train_set] + [SpamDataset(split, tokenizer, train_set.max_length) for split in splits[1:]]
-    train_loader = SeededLoader(train_set, BATCH_SIZE, args.seed)
-    fixed_order = [torch.utils.data.DataLoader(dataset, BATCH_SIZE) for dataset in data]
-    pad_to = train_set.max_length
+    pad_to, train_loader = train_set.max_length, SeededLoader(train_set, BATCH_SIZE, args.seed)
+    loaders = [DataLoader(SpamDataset(split, tokenizer, pad_to), BATCH_SIZE) for split in splits]
 else:
-    messages = create_balanced_dataset(read_sms(file), random_state=args.seed)
-    splits, pad_to = split_without_leaks(messages, 0.7, 0.1, seed=args.seed), None
-    train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, context_length=256, seed=args.seed)
-    fixed_order = [BatchesByLength(split, tokenizer, BATCH_SIZE, context_length=256) for split in splits]
+    messages = create_balanced_dataset(read_sms(fetch("sms")), random_state=args.seed)
+    splits = split_without_leaks(messages, 0.7, 0.1, seed=args.seed)
+    pad_to, train_loader = None, BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT, seed=args.seed)
+    loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, CONTEXT) for split in splits]
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
 
@@ -122,27 +121,29 @@ replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, R
 model.to(args.device)
 print(f"{weights}: {trainable_report(model)}")
 if args.recipe == "default":
-    predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(fixed_order[1], model, args.device), 0.001)
+    predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(loaders[1], model, args.device), 0.001)
 
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe["learning_rate"],
                               weight_decay=recipe["weight_decay"])
+schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if recipe["warmup"] else None
 
 
 def note_losses(progress):
-    if (progress.step - 1) % 50 == 0:
-        losses = [calc_loss_loader(loader, model, args.device, 5) for loader in (train_loader, fixed_order[1])]
+    """Twice an epoch: the loss of the validation messages, and of the training messages of their number of batches."""
+    if (progress.step - 1) % (len(train_loader) // 2) == 0:
+        losses = [calc_loss_loader(loader, model, args.device, len(loaders[1])) for loader in (train_loader, loaders[1])]
         progress.history.append({"step": progress.step, "seen": progress.seen, "losses": losses})
 
 
 def note_accuracy(progress):
-    accuracy = calc_accuracy_loader(fixed_order[1], model, args.device)
+    accuracy = calc_accuracy_loader(loaders[1], model, args.device)
     print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
 
 
 folder = run_folder(args)
-identity = dict(recipe=args.recipe, weights=weights, seed=args.seed, epochs=args.epochs, rank=RANK, alpha=ALPHA)
+identity = dict(recipe=args.recipe, weights=weights, seed=args.seed, epochs=epochs, rank=RANK, alpha=ALPHA)
 checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, resume=args.resume)
-progress = train(model, train_loader, classifier_loss, optimizer, args.epochs, device=args.device,
+progress = train(model, train_loader, classifier_loss, optimizer, epochs, device=args.device, schedule=schedule,
                  after_step=note_losses, after_epoch=note_accuracy, checkpoint=checkpoint)
 model.eval()
 print(f"{progress.step} steps in {progress.seconds:.0f} s")
@@ -154,10 +155,11 @@ section("6.6  Is it any good?")
 
 baselines = baseline_table(*splits)
 accuracies = {split: calc_accuracy_loader(loader, model, args.device)
-              for split, loader in zip(("train", "validation", "test"), fixed_order)}
-labels, logits = predict_logits(model, fixed_order[2], args.device)
+              for split, loader in zip(("train", "validation", "test"), loaders)}
+labels, logits = predict_logits(model, loaders[2], args.device)
 test_report = classification_report(labels, logits.softmax(dim=-1), names)
 ours = f"GPT-2 {weights}, LoRA"
+rows = {}
 for row in [*baselines, {"name": ours, **accuracies}]:
     low, high = wilson_interval(round(row["test"] * len(labels)), len(labels))
     print(f"{row['name']:30} train {row['train']:7.2%}   validation {row['validation']:7.2%}   "
@@ -175,7 +177,7 @@ section("6.7  Merge: the correction disappears into the weight")
 
 before = {name: p.detach().clone() for name, p in model.named_parameters()}
 merge_lora(model)
-_, merged = predict_logits(model, fixed_order[2], args.device)
+_, merged = predict_logits(model, loaders[2], args.device)
 predict("merged answers equal to 1e-3", True, torch.allclose(merged, logits, rtol=1e-3, atol=1e-3))
 unmerge_lora(model)
 predict("tensors changed after unmerging", 0, sum(not torch.equal(p, before[n]) for n, p in model.named_parameters()))
@@ -188,7 +190,7 @@ save_adapter(model, adapter_file, base=weights, labels=names, pad_to=pad_to)
 print(f"{adapter_file}: {adapter_file.stat().st_size / 1e6:.1f} MB")
 fresh, _ = load_weights(args)
 load_adapter(fresh.to(args.device), adapter_file)
-_, reloaded = predict_logits(fresh, fixed_order[2], args.device)
+_, reloaded = predict_logits(fresh, loaders[2], args.device)
 predict("the reloaded adapter changes an answer by", 0.0, (reloaded - logits).abs().max().item())
 texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now to claim.",
          "Are we still on for dinner tonight? I can bring the wine."]
@@ -201,11 +203,11 @@ steps = [note["step"] for note in progress.history]
 figure(plot_values([step / len(train_loader) for step in steps], [note["seen"] for note in progress.history],
                    *zip(*(note["losses"] for note in progress.history))), folder, "06_losses")
 figure(plot_accuracies([(name, *row) for name, row in rows.items()],
-                       f"{len(labels)} test messages, {args.recipe} recipe"), folder, "06_accuracy")
+                       f"What LoRA has to beat, on {len(labels)} test messages"), folder, "06_accuracy")
 trainable, total = count_parameters(model)
 report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.recipe == "blog" else "leak-free",
        n_train=len(splits[0]), n_validation=len(splits[1]), n_test=len(splits[2]), trainable_parameters=trainable,
-       total_parameters=total, epochs=args.epochs, seconds_training=progress.seconds,
+       total_parameters=total, epochs=epochs, seconds_training=progress.seconds,
        seconds_evaluating=progress.seconds_evaluating, peak_memory_bytes=peak_memory(args.device),
        **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
        baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))

@@ -6,7 +6,6 @@ Importing it puts the repository root on the path, so that a chapter finds gpt/ 
 import argparse
 import inspect
 import json
-import math
 import os
 import platform
 import sys
@@ -44,24 +43,27 @@ def start(doc, quick, full, *flags):
     """Read the command line, seed torch and choose a device; in a notebook every flag has its default.
 
     Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, those of FLAGS
-    Output: a namespace with the flags, the settings of quick or full, device, and chapter (the file's stem)
+    Output: a namespace with the flags, the settings of quick or full, device, and chapter: its file's stem, or "notebook"
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
+    size = parser.add_mutually_exclusive_group()    # --quick --full: a minute's training would become the shipped mini
+    size.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
     parser.add_argument("--seed", type=int, default=123, help="of initialisation, data order and sampling")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     for flag in flags:
-        parser.add_argument(flag, **FLAGS[flag])
-    args = parser.parse_args([] if "ipykernel" in sys.modules else None)
+        (size if flag == "--full" else parser).add_argument(flag, **FLAGS[flag])
+    notebook = "ipykernel" in sys.modules
+    args = parser.parse_args([] if notebook else None)
     args.quick = args.quick or not getattr(args, "full", True)
     for name, value in (quick if args.quick else full).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    args.model = "mini" if args.quick else _model_name(getattr(args, "model", "mini"), parser)
-    args.device, args.chapter = _device(args.device), Path(inspect.stack()[1].filename).stem
+    model = _model_name(getattr(args, "model", "mini"), parser)
+    args.model, args.device = "mini" if args.quick else model, _device(args.device)
+    args.chapter = "notebook" if notebook else Path(inspect.stack()[1].filename).stem
     torch.manual_seed(args.seed)
     sys.excepthook = _say_how_to_go_on
     return args
@@ -84,7 +86,7 @@ def _device(asked):
 
 def _say_how_to_go_on(kind, error, traceback):
     if kind is KeyboardInterrupt:
-        print(f"\n{error or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(error) or 'stopped'}", file=sys.stderr)
         sys.exit(130)    # what a shell expects after Ctrl-C
     sys.__excepthook__(kind, error, traceback)
 
@@ -146,8 +148,8 @@ def predict(what, predicted, measured, tolerance=0.0):
     Input: predicted, measured: numbers, or anything that can be compared; tolerance, relative to the prediction
     Raises: AssertionError
     """
-    if isinstance(predicted, (int, float)):
-        good = math.isclose(predicted, measured, rel_tol=tolerance, abs_tol=0.0)
+    if isinstance(predicted, (int, float)) and not isinstance(predicted, bool):
+        good = abs(measured - predicted) <= tolerance * abs(predicted)
         line = f"{what}: predicted {_number(predicted)}, measured {_number(measured)}"
     else:
         good, line = predicted == measured, f"{what}: predicted {predicted}, measured {measured}"

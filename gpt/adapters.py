@@ -59,7 +59,7 @@ def fingerprint(model):
 
 
 def _plain_tensors(model):
-    """The parameters under the names that they have without LoRA, as they were before merging; a tied head is not one."""
+    """The parameters under the names that they have without LoRA, as they were before merging; no tied head."""
     tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
     tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
                 if layer.original is not None}
@@ -165,8 +165,6 @@ def _check_tensors(model, adapter, tensors, file):
         if wanted.setdefault(owner, A) != A:
             raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
         wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
-    if (adapter.pad_to or 0) > model.config.context_length:
-        raise ValueError(f"{file}: padded to {adapter.pad_to} tokens, the model reads {model.config.context_length}")
     for name in sorted(wanted.keys() | tensors.keys()):
         want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
         have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"

@@ -3,9 +3,9 @@
 Read along: chapters/04_weights.py.
 """
 
-import pickle
 import time
-from dataclasses import asdict
+import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from gpt.files import written_whole
 
 
 class Checkpoint:
-    """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the state of every
-    random generator, the counters and the history. Frozen parameters are not in it: they come from the base.
+    """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the state of
+    torch's random generators, the counters and the history. Frozen parameters are not in it: they come from the base.
 
     The loader is not in it either: its order must depend on its seed and the epoch alone (`set_epoch`).
 
@@ -26,8 +26,8 @@ class Checkpoint:
 
     def __init__(self, path, model, optimizer, identity, *, generators=(), resume=False, every=30.0):
         self.path, self.model, self.optimizer = Path(path), model, optimizer
-        self.identity, self.generators, self.resume, self.every = identity, generators, resume, every
-        self.saved_at = time.monotonic()
+        self.identity = {key: repr(value) for key, value in identity.items()}    # any value, as text
+        self.generators, self.resume, self.every, self.saved_at = generators, resume, every, time.monotonic()
 
     def save(self, progress, now=False):
         """Write the run's state, whole or not at all, if `every` seconds have passed or it is asked for `now`."""
@@ -38,33 +38,44 @@ class Checkpoint:
                  "random": self._random_states()}
         with written_whole(self.path) as temporary:
             torch.save(state, temporary)
+            torch.load(temporary, weights_only=True, mmap=True)    # what `restore` would refuse never becomes the file
         self.saved_at = time.monotonic()
 
-    def restore(self):
+    def restore(self, progress):
         """Put the saved run back into model, optimizer and generators, in place; bit for bit on a CPU.
 
-        Output: the progress that was saved, as a dict; {} where there is nothing to go on from
+        Output: the progress that was saved, or the `progress` given where there is nothing to go on from
         Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters
         """
         if not self.resume or not self.path.exists():
-            return {}
+            return progress
+        state = self._read()
+        self._check(state["identity"], state["parameters"])
+        self._put_back(state)
+        return replace(progress, **state["progress"])
+
+    def _read(self):
+        """What `save` wrote. A pickle can call any function when it is read; weights_only=True admits plain values only."""
         try:
+            with zipfile.ZipFile(self.path) as file:
+                damaged = file.testzip()    # torch.load compares no checksums
+            if damaged:
+                raise ValueError(f"{damaged} has another checksum")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            self._check(state["identity"], state["parameters"])
-            self._put_back(state)
-            return state["progress"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is not a whole checkpoint ({error}): start without --resume") from error
+            return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random")}
+        except Exception as error:          # damage shows in a dozen ways
+            raise ValueError(f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume") from error
 
     def _check(self, identity, parameters):
         for key in sorted(self.identity.keys() | identity.keys()):
-            if self.identity.get(key) != identity.get(key):
-                raise ValueError(f"{self.path} is of another run: its {key} is {identity.get(key)!r}, here it is "
-                                 f"{self.identity.get(key)!r}; take the same options, or start without --resume")
-        here = {name: tuple(p.shape) for name, p in self._trainable().items()}
-        there = {name: tuple(p.shape) for name, p in parameters.items()}
+            here, there = self.identity.get(key, "not given"), identity.get(key, "not given")
+            if here != there:
+                raise ValueError(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
+                                 f"take the same options, or start without --resume")
+        here, there = ({name: (tuple(p.shape), p.dtype) for name, p in tensors.items()}
+                       for tensors in (self._trainable(), parameters))
         if here != there:
-            name = sorted(here.items() ^ there.items())[0][0]
+            name = min(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
             raise ValueError(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
                              f"was the code changed in between?")
 

@@ -91,24 +91,28 @@ class TextWindows:
 
     Each epoch starts its cuts at another offset, so that a token is seen at other positions too. `batches` ends an epoch
     early.
+
+    rows: for each batch of this epoch, the places in the text where its windows begin
     """
 
     def __init__(self, tokens, window, batch_size, seed=0, batches=None):
         if len(tokens) < 2 * window + 1:
             raise ValueError(f"{len(tokens)} tokens are too few for windows of {window}: at least {2 * window + 1}")
-        self.tokens, self.window, self.batch_size, self.seed, self.epoch = tokens, window, batch_size, seed, 0
+        self.tokens, self.window, self.batch_size, self.seed = tokens, window, batch_size, seed
         self.count = (len(tokens) - 1) // window - 1    # one fewer than fit, which leaves room for the offset
         self.batches = min(batches or self.count, math.ceil(self.count / batch_size))
+        self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self.epoch = epoch
+        """Fix the cuts and the order of an epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        offset = int(torch.randint(self.window, (), generator=generator))
+        starts = offset + self.window * torch.randperm(self.count, generator=generator)
+        self.rows = [batch.tolist() for batch in starts.split(self.batch_size)[:self.batches]]
 
     def __len__(self):
         return self.batches
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        offset = int(torch.randint(self.window, (), generator=generator))
-        starts = offset + self.window * torch.randperm(self.count, generator=generator)
-        for batch in starts.split(self.batch_size)[:self.batches]:
-            yield self.tokens[batch[:, None] + torch.arange(self.window + 1)].long()   # (B, T + 1)
+        for starts in self.rows:
+            yield self.tokens[torch.tensor(starts)[:, None] + torch.arange(self.window + 1)].long()    # (B, T + 1)

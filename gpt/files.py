@@ -10,7 +10,8 @@ from pathlib import Path
 def written_whole(path):
     """Write to the temporary path that is handed out; it takes the name `path` only when the block ends without error.
 
-    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed.
+    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed or the power
+    is cut.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")
@@ -21,7 +22,9 @@ def written_whole(path):
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)    # mkstemp's files are for their owner alone
+        with open(name, "rb+") as file:
+            os.fsync(file.fileno())    # the content reaches the disk before the name does
+        os.chmod(name, 0o644)          # mkstemp's files are for their owner alone
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -27,8 +27,8 @@ TOGETHER = ("W_query", "W_key", "W_value")    # they read the same x, so they ca
 class LoRALayer(nn.Module):
     """The correction: x -> scale * (x A) B, of rank r at most.
 
-    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for the
-    number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: at first nothing changes.
+    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for
+    the number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: at first nothing changes.
 
     Input: x (..., in)
     Output: (..., out)

@@ -55,10 +55,14 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
 
     Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws
     Output: a scalar in nats a token
+    Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
     Source: Jean et al. 2015, section 3; Horvitz and Thompson 1952 for the weights 1 / pi_v
     """
     hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
     targets = token_ids[:, 1:].flatten()                                              # (N,)
+    unknown = targets[unigram[targets] == 0]
+    if len(unknown):
+        raise ValueError(f"token {unknown[0]} is in the batch and its share in unigram is 0: was another text counted?")
     draws = torch.multinomial(unigram, samples, replacement=True, generator=generator)
     candidates, where = torch.cat([targets, draws]).unique(return_inverse=True)       # (S,), (N + samples,)
     where = where[:len(targets), None]                                                # (N, 1)

@@ -91,7 +91,7 @@ class GPTModel(nn.Module):
     def __init__(self, config, generator=None):
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):    # what torch draws here is not kept
+        with torch.random.fork_rng(devices=[]):    # the layers' own first weights are not kept
             self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
             self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
             self.drop_emb = nn.Dropout(config.drop_rate)

@@ -33,7 +33,7 @@ def byte_alphabet():
 def read_ranks(vocab_bpe):
     """The ids of all byte strings: 0..255 for single bytes, then one id for each line of the file.
 
-    A line "Ġ t" says: a space followed by a t is one token. Its rank is its id, and merging takes the lowest rank first.
+    A line "Ġ t" says: a space and a t make one token. Its rank is its id, and merging takes the lowest rank first.
 
     Input: vocab_bpe, the text of the file; its first line is a version
     Output: dict from bytes to id, 50,256 entries

@@ -4,67 +4,46 @@ Read along: chapters/04_weights.py (text), chapters/05_spam_classifier.py (class
 """
 
 import math
-import signal
-import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from tqdm import tqdm
 
 from gpt.classify import calc_accuracy_loader, class_logits, predict_logits, to_device
 from gpt.losses import class_loss
-
-
-@dataclass
-class Progress:
-    """How far a run has come, and what it saw on the way."""
-
-    epoch: int = 0                     # the epoch under way, the first is 0
-    batch: int = 0                     # batches of it that are done
-    step: int = 0                      # optimizer steps in all
-    seen: int = 0                      # rows in all
-    seconds: float = 0.0               # spent in training steps
-    seconds_evaluating: float = 0.0    # spent in after_step and after_epoch
-    history: list = field(default_factory=list)    # what after_step and after_epoch noted
+from gpt.progress import Progress, finishing_the_step, look, rest_of_epoch, save_or_stop, stop_if_not_finite
 
 
 def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None,
           after_step=None, after_epoch=None, checkpoint=None):
     """Go through the loader `epochs` times, one step of the optimizer for each batch.
 
-    Input: loss_fn(model, batch) -> scalar; schedule(step) -> what to multiply each learning rate by; clip, the largest
-        norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to add to
-        progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from
+    Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> what to multiply each learning rate by; clip, the
+        largest norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to
+        add to progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows;
         KeyboardInterrupt after Ctrl-C, once the step under way is done and saved
     """
-    progress = Progress(**(checkpoint.restore() if checkpoint else {}))
+    progress = checkpoint.restore(Progress()) if checkpoint else Progress()
     model.train()
-    with finishing_the_step() as stop, progress_bar(progress.step, epochs * len(loader)) as bar:
-        for epoch in range(progress.epoch, epochs):
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
-            for batch in islice(loader, progress.batch, None):
+    bar = tqdm(initial=progress.step, total=epochs * len(loader), unit="step", disable=None, leave=False)
+    with finishing_the_step() as stop, bar:
+        while progress.epoch < epochs:
+            for batch in rest_of_epoch(loader, progress):
                 started = time.perf_counter()
-                set_learning_rates(optimizer, schedule, progress.step)
+                if schedule:
+                    set_learning_rates(optimizer, schedule(progress.step))
                 loss = training_step(model, to_device(batch, device), loss_fn, optimizer, clip)
-                if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss} at step {progress.step}, {batch_rows(loader, progress)}: "
-                                             f"nothing was updated; is the learning rate too high?")
-                count(progress, batch, time.perf_counter() - started)
-                look(progress, after_step)
-                bar.update()
+                stop_if_not_finite(loss, progress, loader)
+                progress.count(batch, time.perf_counter() - started)
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if checkpoint:
-                    checkpoint.save(progress, now=stop.is_set())
-                if stop.is_set():
-                    raise KeyboardInterrupt(f"stopped after step {progress.step}")
-            progress.epoch, progress.batch = epoch + 1, 0
-            look(progress, after_epoch)
+                bar.update()
+                look(after_step, progress, model, loader)
+                save_or_stop(progress, checkpoint, stop.is_set())
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            look(after_epoch, progress, model, loader)
+            save_or_stop(progress, checkpoint, stop.is_set())
     if checkpoint:
         checkpoint.save(progress, now=True)
     return progress
@@ -83,10 +62,10 @@ def training_step(model, batch, loss_fn, optimizer, clip=None):
     return value
 
 
-def set_learning_rates(optimizer, schedule, step):
-    """Each parameter group gets its first learning rate times schedule(step), in place."""
+def set_learning_rates(optimizer, factor):
+    """Each parameter group gets its first learning rate times `factor`, in place."""
     for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (schedule(step) if schedule else 1.0)
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def warmup_then_cosine(warmup, total, last=0.0):
@@ -97,54 +76,6 @@ def warmup_then_cosine(warmup, total, last=0.0):
         fall = min(1.0, (step - warmup) / max(1, total - warmup))
         return last + (1 - last) * (1 + math.cos(math.pi * fall)) / 2
     return factor
-
-
-def count(progress, batch, seconds):
-    """Note in `progress` that a batch is done."""
-    progress.batch, progress.step = progress.batch + 1, progress.step + 1
-    progress.seen += len(batch if torch.is_tensor(batch) else batch[0])
-    progress.seconds += seconds
-
-
-def look(progress, hook):
-    """Call after_step or after_epoch, its time kept apart from the training's."""
-    started = time.perf_counter()
-    if hook:
-        hook(progress)
-    progress.seconds_evaluating += time.perf_counter() - started
-
-
-def batch_rows(loader, progress):
-    """Which rows of the data the batch under way holds, in words."""
-    rows = getattr(loader, "rows", None)
-    return f"rows {rows[progress.batch]}" if rows else f"batch {progress.batch} of epoch {progress.epoch}"
-
-
-def progress_bar(done, total):
-    """A tqdm bar on a terminal, nothing elsewhere."""
-    return tqdm(initial=done, total=total, unit="step", disable=None, leave=False)
-
-
-@contextmanager
-def finishing_the_step():
-    """Within the block Ctrl-C does not break off a step half done: it sets the event that is handed out.
-
-    A second Ctrl-C breaks off at once. Only the main thread may change what a signal does.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_ctrl_c(number, frame):
-        signal.signal(signal.SIGINT, before)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_ctrl_c)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def classifier_loss(model, batch):

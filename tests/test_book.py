@@ -1,0 +1,282 @@
+"""chapters/book.py: what every chapter relies on, and what its reader sees."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from gpt.attention import MultiHeadAttention
+from gpt.classify import swap_head
+from gpt.config import GPT2_SIZES
+from gpt.download import DownloadError
+from gpt.model import GELU
+
+sys.path.insert(0, str(ROOT / "chapters"))
+import book  # noqa: E402  (the path comes first)
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Calls book.start as a chapter that was given these words on its command line."""
+    def call(*words, flags=tuple(book.FLAGS), doc="6  A chapter", quick=None, full=None):
+        monkeypatch.setattr(sys, "argv", ["06_chapter.py", *words])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        return book.start(doc, quick or {}, full or {}, *flags)
+    return call
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+# Flags
+
+def test_quick_and_full_choose_the_settings_and_the_command_line_wins(start):
+    settings = dict(quick=dict(epochs=2, rows=10), full=dict(epochs=6, rows=None))
+    for words, expected in {(): (2, 10), ("--quick",): (2, 10), ("--full",): (6, None)}.items():
+        args = start(*words, **settings)
+        assert (args.epochs, args.rows) == expected, f"{words}: a chapter that has --full is quick without it"
+    chapter_6 = dict(settings, flags=("--epochs", "--model"))
+    assert start(**chapter_6).epochs == 6 and start("--quick", **chapter_6).epochs == 2
+    assert start("--epochs", "9", **chapter_6).epochs == 9 and start("--quick", "--epochs", "0", **chapter_6).epochs == 0
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
+    (["--qiuck"], "unrecognized arguments: --qiuck"),
+    (["quick"], "unrecognized arguments: quick"),
+    (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
+    (["--recipe", "blogs"], "--recipe: invalid choice: 'blogs'.*default.*blog"),
+    (["--quick", "--full"], "not allowed with argument --quick"),
+    (["--model", "125M"], "--model 125M: one of gpt2-small.*mini"),
+    (["--quick", "--model", "125M"], "--model 125M"),
+    (["--model", "gpt2"], "--model gpt2: one of")])
+def test_a_word_that_is_misspelled_stops_the_chapter_and_says_why(start, capsys, words, complaint):
+    with pytest.raises(SystemExit) as stopped:
+        start(*words)
+    assert stopped.value.code == 2 and re.search(complaint, capsys.readouterr().err)
+
+
+def test_a_flag_that_a_chapter_has_no_use_for_is_misspelled_too(start, capsys):
+    with pytest.raises(SystemExit):
+        start("--recipe", "blog", flags=("--model",))
+    assert "unrecognized arguments: --recipe" in capsys.readouterr().err
+
+
+def test_help_is_the_chapters_own_text(start, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        start("--help", doc="6  LoRA: 100 % of it\n\nRun: python x.py\nTime: 30 s")
+    out = capsys.readouterr().out
+    assert stopped.value.code == 0 and "6  LoRA: 100 % of it\n\nRun: python x.py\nTime: 30 s\n" in out, "reflowed?"
+    for name in ["--quick", "--seed", "--device", *book.FLAGS]:
+        assert name in out
+
+
+@pytest.mark.parametrize("asked, name", [("124M", "gpt2-small (124M)"), ("355m", "gpt2-medium (355M)"),
+                                         ("XL", "gpt2-xl (1558M)"), *((name, name) for name in GPT2_SIZES)])
+def test_a_model_goes_by_its_name_or_a_part_of_it(start, asked, name):
+    assert start("--full", "--model", asked).model == name
+    assert start("--quick", "--model", asked).model == "mini", "--quick asks no site for weights"
+
+
+def test_the_seed_fixes_torchs_random_numbers(start):
+    draws = []
+    for words in ([], ["--seed", "123"], ["--seed", "7"]):
+        start(*words)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_notebook_takes_the_defaults(start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    args = start("-f", "/run/user/kernel-1.json")    # what Jupyter puts on the command line
+    assert (args.chapter, args.seed, args.quick) == ("notebook", 123, True), "each cell would be another chapter"
+
+
+def test_a_run_has_a_folder_of_its_own(start, data):
+    folders = [book.run_folder(start(*words)) for words in (
+        ["--full"], ["--quick"], ["--full", "--recipe", "blog"], ["--full", "--seed", "7"], ["--full", "--model", "355M"],
+        ["--full", "--weights", "random"])]
+    assert len(set(folders)) == 6, "two different runs would overwrite each other's results"
+    assert folders[0] == data / "runs" / "test_book" / "gpt2-small-default-full-seed123"
+    assert folders[5].name == "gpt2-small-untrained-default-full-seed123"
+
+
+# What a chapter prints
+
+def test_show_prints_the_place_and_the_source_as_they_are(capsys):
+    for thing, path in ((MultiHeadAttention.forward, "gpt/attention.py"), (swap_head, "gpt/classify.py"),
+                        (GELU, "gpt/model.py")):
+        book.show(thing)
+        place, source = capsys.readouterr().out.split("\n", 1)
+        name, line = place.split(":")
+        assert name == path
+        lines = (ROOT / path).read_text(encoding="utf-8").split("\n")[int(line) - 1:]
+        shown = source.rstrip("\n").split("\n")
+        indent = len(lines[0]) - len(lines[0].lstrip())
+        assert shown == [line[indent:] for line in lines[:len(shown)]], f"{place} is not where this source stands"
+        assert shown[0].startswith(("def ", "class ")) and not lines[len(shown)], "cut short?"
+
+
+@pytest.mark.parametrize("predicted, measured, tolerance", [
+    (124_439_808, 124_439_808, 0.0), (0.0, 0.0, 0.0), (10.8, 10.9, 0.01), (-2.0, -2.1, 0.06), ([1, 2], [1, 2], 0.0),
+    (True, True, 0.0), ("ham", "ham", 0.0)])
+def test_a_prediction_that_holds_is_printed_beside_its_measurement(capsys, predicted, measured, tolerance):
+    book.predict("it", predicted, measured, tolerance)
+    expected = f"{predicted:,}" if type(predicted) is int else f"{predicted}"
+    assert capsys.readouterr().out.startswith(f"it: predicted {expected.removesuffix('.0')}, measured ")
+
+
+@pytest.mark.parametrize("predicted, measured, tolerance", [
+    (124_439_808, 124_439_809, 0.0), (0.0, 1e-12, 0.0), (0.0, 1e-12, 0.5), (1.0, 1.105, 0.1), (1.0, 0.895, 0.1),
+    (0.6931, math.nan, 0.5), (0.6931, math.inf, 0.5), ([1, 2], [1, 3], 0.5), (True, False, 1.0), ("ham", "spam", 1.0)])
+def test_a_prediction_that_fails_stops_the_chapter(capsys, predicted, measured, tolerance):
+    with pytest.raises(AssertionError, match=r"it: predicted .*, measured .*should differ"):
+        book.predict("it", predicted, measured, tolerance)
+    assert "it: predicted" in capsys.readouterr().out, "the reader sees both numbers before the chapter stops"
+
+
+def test_a_section_is_a_heading(capsys):
+    book.section("6.1  Small")
+    assert capsys.readouterr().out == "\n6.1  Small\n----------\n"
+
+
+# Weights
+
+def test_weights_that_cannot_be_had_are_replaced_by_mini_and_one_line_says_so(start, capsys, monkeypatch):
+    def unreachable(name):
+        if name != "mini":
+            raise DownloadError("openaipublic: no route to host\nhuggingface.co: 403")
+        return "mini's weights"
+
+    monkeypatch.setattr(book, "load_gpt2", unreachable)
+    args = start("--full", "--model", "124M")
+    assert book.load_weights(args) == ("mini's weights", "mini")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "*** gpt2-small (124M) cannot be had here, so this run uses mini. ***"
+    assert said[1:] == ["openaipublic: no route to host", "huggingface.co: 403"], "the reader is not told why"
+    assert book.run_folder(args).name.startswith("mini-"), "the results of mini would be filed as those of 124M"
+
+
+def test_damaged_weights_are_an_error_and_not_replaced(start, monkeypatch):
+    def damaged(name):
+        raise ValueError("model/wte: its checksum differs")
+
+    monkeypatch.setattr(book, "load_gpt2", damaged)
+    with pytest.raises(ValueError, match="checksum"):
+        book.load_weights(start("--full"))
+
+
+def test_random_weights_are_untrained_and_the_seeds_own(start, monkeypatch):
+    monkeypatch.setattr(book, "load_gpt2", None)    # must not be called
+    (one, name), (again, _), (other, _) = (book.load_weights(start("--quick", "--weights", "random", "--seed", seed))
+                                           for seed in ("1", "1", "2"))
+    assert name == "mini, untrained (seed 1)" and not one.training
+    assert torch.equal(one.tok_emb.weight, again.tok_emb.weight)
+    assert not torch.equal(one.tok_emb.weight, other.tok_emb.weight)
+    assert math.isclose(one.tok_emb.weight.std().item(), 0.02, rel_tol=0.02)
+
+
+def test_a_question_without_an_adapter_says_what_to_run_first(start, data):
+    with pytest.raises(SystemExit, match="no adapter yet.*without --text first"):
+        book.answer(start("--text", "hello"), None)
+
+
+# Results
+
+def test_results_are_written_whole_or_not_at_all(start, data, capsys):
+    args = start("--quick", "--seed", "7")
+    folder = book.run_folder(args)
+    book.report(folder, args, test_accuracy=0.97, words="naïve")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["test_accuracy"] == 0.97 and results["words"] == "naïve"
+    assert {"chapter", "seed", "device", "torch"} <= results.keys() and results["seed"] == 7
+    assert f"results: {folder / 'results.json'}" in capsys.readouterr().out
+    with pytest.raises(TypeError):
+        book.report(folder, args, test_accuracy=torch.zeros(1))
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == results, "half a file took its place"
+    assert [path.name for path in folder.iterdir()] == ["results.json"]
+
+
+def test_figures_are_written_whole_or_not_at_all(data, capsys):
+    def savefig(file, format, dpi):
+        file.write_bytes(b"half of a picture")
+        if fail:
+            raise OSError("no space left on device")
+
+    for fail in (False, True):
+        try:
+            book.figure(SimpleNamespace(savefig=savefig), data, "06_losses")
+        except OSError:
+            assert fail
+    assert [path.name for path in data.iterdir()] == ["06_losses.png"], "a broken figure was left, or a whole one lost"
+    assert capsys.readouterr().out == f"figure: {data / '06_losses.png'}\n"
+
+
+def test_peak_memory_is_in_bytes():
+    if os.name != "nt":
+        model_and_torch = book.peak_memory(torch.device("cpu"))
+        assert 1e8 < model_and_torch < 1e11, "kilobytes on Linux, bytes on macOS"
+
+
+# A chapter as a process
+
+CHAPTER = f'''"""0  A chapter that trains"""
+import sys, time
+sys.path[:0] = [{str(ROOT / "chapters")!r}, {str(ROOT / "tests")!r}]
+from book import run_folder, start
+from tiny_run import finish, new_run
+args = start(__doc__, {{}}, {{}}, "--resume")
+
+def look(progress):
+    print("step", progress.step, flush=True)
+    time.sleep(0 if args.resume else 0.2)
+
+finish(new_run(run_folder(args) / "checkpoint.pt", resume=args.resume, every=3600), after_step=look)
+print("done")
+'''
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot be sent Ctrl-C there")
+def test_ctrl_c_stops_a_chapter_with_what_to_type_and_that_is_true(tmp_path):
+    chapter = tmp_path / "00_chapter.py"
+    chapter.write_text(CHAPTER, encoding="utf-8")
+    command, environment = [sys.executable, str(chapter)], dict(os.environ, GPT_DATA_DIR=str(tmp_path))
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
+    while run.stdout.readline() != "step 2\n":
+        assert run.poll() is None, run.stderr.read()
+    run.send_signal(signal.SIGINT)
+    rest, said = run.communicate()
+    last = int((rest.split() or ["2"])[-1])
+    file = tmp_path / "runs" / "00_chapter" / "mini-default-full-seed123" / "checkpoint.pt"
+    assert said == f"\nstopped after step {last}: the same command with --resume goes on from {file}\n", "a traceback?"
+    assert run.returncode == 130, "a shell script would go on as if nothing had happened"
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, encoding="utf-8", env=environment, check=True)
+    assert resumed.stdout.splitlines()[0] == f"step {last + 1}" and resumed.stdout.endswith("done\n")
+
+
+def test_an_error_in_a_chapter_is_shown_as_python_shows_it_and_ctrl_c_is_not(start, capsys):
+    start()
+    with pytest.raises(SystemExit) as stopped:
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert stopped.value.code == 130 and capsys.readouterr().err == "\nstopped\n"
+    sys.excepthook(ValueError, ValueError("its checksum differs"), None)
+    assert "ValueError: its checksum differs" in capsys.readouterr().err
+
+
+def test_importing_the_book_needs_no_screen_and_finds_gpt():
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTHONPATH")}
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'chapters')!r}); import book, gpt.plots, matplotlib; " \
+             f"print(matplotlib.get_backend())"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", env=environment, cwd="/")
+    assert run.stdout.strip().lower() == "agg", run.stderr

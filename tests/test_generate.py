@@ -1,0 +1,266 @@
+"""gpt/generate.py against loops that keep nothing, and its draws against distributions made by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gpt.config import GPTConfig
+from gpt.generate import choose, generate, generate_text_simple
+from gpt.model import GPTModel
+
+WINDOW = 24    # small_model's context_length
+
+SETTINGS = {
+    "greedy": dict(temperature=0.0),
+    "sampled": dict(temperature=1.0),
+    "all at once": dict(temperature=0.8, top_k=20, top_p=0.9),
+}
+
+
+@pytest.fixture
+@torch.no_grad()
+def talkative_model(small_model):
+    """Matrices 20 times as large as an untrained model's, which repeats its last token whatever came before."""
+    for parameter in small_model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(20)
+    return small_model.double()
+
+
+class Counter(nn.Module):
+    """Stands in for a model and always counts on: after token 3 its most probable one is 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = GPTConfig(vocab_size=12, context_length=8, emb_dim=12)
+        self.tok_emb, self.out_head = nn.Embedding(12, 12), nn.Identity()
+
+    def new_cache(self):
+        return None
+
+    def hidden(self, token_ids, cache):
+        return 50 * F.one_hot((token_ids + 1) % 12, 12).float()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def prompts(*shape):
+    return torch.randint(101, shape, generator=seeded())
+
+
+@torch.no_grad()
+def from_scratch(model, token_ids, max_new_tokens, generator, **settings):
+    """Every step reads the last WINDOW tokens anew and scores all of them."""
+    for _ in range(max_new_tokens):
+        token = choose(model(token_ids[:, -WINDOW:])[:, -1], generator=generator, **settings)
+        token_ids = torch.cat([token_ids, token], dim=1)
+    return token_ids
+
+
+# ---- the loop and the cache -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("length", [1, 5, WINDOW - 1, WINDOW, WINDOW + 1, 40])
+def test_with_the_cache_every_token_is_the_one_without_it(talkative_model, length, settings):
+    ids = prompts(2, length)    # 30 more tokens: all of these cross the end of the window or begin beyond it
+    text = generate(talkative_model, ids, 30, generator=seeded(), **settings)
+    assert torch.equal(text, from_scratch(talkative_model, ids, 30, seeded(), **settings))
+    assert torch.equal(text[:, :length], ids), "the text begins with its prompt"
+    assert min(len(set(row[length:].tolist())) for row in text) > 5, "too monotonous a text to prove anything"
+
+
+def test_the_simple_loop_appends_the_most_probable_token(talkative_model):
+    ids = prompts(2, 5)
+    text = generate_text_simple(talkative_model, ids, 30, context_size=9)
+    for row in text:
+        for t in range(5, 35):
+            logits = talkative_model(row[None, max(0, t - 9):t])[0, -1]
+            assert row[t] == logits.argmax(), "does it read the last context_size tokens, and the last position?"
+    assert torch.equal(text[:, :5], ids) and text.shape == (2, 35)
+
+
+def test_a_step_reads_one_token_and_scores_one_position_until_the_window_is_full(small_model):
+    read, scored = [], []
+    small_model.trf_blocks[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    small_model.out_head.register_forward_hook(lambda _, args, out: scored.append((args[0].shape, out.requires_grad)))
+    generate(small_model, prompts(2, 20), 8)
+    assert read == [20, 1, 1, 1, 1, WINDOW, WINDOW, WINDOW]
+    assert scored == [((2, 30), False)] * 8, "the head over all positions, or gradients, would cost V numbers a token"
+
+
+def test_past_the_window_only_its_last_tokens_count(talkative_model):
+    ids = prompts(2, 40)
+    other = ids.clone()
+    other[:, :16] = (ids[:, :16] + 1) % 101
+    assert torch.equal(generate(talkative_model, ids, 10)[:, 40:], generate(talkative_model, other, 10)[:, 40:])
+
+
+def test_a_row_does_not_depend_on_its_neighbours(talkative_model):
+    ids = prompts(4, 6)
+    together = generate(talkative_model, ids, 25, stop=7)
+    for i, row in enumerate(ids):
+        alone = generate(talkative_model, row[None], 25, stop=7)[0]
+        assert torch.equal(together[i, :len(alone)], alone)
+
+
+def test_lists_and_tensors_are_the_same_prompts_and_stay_as_they_are(talkative_model):
+    ids = prompts(2, 5)
+    before = ids.clone()
+    assert torch.equal(generate(talkative_model, ids, 4), generate(talkative_model, ids.tolist(), 4))
+    assert torch.equal(ids, before) and torch.equal(generate(talkative_model, ids, 0), ids)
+
+
+def test_dropout_is_off_while_it_writes_and_the_models_mode_stays():
+    model = GPTModel(GPTConfig(101, WINDOW, 30, 5, 3, drop_rate=0.5), seeded())
+    in_training = generate(model, prompts(1, 5), 30, temperature=1.0, generator=seeded())
+    assert model.training, "training would go on without dropout"
+    model.eval()
+    assert torch.equal(in_training, generate(model, prompts(1, 5), 30, temperature=1.0, generator=seeded()))
+    assert not model.training
+
+
+# ---- stopping ---------------------------------------------------------------------------------------------------
+
+def test_each_row_stops_for_itself_and_the_batch_when_all_have():
+    text = generate(Counter(), [[1], [3], [4]], 10, stop=5)
+    assert text.tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 5, 5], [4, 5, 5, 5, 5]]
+
+
+def test_without_a_stop_token_a_text_has_the_length_asked_for():
+    assert generate(Counter(), [[1], [3]], 4).tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]]
+    assert generate(Counter(), [[1], [3]], 4, stop=9).tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]]
+
+
+def test_a_stop_token_in_the_prompt_stops_nothing():
+    assert generate(Counter(), [[5, 1]], 3, stop=5).tolist() == [[5, 1, 2, 3, 4]]
+
+
+def test_token_0_can_be_the_stop_token():
+    assert generate(Counter(), [[10]], 5, stop=0).tolist() == [[10, 11, 0]], "`if stop` takes 0 for no stop token"
+
+
+# ---- choosing ---------------------------------------------------------------------------------------------------
+
+PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15])    # by rank: 1, 3, 4, 2, 0
+DRAWS = 20_000
+
+
+def frequencies(probabilities, **settings):
+    """How often each token is drawn in DRAWS draws."""
+    draws = choose(probabilities.log().expand(DRAWS, -1), generator=seeded(), **{"temperature": 1.0} | settings)
+    return draws.flatten().bincount(minlength=len(probabilities))
+
+
+def assert_drawn_from(probabilities, counts):
+    """Pearson's chi-square has mean n - 1 and variance 2 (n - 1) over n possible tokens: allow five deviations."""
+    assert not counts[probabilities == 0].any(), "a token was drawn that should have been cut off"
+    counts, expected = counts[probabilities > 0], DRAWS * probabilities[probabilities > 0]
+    freedom = len(counts) - 1
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi_square <= freedom + 5 * math.sqrt(2 * freedom), f"drawn {counts.tolist()}, expected {expected.tolist()}"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_with_the_softmax_of_the_divided_scores(temperature):
+    expected = PROBABILITIES ** (1 / temperature)    # softmax(log p / temperature), before it is scaled to sum 1
+    assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, temperature=temperature))
+
+
+def test_temperature_0_takes_the_most_probable_token_and_so_does_a_very_low_one():
+    logits = torch.randn(50, 101, generator=seeded())
+    best = logits.argmax(dim=-1, keepdim=True)
+    assert torch.equal(choose(logits), best) and torch.equal(choose(logits, temperature=1e-4), best)
+    assert not torch.equal(choose(logits, temperature=100.0, generator=seeded()), best)
+
+
+@pytest.mark.parametrize("k, kept", [(1, [1]), (2, [1, 3]), (3, [1, 3, 4]), (5, range(5)), (99, range(5))])
+def test_top_k_draws_from_the_k_most_probable_in_proportion(k, kept):
+    expected = torch.tensor([p if token in kept else 0.0 for token, p in enumerate(PROBABILITIES.tolist())])
+    assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, top_k=k))
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_top_k_keeps_exactly_k_of_equals(k):
+    counts = frequencies(torch.full((8,), 1 / 8), top_k=k)
+    assert (counts > 0).sum() == k, "`logits < kth` lets all that equal the k-th through"
+
+
+@pytest.mark.parametrize("p, kept", [(0.001, [1]), (0.39, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 3, 4]),
+                                     (0.86, [1, 2, 3, 4]), (0.96, range(5)), (1.0, range(5))])
+def test_top_p_draws_from_the_smallest_set_that_reaches_p(p, kept):
+    expected = torch.tensor([p if token in kept else 0.0 for token, p in enumerate(PROBABILITIES.tolist())])
+    assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, top_p=p))
+
+
+def test_top_p_is_a_share_of_what_top_k_left():
+    counts = frequencies(torch.tensor([0.4, 0.3, 0.2, 0.1]), top_k=2, top_p=0.5)
+    assert counts.tolist() == [DRAWS, 0, 0, 0], "after top_k=2 the first token has 4/7, and 4/7 alone reaches 0.5"
+
+
+def test_top_p_is_taken_after_the_temperature():
+    counts = frequencies(torch.tensor([0.4, 0.3, 0.2, 0.1]), temperature=0.25, top_p=0.7)
+    assert counts.tolist() == [DRAWS, 0, 0, 0], "at temperature 1/4 the first token has 0.72"
+
+
+def test_each_row_is_cut_and_drawn_by_its_own_scores():
+    rows = torch.stack([PROBABILITIES, PROBABILITIES.flip(0)]).log()
+    assert choose(rows, temperature=1.0, top_p=0.3).tolist() == [[1], [3]]
+    assert choose(rows, temperature=1.0, top_k=1).tolist() == choose(rows).tolist() == [[1], [3]]
+
+
+def test_choosing_leaves_the_scores_as_they_are():
+    logits = PROBABILITIES.log()[None]
+    choose(logits, temperature=0.7, top_k=2, top_p=0.5)
+    assert torch.equal(logits, PROBABILITIES.log()[None])
+
+
+# ---- randomness -------------------------------------------------------------------------------------------------
+
+def test_a_generator_fixes_the_text_and_leaves_torchs_own_alone(talkative_model):
+    def text(seed):
+        return generate(talkative_model, prompts(2, 5), 20, temperature=1.0, generator=seeded(seed))
+
+    before = torch.random.get_rng_state()
+    assert torch.equal(text(1), text(1)) and not torch.equal(text(1), text(2))
+    assert torch.equal(torch.random.get_rng_state(), before), "sampling changed what else is drawn in this program"
+
+
+def test_without_a_generator_torchs_seed_fixes_the_text_and_moves_on(talkative_model):
+    torch.manual_seed(1)
+    first, second = (generate(talkative_model, prompts(1, 5), 20, temperature=1.0) for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(generate(talkative_model, prompts(1, 5), 20, temperature=1.0), first)
+    assert not torch.equal(first, second), "a second text must not be the first one again"
+
+
+# ---- errors -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ids, reason", [
+    ([[1, 2, 3], [4, 5], [6]], r"one length, got \[1, 2, 3\]"),
+    ([], r"one length, got \[\]"),
+    ([[]], r"at least one token, got \(1, 0\)"),
+    (torch.zeros(1, 0, dtype=torch.long), r"at least one token, got \(1, 0\)"),
+    (torch.zeros(3, dtype=torch.long), r"shape \(B, T\) .* got \(3,\)"),
+    ([[1, 101]], "the vocabulary has 0 to 100"),
+    ([[1, -1]], "between -1 and 1, the vocabulary has 0 to 100"),
+])
+def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
+    with pytest.raises(ValueError, match=reason):
+        generate(small_model, ids, 3)
+
+
+@pytest.mark.parametrize("settings, reason", [
+    (dict(max_new_tokens=-1), "got -1 and 0.0"),
+    (dict(max_new_tokens=3, temperature=-0.5), "got 3 and -0.5"),
+    (dict(max_new_tokens=3, temperature=1.0, top_k=0), "got 0 and None"),
+    (dict(max_new_tokens=3, temperature=1.0, top_p=0.0), "got None and 0.0"),
+    (dict(max_new_tokens=3, temperature=1.0, top_p=1.5), "got None and 1.5"),
+])
+def test_settings_that_leave_nothing_to_choose_from_are_an_error(small_model, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        generate(small_model, [[1, 2]], **settings)

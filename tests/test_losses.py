@@ -1,0 +1,188 @@
+"""gpt/losses.py against all logits at once, sums written out in Python, and averages over many draws."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gpt.config import GPTConfig
+from gpt.losses import class_loss, cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
+from gpt.model import GPTModel
+
+V, N = 101, 2 * 9    # of small_model, and of the batch below
+
+
+@pytest.fixture
+def token_ids():
+    return torch.randint(V, (2, 10), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def trained_model(small_model):
+    """One that has opinions: fresh weights give every token nearly the same score."""
+    with torch.no_grad():
+        small_model.tok_emb.weight.mul_(20)
+    return small_model
+
+
+def full_loss(model, token_ids):
+    return F.cross_entropy(model(token_ids[:, :-1]).flatten(0, 1), token_ids[:, 1:].flatten())
+
+
+def gradients(model, loss):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+class FixedHidden(nn.Module):
+    """A model whose text does not matter: position n knows the n-th row of `vectors`."""
+
+    def __init__(self, vectors, head):
+        super().__init__()
+        self.vectors, self.out_head = vectors, nn.Linear(*head.T.shape, bias=False)
+        self.out_head.weight = nn.Parameter(head)
+
+    def hidden(self, token_ids):
+        return self.vectors[None]    # (1, N, C)
+
+
+# All tokens
+
+def test_cross_entropy_by_hand_is_torchs():
+    logits = 30 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 4, 2, 2, 1, 3, 0])
+    assert torch.allclose(cross_entropy_by_hand(logits, targets), F.cross_entropy(logits, targets))
+    huge = cross_entropy_by_hand(1000 + logits, targets)
+    assert torch.allclose(huge, F.cross_entropy(logits, targets), atol=1e-3), "exp(1000) is infinite"
+
+
+@pytest.mark.parametrize("chunk", [1, 7, N, 1000])
+def test_chunks_change_neither_the_loss_nor_a_gradient(trained_model, token_ids, chunk):
+    expected, loss = full_loss(trained_model, token_ids), next_token_loss(trained_model, token_ids, chunk)
+    assert torch.allclose(loss, expected, rtol=1e-5), "is the last chunk, which is shorter, weighted like the others?"
+    assert torch.allclose(gradients(trained_model, loss), gradients(trained_model, expected), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(next_token_loss(trained_model, token_ids, chunk), expected, rtol=1e-5)
+
+
+def test_the_target_of_a_token_is_the_one_after_it(trained_model):
+    echo = torch.full((1, 9), 7)
+    echo[0, -1] = 8    # the model has seen 7 alone; only the last target differs
+    with torch.no_grad():
+        scores = trained_model(echo[:, :-1]).log_softmax(dim=-1)[0]
+        expected = -(scores[:-1, 7].sum() + scores[-1, 8]) / 8
+        assert torch.allclose(next_token_loss(trained_model, echo), expected), "are the targets not shifted by one?"
+
+
+def test_the_head_never_makes_more_than_one_chunk_of_logits(trained_model, token_ids):
+    rows, kept = [], []
+    trained_model.out_head.register_forward_hook(lambda head, inputs, logits: rows.append(logits.shape[:-1].numel()))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        loss = next_token_loss(trained_model, token_ids, chunk=4)
+    assert rows == [4, 4, 4, 4, 2]
+    assert not [shape for shape in kept if len(shape) == 2 and shape[0] <= 4 and shape[1] == V], \
+        "the logits of every chunk are kept for the backward pass: where is checkpoint()?"
+    loss.backward()
+    assert sum(rows) == 2 * N and max(rows) == 4, "in training each chunk is computed twice, and never all at once"
+    rows.clear()
+    with torch.no_grad():
+        next_token_loss(trained_model, token_ids, chunk=4)
+    assert sum(rows) == N, "without gradients once is enough"
+
+
+@pytest.mark.parametrize("loss_fn", [
+    next_token_loss,
+    lambda model, ids: sampled_softmax_loss(model, ids, torch.full((2000,), 1 / 2000), 1000,
+                                            torch.Generator().manual_seed(0))])
+def test_an_untrained_model_knows_nothing(loss_fn):
+    config = GPTConfig(vocab_size=2000, context_length=16, emb_dim=32, n_heads=4, n_layers=2)
+    model = GPTModel(config, torch.Generator().manual_seed(0))
+    ids = torch.randint(2000, (8, 17), generator=torch.Generator().manual_seed(1))
+    assert math.isclose(loss_fn(model, ids).item(), math.log(2000), rel_tol=0.02), "the first loss is ln V"
+
+
+def test_the_class_loss_of_equal_scores_is_ln_k():
+    assert math.isclose(class_loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])).item(), math.log(3), rel_tol=1e-6)
+
+
+# A sample of the tokens
+
+def sampled(model, token_ids, unigram, samples, seed=0):
+    return sampled_softmax_loss(model, token_ids, unigram, samples, torch.Generator().manual_seed(seed))
+
+
+def test_with_every_token_certain_to_be_drawn_the_estimate_is_the_loss(trained_model, token_ids):
+    expected = full_loss(trained_model, token_ids)
+    loss = sampled(trained_model, token_ids, torch.full((V,), 1 / V), 40 * V)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.allclose(gradients(trained_model, loss), gradients(trained_model, expected), rtol=1e-4, atol=1e-6)
+
+
+def test_the_estimate_is_the_sum_of_its_formula(trained_model, token_ids, monkeypatch):
+    unigram = torch.arange(1.0, V + 1) / torch.arange(1.0, V + 1).sum()
+    draws = torch.tensor([3, 3, 50, 99, int(token_ids[0, 1])])    # one twice, one that is a target as well
+    monkeypatch.setattr(torch, "multinomial", lambda *args, **options: draws)
+    loss = sampled(trained_model, token_ids, unigram, samples=5)
+    targets = token_ids[:, 1:].flatten().tolist()
+    scores = trained_model(token_ids[:, :-1]).flatten(0, 1).double().tolist()
+    pi = [1 - (1 - q) ** (N + 5) for q in unigram.double().tolist()]
+    by_hand = 0.0
+    for row, y in zip(scores, targets):
+        others = {*targets, *draws.tolist()} - {y}
+        z = math.exp(row[y]) + sum(math.exp(row[v]) / pi[v] for v in others)
+        by_hand += (math.log(z) - row[y]) / N
+    assert math.isclose(loss.item(), by_hand, rel_tol=1e-5), \
+        "a token drawn twice counts once, each other one 1 / pi, and the target, which is certain to be there, 1"
+
+
+def test_over_many_draws_the_estimate_of_z_is_right():
+    generator = torch.Generator().manual_seed(0)
+    vectors, head = torch.randn(1, 6, generator=generator), torch.randn(60, 6, generator=generator)
+    unigram = torch.arange(1.0, 61) / torch.arange(1.0, 61).sum()
+    model, scores = FixedHidden(vectors, head), (vectors @ head.T)[0]
+    with torch.no_grad():
+        losses = torch.stack([sampled_softmax_loss(model, torch.tensor([[0, 17]]), unigram, 100, generator)
+                              for _ in range(1000)])
+    estimates = (losses + scores[17]).exp() / scores.exp().sum()    # of Z, its true value being 1
+    error = estimates.std() / math.sqrt(len(estimates))
+    assert error < 0.01 and abs(estimates.mean() - 1) < 0.01 + 4 * error, \
+        f"Z comes out {estimates.mean():.3f} times what it is: are the candidates not weighted by 1 / pi?"
+
+
+def test_its_gradient_points_where_the_full_one_does(trained_model, token_ids):
+    exact = gradients(trained_model, full_loss(trained_model, token_ids))
+    unigram = torch.arange(1.0, V + 1) / torch.arange(1.0, V + 1).sum()
+    mean = sum(gradients(trained_model, sampled(trained_model, token_ids, unigram, 60, seed)) for seed in range(30))
+    assert F.cosine_similarity(mean, exact, dim=0) > 0.95
+
+
+def test_a_token_that_makes_up_the_whole_text_has_weight_1(trained_model):
+    unigram = torch.zeros(V)
+    unigram[7] = 1.0
+    assert sampled(trained_model, torch.full((1, 6), 7), unigram, 4).item() == 0.0, "one candidate alone is certain"
+
+
+def test_a_target_that_the_text_never_held_is_an_error_and_not_nan(trained_model):
+    unigram = torch.full((V,), 1 / (V - 1))
+    unigram[9] = 0.0
+    assert sampled(trained_model, torch.tensor([[9, 5, 6]]), unigram, 50).isfinite(), "9 is read, not predicted"
+    with pytest.raises(ValueError, match="token 9 .*share.* is 0"):
+        sampled(trained_model, torch.tensor([[5, 9, 6]]), unigram, 50)
+
+
+def test_the_generator_alone_decides_the_draws(trained_model, token_ids):
+    unigram, state = torch.full((V,), 1 / V), torch.get_rng_state()
+    one, again, other = (sampled(trained_model, token_ids, unigram, 30, seed) for seed in (1, 1, 2))
+    assert one == again and one != other
+    assert torch.equal(torch.get_rng_state(), state), "torch's global generator was drawn from: dropout would change"
+
+
+def test_in_bfloat16_the_sum_over_candidates_stays_in_float32(trained_model, token_ids):
+    unigram = torch.full((V,), 1 / V)
+    with torch.autocast("cpu", torch.bfloat16):
+        for loss_fn in (next_token_loss, lambda model, ids: sampled(model, ids, unigram, 200)):
+            loss = loss_fn(trained_model, token_ids)
+            assert loss.dtype == torch.float32, "nats with three digits: were the logits not made float32?"
+    with torch.no_grad():
+        assert torch.allclose(loss, sampled(trained_model, token_ids, unigram, 200), rtol=0.01)
