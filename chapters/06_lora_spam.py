@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 
 from gpt.adapters import load_adapter, save_adapter
 from gpt.baselines import baseline_table
+from gpt.batches import BatchesByLength, SeededLoader, padding_share
 from gpt.checkpoint import Checkpoint
 from gpt.classify import calc_accuracy_loader, classify, predict_logits, swap_head
 from gpt.config import GPT2_SIZES
 from gpt.download import fetch
 from gpt.lora import (LinearWithLoRA, LoRALayer, count_parameters, merge_lora, replace_linear_with_lora,
                       trainable_report, unmerge_lora)
-from gpt.batches import BatchesByLength, SeededLoader, padding_share
 from gpt.metrics import classification_report, format_report, wilson_interval
 from gpt.model import GPTModel
 from gpt.plots import plot_accuracies, plot_values
@@ -56,10 +56,12 @@ B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # (r, out) = (1, 4)
 dW = A @ B                                         # (in, out) = (4, 4)
 print(dW)
 predict("rank of dW", 1, int(torch.linalg.matrix_rank(dW)))
+#> rank of dW: predicted 1, measured 1
 
 # dW need not be formed at all: x (A B) and (x A) B are the same, and the second makes x thin first.
 x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
 predict("(x A) B", (x @ dW).tolist(), ((x @ A) @ B).tolist())
+#> (x A) B: predicted [[1.0, 0.0, 2.0, -1.0]], measured [[1.0, 0.0, 2.0, -1.0]]
 
 # %%
 section("6.2  The update starts as nothing")
@@ -71,6 +73,7 @@ show(LinearWithLoRA.forward)
 linear = torch.nn.Linear(4, 4)
 with_lora = LinearWithLoRA(linear, rank=1, alpha=1)
 predict("a fresh LoRA changes the answer by", 0.0, (with_lora(x) - linear(x)).abs().max().item())
+#> a fresh LoRA changes the answer by: predicted 0, measured 0
 
 # %%
 section("6.3  How many numbers is that?")
@@ -83,13 +86,18 @@ with torch.device("meta"):
     full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
     swap_head(full_size, 2)
     predict("124M with a head for 2 classes", 124_439_808 + 2 * (C + 1), count_parameters(full_size)[0])
+    #> 124M with a head for 2 classes: predicted 124,441,346, measured 124,441,346
     full_size.requires_grad_(False)
     predict("trainable when all is frozen", 0, count_parameters(full_size)[0])
+    #> trainable when all is frozen: predicted 0, measured 0
     replace_linear_with_lora(full_size, RANK, ALPHA)
 predict("the blog's LoRA", LAYERS * block + RANK * (C + 2), count_parameters(full_size)[0])
+#> the blog's LoRA: predicted 2,666,528, measured 2,666,528
 print(trainable_report(full_size))
+#> trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978
 print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: "
       f"{LAYERS * block + 2 * (C + 1):,}")
+    #> ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: 2,655,746
 
 # %%
 section("6.4  The messages")
@@ -108,6 +116,7 @@ else:
     loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, CONTEXT) for split in splits]
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
+    #> 1,045 messages to train on, 149 to choose settings, 300 to test; 7.9% of the training tokens are padding
 
 # %%
 section("6.5  Train")
@@ -120,6 +129,7 @@ replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, R
                          init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))
 model.to(args.device)
 print(f"{weights}: {trainable_report(model)}")
+#> mini: trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
 if args.recipe == "default":
     predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(loaders[1], model, args.device), 0.001)
 
@@ -181,6 +191,7 @@ _, merged = predict_logits(model, loaders[2], args.device)
 predict("merged answers equal to 1e-3", True, torch.allclose(merged, logits, rtol=1e-3, atol=1e-3))
 unmerge_lora(model)
 predict("tensors changed after unmerging", 0, sum(not torch.equal(p, before[n]) for n, p in model.named_parameters()))
+#> tensors changed after unmerging: predicted 0, measured 0
 
 # %%
 section("6.8  Carry it away")
@@ -192,6 +203,7 @@ fresh, _ = load_weights(args)
 load_adapter(fresh.to(args.device), adapter_file)
 _, reloaded = predict_logits(fresh, loaders[2], args.device)
 predict("the reloaded adapter changes an answer by", 0.0, (reloaded - logits).abs().max().item())
+#> the reloaded adapter changes an answer by: predicted 0, measured 0
 texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now to claim.",
          "Are we still on for dinner tonight? I can bring the wine."]
 for text, (label, probability) in zip(texts, classify(fresh, texts, tokenizer, names, pad_to)):

@@ -1,14 +1,20 @@
 """A GPT-2 written by hand, and LoRA to fine-tune it.
 
-Reading order: config, tokenizer, attention, model, generate, losses, train, checkpoint, tf_checkpoint, weights,
-download, spam, classify, metrics, baselines, lora, adapters, plots.
+Reading order:
+    the model       config, tokenizer, attention, model, generate
+    its training    losses, corpus, train, progress, checkpoint
+    its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
+    the messages    download, assets, http_get, spam, batches, classify, metrics, baselines
+    LoRA            lora, adapters
+    helpers         files, plots
 
 Shape letters, the same in every file:
-
     B  messages (rows) in a batch        T  tokens in a row (the longest row of the batch)
-    C  channels, emb_dim                 H  attention heads        D  channels of one head, D = C / H
+    S  tokens that attention looks at    C  channels, emb_dim
+    H  attention heads                   D  channels of one head, D = C / H
     V  vocabulary, vocab_size            F  hidden channels of the feed-forward layer, F = 4 C
     r  rank of a LoRA update             K  classes
+    N  all tokens or messages of a set, laid end to end
 
 A line that changes a shape ends with the new one: `# (B, H, T, D)`.
 """

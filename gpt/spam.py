@@ -4,7 +4,6 @@ Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spa
 Raschka 2024, section 6.2, for what is called the blog's way here.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np

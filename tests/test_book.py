@@ -252,7 +252,8 @@ def test_ctrl_c_stops_a_chapter_with_what_to_type_and_that_is_true(tmp_path):
     chapter = tmp_path / "00_chapter.py"
     chapter.write_text(CHAPTER, encoding="utf-8")
     command, environment = [sys.executable, str(chapter)], dict(os.environ, GPT_DATA_DIR=str(tmp_path))
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment,
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while run.stdout.readline() != "step 2\n":
         assert run.poll() is None, run.stderr.read()
     run.send_signal(signal.SIGINT)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gpt.classify import (calc_accuracy_loader, class_logits, classify, evaluating, predict_logits, swap_head)
+from gpt.classify import calc_accuracy_loader, class_logits, classify, evaluating, predict_logits, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import count_parameters
 from gpt.losses import class_loss

@@ -42,6 +42,14 @@ def classifier(small_model):
     return small_model
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own reaction to Ctrl-C, even where a script runs these tests in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def sgd(model, rate=1.0):
     return torch.optim.SGD(model.parameters(), lr=rate)
 
@@ -313,13 +321,10 @@ def test_afterwards_ctrl_c_means_what_it_meant_before(classifier):
 @not_on_windows
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
 def test_a_program_with_its_own_ctrl_c_keeps_it(handler):
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with finishing_the_step() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGINT) is handler and not stop.is_set()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, handler)
+    with finishing_the_step() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is handler and not stop.is_set()
 
 
 def test_training_works_in_a_thread_where_no_signal_may_be_changed():
