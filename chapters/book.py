@@ -98,8 +98,8 @@ def load_weights(args):
         return model.eval(), f"{args.model}, untrained (seed {args.seed})"
     try:
         return load_gpt2(args.model), args.model
-    except DownloadError as error:
-        print(f"*** {args.model} cannot be had here, so this run uses mini. ***\n{error}")
+    except DownloadError:    # fetch has printed each source and its reason
+        print(f"*** {args.model} cannot be had here, so this run uses mini (by hand: data/README.md). ***")
         args.model = "mini"
         return load_gpt2("mini"), "mini"
 

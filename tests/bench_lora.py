@@ -1,7 +1,7 @@
 """How long an epoch of LoRA takes and how much memory: ours, the book's own code, Hugging Face's. Not a test.
 
-Run: python tests/bench_lora.py            a sample of each epoch's batches, each three times
-     python tests/bench_lora.py --epoch    every batch, once
+Run: python tests/bench_lora.py            a sample of each epoch's batches, each three times; some minutes
+     python tests/bench_lora.py --epoch    every batch, once; three times as long
 
 The contenders (lora_contenders.py) fine-tune on the same 1,045 messages: the book's training split. Each is a process
 of its own, so that its peak memory is its own, and they take turns step by step, so that whatever else the machine

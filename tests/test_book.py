@@ -163,8 +163,7 @@ def test_weights_that_cannot_be_had_are_replaced_by_mini_and_one_line_says_so(st
     args = start("--full", "--model", "124M")
     assert book.load_weights(args) == ("mini's weights", "mini")
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "*** gpt2-small (124M) cannot be had here, so this run uses mini. ***"
-    assert said[1:] == ["openaipublic: no route to host", "huggingface.co: 403"], "the reader is not told why"
+    assert said == ["*** gpt2-small (124M) cannot be had here, so this run uses mini (by hand: data/README.md). ***"]
     assert book.run_folder(args).name.startswith("mini-"), "the results of mini would be filed as those of 124M"
 
 
