@@ -134,7 +134,7 @@ if args.recipe == "default":
     predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(loaders[1], model, args.device), 0.001)
 
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe["learning_rate"],
-                              weight_decay=recipe["weight_decay"])
+                              weight_decay=recipe["weight_decay"], fused=True)
 schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if recipe["warmup"] else None
 
 

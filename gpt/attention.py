@@ -51,27 +51,38 @@ def causal_attention_by_hand(query, key, value):
     return weights @ value                                                            # (B, H, T, D)
 
 
-def causal_attention(query, key, value, dropout=0.0):
+def causal_attention(query, key, value, dropout=0.0, at=None):
     """The same numbers as `causal_attention_by_hand` from torch's fused kernel, which never stores the T x S weights.
 
     `is_causal=True` aligns the first query with the first key, so it is right only when there are as many queries as
-    keys. A single new token may look at everything and needs no mask; several new tokens after a cache need one drawn.
+    keys. A single new token may look at everything and needs no mask; several new tokens after a cache need one drawn,
+    and so does a query for one position of each row, which may look at this position and all before it.
 
-    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights
+    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights;
+        at: None, or (B,) the position of each row that its one query, T = 1, stands at
     Output: (B, H, T, D)
     """
     T, S = query.shape[-2], key.shape[-2]
     mask = None
-    if 1 < T < S:
+    if at is not None:
+        mask = (torch.arange(S, device=at.device) <= at[:, None])[:, None, None]      # (B, 1, 1, S), True: may look
+    elif 1 < T < S:
         mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)    # (T, S), True: may look
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=T == S)
+    causal = mask is None and T == S
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+
+
+def pick(x, at):
+    """One position of each row: x (B, T, C), at (B,) -> (B, 1, C)."""
+    return x[torch.arange(len(x), device=x.device), at][:, None]
 
 
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on D = C / H channels, then one linear layer that mixes their answers.
 
-    Input: x (B, T, C); cache: a KVCache to read and extend, or None
-    Output: (B, T, C)
+    Input: x (B, T, C); cache: a KVCache to read and extend, or None; at: None, or (B,) the one position of each row to
+        answer for
+    Output: (B, T, C), or (B, 1, C) with `at`
     Source: Vaswani et al. 2017, section 3.2.2. GPT-2's files hold query, key and value as one matrix c_attn; here
     they are three layers, so that LoRA can be given to each of them alone.
     """
@@ -92,12 +103,12 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x.shape
         return x.view(B, T, self.num_heads, C // self.num_heads).transpose(1, 2)      # (B, H, T, D)
 
-    def forward(self, x, cache=None):
-        query = self.split_heads(self.W_query(x))                                     # (B, H, T, D)
+    def forward(self, x, cache=None, at=None):
+        query = self.split_heads(self.W_query(x if at is None else pick(x, at)))      # (B, H, T, D), T = 1 with `at`
         key = self.split_heads(self.W_key(x))                                         # (B, H, T, D)
         value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
         dropout = self.dropout.p if self.training else 0.0
-        context = causal_attention(query, key, value, dropout)                        # (B, H, T, D)
+        context = causal_attention(query, key, value, dropout, at)                    # (B, H, T, D)
         return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)

@@ -32,7 +32,7 @@ def class_logits(model, batch):
     """The class scores of each message, read where the model has seen all of it.
 
     Attention is causal, so only the last real token knows the whole message, and it never sees the padding to its right.
-    The head runs on that one position of each row.
+    The last block and the head answer for that one position of each row.
 
     Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog
         has it, read at the last position, which is a padding token in all but the longest messages
@@ -40,8 +40,7 @@ def class_logits(model, batch):
     """
     ids, *lengths, _ = batch
     last = lengths[0] - 1 if lengths else torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)  # (B,)
-    rows = torch.arange(len(ids), device=ids.device)                                  # (B,)
-    return model.out_head(model.hidden(ids)[rows, last])                              # (B, K)
+    return model.out_head(model.hidden(ids, at=last)[:, 0])                           # (B, K)
 
 
 def to_device(batch, device):

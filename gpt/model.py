@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt.attention import KVCache, MultiHeadAttention
+from gpt.attention import KVCache, MultiHeadAttention, pick
 
 
 class LayerNorm(nn.Module):
@@ -63,8 +63,8 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer to it.
 
-    Input: x (B, T, C); cache: this block's KVCache, or None
-    Output: (B, T, C)
+    Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to answer for
+    Output: (B, T, C), or (B, 1, C) with `at`
     """
 
     def __init__(self, config):
@@ -75,8 +75,9 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim)
         self.drop_shortcut = nn.Dropout(config.drop_rate)
 
-    def forward(self, x, cache=None):
-        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
+    def forward(self, x, cache=None, at=None):
+        attended = self.att(self.norm1(x), cache, at)
+        x = (x if at is None else pick(x, at)) + self.drop_shortcut(attended)
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
 
 
@@ -133,14 +134,17 @@ class GPTModel(nn.Module):
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
         return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
 
-    def hidden(self, token_ids, cache=None):
+    def hidden(self, token_ids, cache=None, at=None):
         """All but the head: what the model knows at each position, (B, T) -> (B, T, C).
 
-        With a cache (`new_cache`), token_ids are only the tokens that come after those already in it.
+        With a cache (`new_cache`), token_ids are only the tokens that come after those already in it. With `at`, (B,),
+        only one position of each row is answered for, -> (B, 1, C): the last block then leaves out the others, which
+        nobody reads. The blocks before it cannot: their answers at every position are its keys and values.
         """
         x = self.embed(token_ids, start=cache[0].length if cache else 0)              # (B, T, C)
+        last = len(self.trf_blocks) - 1
         for i, block in enumerate(self.trf_blocks):
-            x = block(x, cache[i] if cache else None)
+            x = block(x, cache[i] if cache else None, at if i == last else None)
         return self.final_norm(x)
 
     def forward(self, token_ids):

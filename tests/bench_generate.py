@@ -1,7 +1,7 @@
 """How fast a GPT-2 of 124M loads and writes: with its cache of keys and values, and without. Not a test.
 
 Run: python tests/bench_generate.py                200 tokens each time, some minutes
-     python tests/bench_generate.py --tokens 20    a first impression
+     python tests/bench_generate.py --tokens 20    a first impression; what is wanted is wanted of 200
 
 The weights are random, in a checkpoint of OpenAI's format and size that is written to a temporary folder. The two
 ways of generating take turns, and must choose the same tokens.

@@ -115,7 +115,7 @@ def main():
                 row.measure(turn)
     for row in rows:
         row.pipe.send(None)
-    how = "measured whole" if args.epoch else f"extrapolated from {len(rows[0].sample)} of its batches, {rounds} times each"
+    how = "measured" if args.epoch else f"extrapolated from {len(rows[0].sample)} of its batches, {rounds} times each"
     print(f"threads: {args.threads}; torch {torch.__version__}; an epoch is {how}")
     print_table(rows)
 

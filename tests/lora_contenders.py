@@ -27,7 +27,7 @@ def ours(messages):
     """chapters/06_lora_spam.py: LoRA on the blocks, a new head trained plainly, batches of similar length."""
     model = our_gpt2(zero=True)
     replace_linear_with_lora(model.trf_blocks, RANK, ALPHA)
-    optimizer = torch.optim.AdamW(trainable(model), lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable(model), lr=5e-4, weight_decay=0.0, fused=True)
     batches = BatchesByLength(messages, gpt2_tokenizer(), BATCH_SIZE, seed=SEED)
     return model, batches, lambda batch: training_step(model, batch, classifier_loss, optimizer)
 
@@ -36,7 +36,7 @@ def blog(messages):
     """chapters/06_lora_spam.py --recipe blog: LoRA on everything, all messages padded to the longest of all."""
     model = our_gpt2(zero=False)
     replace_linear_with_lora(model, RANK, ALPHA, scale="alpha", init="blog")
-    optimizer = torch.optim.AdamW(trainable(model), lr=5e-5, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(trainable(model), lr=5e-5, weight_decay=0.1, fused=True)
     batches = SeededLoader(SpamDataset(messages, gpt2_tokenizer()), BATCH_SIZE, SEED)
     return model, batches, lambda batch: training_step(model, batch, classifier_loss, optimizer)
 
@@ -85,7 +85,7 @@ def hugging_face(messages):
     lora = peft.LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=ALPHA, fan_in_fan_out=True,
                            target_modules=["c_attn", "c_proj", "c_fc"])
     model = peft.get_peft_model(transformers.GPT2ForSequenceClassification(config), lora)
-    optimizer = torch.optim.AdamW(trainable(model), lr=1e-3, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(trainable(model), lr=5e-4, weight_decay=0.0, fused=True)
 
     def step(batch):
         ids, _, labels = batch

@@ -187,6 +187,7 @@ def test_every_comment_that_names_a_shape_is_true(small_model):
 
     def attention():
         gpt.attention.causal_attention_by_hand(*heads)
+        gpt.attention.causal_attention(heads[0][:, :, :1], *heads[1:], at=torch.tensor([3, 10]))
         small_model.hidden(ids, cache)
 
     def generate():
@@ -393,3 +394,21 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model
 def test_heads_that_do_not_divide_the_channels_are_an_error():
     with pytest.raises(ValueError, match="7 heads cannot share 30 channels"):
         GPTModel(GPTConfig(101, 24, 30, 7, 3))
+
+
+def test_a_hidden_state_asked_for_alone_is_the_one_among_all(small_model):
+    token_ids, at = torch.randint(101, (4, 9)), torch.tensor([0, 8, 3, 5])
+    alone, among = small_model.hidden(token_ids, at=at), small_model.hidden(token_ids)[torch.arange(4), at]
+    assert alone.shape == (4, 1, 30)
+    assert torch.allclose(alone[:, 0], among, atol=1e-5), "may a query look past its own position?"
+
+
+def test_gradients_through_one_position_are_those_through_all(small_model):
+    token_ids, at = torch.randint(101, (3, 7)), torch.tensor([6, 2, 0])
+    gradients = []
+    for hidden in (small_model.hidden(token_ids, at=at)[:, 0], small_model.hidden(token_ids)[torch.arange(3), at]):
+        small_model.zero_grad()
+        hidden.square().sum().backward()
+        gradients.append([p.grad.clone() for p in small_model.parameters() if p.grad is not None])
+    for alone, among in zip(*gradients, strict=True):
+        assert torch.allclose(alone, among, atol=1e-4), "a position that is not asked for still has keys and values"
