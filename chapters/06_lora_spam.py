@@ -116,7 +116,7 @@ else:
     loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, CONTEXT) for split in splits]
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
-    #> 1,045 messages to train on, 149 to choose settings, 300 to test; 7.9% of the training tokens are padding
+    #> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
 
 # %%
 section("6.5  Train")

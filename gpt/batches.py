@@ -90,11 +90,11 @@ class BatchesByLength:
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Fix the order of an epoch: sort by length, blurred by up to 10 %, cut into batches, shuffle these."""
+        """Fix the order of an epoch: sort by length, blurred by up to 5 %, cut into batches, shuffle these."""
         lengths = np.array([len(row) for row in self.token_ids])
         rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         if rng:
-            lengths = lengths * rng.uniform(0.9, 1.1, len(lengths))
+            lengths = lengths * rng.uniform(0.95, 1.05, len(lengths))
         order = lengths.argsort(kind="stable")
         self.rows = [batch.tolist() for batch in np.array_split(order, len(self))]
         if rng:

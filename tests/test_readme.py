@@ -1,5 +1,6 @@
 """What README.md and the other pages say is held against the repository."""
 
+import json
 import re
 import shlex
 
@@ -54,3 +55,17 @@ def test_mini_is_what_the_pages_say():
     model = load_gpt2("mini")
     assert sum(p.numel() for p in model.parameters()) == 7_259_008
     assert torch.equal(model.out_head.weight, model.tok_emb.weight)
+
+
+def test_readmes_table_is_that_of_the_results_files():
+    """Each row of the table of three seeds, against the results.json files that were committed with it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row, name, of in (("GPT-2 mini, LoRA", "06-mini-default", lambda r: r["test_accuracy"]),
+                          ("the same LoRA on mini untrained", "06-mini-untrained-default", lambda r: r["test_accuracy"]),
+                          ("naive Bayes", "06-mini-default", lambda r: r["baselines"][2]["test"]),
+                          ("message length", "06-mini-default", lambda r: r["baselines"][1]["test"])):
+        files = [ROOT / "figures" / "results" / f"{name}-seed{seed}.json" for seed in (123, 1, 2)]
+        values = [of(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        said = re.search(rf"^\| {row} \|.*$", text, re.MULTILINE)[0]
+        wanted = [f"{100 * value:.2f} %" for value in [*values, sum(values) / 3]]
+        assert re.findall(r"\d+\.\d\d %", said) == wanted, f"README says {said}"

@@ -39,7 +39,8 @@ def loader_of(table, batch_size=4, seed=None):
 @pytest.fixture
 def classifier(small_model):
     swap_head(small_model, 2)
-    return small_model
+    torch.nn.init.normal_(small_model.out_head.weight, 0.0, 0.1, generator=torch.Generator().manual_seed(0))
+    return small_model    # under a head of zeros no other parameter has a gradient
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +75,9 @@ def test_a_step_lowers_the_loss_and_ends_where_plain_descent_ends(classifier):
     batch = next(iter(loader_of(messages(8), 8)))
     before, loss = weights(classifier), classifier_loss(classifier, batch)
     gradients = torch.autograd.grad(loss, list(classifier.parameters()), allow_unused=True)
-    assert training_step(classifier, batch, classifier_loss, sgd(classifier, 0.1)) == loss.item()
+    assert training_step(classifier, batch, classifier_loss, sgd(classifier, 0.01)) == loss.item()
     for (name, p), gradient in zip(classifier.named_parameters(), gradients):
-        assert gradient is None or torch.allclose(p, before[name] - 0.1 * gradient), name
+        assert gradient is None or torch.allclose(p, before[name] - 0.01 * gradient), name
     assert classifier_loss(classifier, batch) < loss
 
 
@@ -136,6 +137,21 @@ def test_a_loader_without_batches_is_an_error_and_no_training(classifier):
 def test_a_log_file_gets_no_progress_bar(classifier, capsys):
     train(classifier, loader_of(messages(8), 8), classifier_loss, sgd(classifier), 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_shuffling_loader_of_torch_gives_every_epoch_its_own_order(classifier):
+    ids = torch.arange(12)[:, None]
+    loader, seen = DataLoader(TensorDataset(ids, ids[:, 0] % 2), batch_size=4, shuffle=True), []
+
+    def loss_fn(model, batch):
+        seen.append(batch[0].flatten().tolist())
+        return classifier_loss(model, batch)
+
+    torch.manual_seed(5)
+    train(classifier, loader, loss_fn, sgd(classifier), 3)
+    torch.manual_seed(5)
+    assert seen == [ids.flatten().tolist() for _ in range(3) for ids, _ in loader]
+    assert seen[:3] != seen[3:6] != seen[6:], "the loader is started in the same random state each time"
 
 
 # The learning rate
