@@ -81,7 +81,7 @@ section("6.3  How many numbers is that?")
 # ("meta" tensors have a shape and no numbers), first as the blog does it: LoRA on every linear layer, head included.
 
 C, LAYERS = 768, 12
-block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers
+block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers: 18 r C
 with torch.device("meta"):
     full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
     swap_head(full_size, 2)
@@ -97,7 +97,7 @@ print(trainable_report(full_size))
 #> trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978
 print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: "
       f"{LAYERS * block + 2 * (C + 1):,}")
-    #> ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: 2,655,746
+#> ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: 2,655,746
 
 # %%
 section("6.4  The messages")
@@ -116,7 +116,7 @@ else:
     loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, CONTEXT) for split in splits]
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
-    #> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
+#> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
 
 # %%
 section("6.5  Train")
@@ -128,8 +128,12 @@ swap_head(model, len(names), zero=args.recipe == "default")
 replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, RANK, ALPHA, scale=recipe["scale"],
                          init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))
 model.to(args.device)
-print(f"{weights}: {trainable_report(model)}")
-#> mini: trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
+C, LAYERS = model.config.emb_dim, model.config.n_layers
+head = RANK * (C + 2) if args.recipe == "blog" else 2 * (C + 1)
+predict(f"trainable, {weights}", LAYERS * 18 * RANK * C + head, count_parameters(model)[0])
+#> trainable, mini: predicted 147,714, measured 147,714
+print(trainable_report(model))
+#> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
 if args.recipe == "default":
     predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(loaders[1], model, args.device), 0.001)
 

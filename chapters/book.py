@@ -27,11 +27,18 @@ from gpt.files import written_whole  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
 
+def at_least_one(text):
+    """A whole number from 1 on: argparse prints this function's name where it is not."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 FLAGS = {
     "--model": dict(default="gpt2-small (124M)", help="which size: " + ", ".join(GPT2_SIZES)),
     "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
     "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
-    "--epochs": dict(type=int, help="how often to go through the training messages"),
+    "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
     "--text": dict(metavar="TEXT", help="classify this text with a saved adapter and stop"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),

@@ -5,7 +5,7 @@ Reading order:
     its training    losses, corpus, train, progress, checkpoint
     its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
     the messages    download, assets, http_get, spam, batches, classify, metrics, baselines
-    LoRA            lora, adapters
+    LoRA            lora, adapters, adapter_file
     helpers         files, plots
 
 Shape letters, the same in every file:

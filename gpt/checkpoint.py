@@ -55,7 +55,7 @@ class Checkpoint:
         return replace(progress, **state["progress"])
 
     def _read(self):
-        """What `save` wrote. A pickle can call any function when it is read; weights_only=True admits plain values only."""
+        """What `save` wrote. A pickle can call any function when read; weights_only=True admits plain values only."""
         try:
             with zipfile.ZipFile(self.path) as file:
                 damaged = file.testzip()    # torch.load compares no checksums
