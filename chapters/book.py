@@ -27,6 +27,7 @@ from gpt.files import written_whole  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
 
+
 def at_least_one(text):
     """A whole number from 1 on: argparse prints this function's name where it is not."""
     if int(text) < 1:
