@@ -145,7 +145,8 @@ schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if r
 def note_losses(progress):
     """Twice an epoch: the loss of the validation messages, and of the training messages of their number of batches."""
     if (progress.step - 1) % (len(train_loader) // 2) == 0:
-        losses = [calc_loss_loader(loader, model, args.device, len(loaders[1])) for loader in (train_loader, loaders[1])]
+        losses = [calc_loss_loader(loader, model, args.device, num_batches=len(loaders[1]))
+                  for loader in (train_loader, loaders[1])]
         progress.history.append({"step": progress.step, "seen": progress.seen, "losses": losses})
 
 
@@ -228,17 +229,17 @@ report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.r
        **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
        baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))
 
-# %% What you have now: a spam filter, its accuracy with an interval, and a file that carries it to any copy of the base.
+# %% What you have now: a spam filter, its accuracy with an interval, and a file that carries it elsewhere.
 #
 # Break it, and see what you should see:
 #   gpt/lora.py: draw B by normal_() in place of zeros                     -> 6.2 stops: a fresh LoRA changes the answer
-#   6.5: requires_grad_(False) after replace_linear_with_lora              -> the optimizer "got an empty parameter list"
+#   6.5: requires_grad_(False) after replace_linear_with_lora              -> 6.5 stops: 0 parameters are trainable
 #   gpt/lora.py, unmerge: subtract the update from the weight              -> 6.7 counts tensors that changed
-#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row   -> a message's answer depends on its neighbours
-#   gpt/batches.py, BatchesByLength: no set_epoch in the training loop     -> every epoch has the same order
+#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row   -> answers depend on a message's neighbours
+#   gpt/progress.py, rest_of_epoch: leave out set_epoch                    -> every epoch has the same order
 #
 # Try it:
 #   python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
-#   python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost, in time and accuracy?
+#   python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost?
 #   python chapters/06_lora_spam.py --model mini --seed 1            how much of a difference is luck?
 #   python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"

@@ -51,7 +51,7 @@ def start(doc, quick, full, *flags):
     """Read the command line, seed torch and choose a device; in a notebook every flag has its default.
 
     Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, those of FLAGS
-    Output: a namespace with the flags, the settings of quick or full, device, and chapter: its file's stem, or "notebook"
+    Output: a namespace with the flags, the settings of quick or full, device, and chapter: its stem, or "notebook"
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -113,7 +113,7 @@ def load_weights(args):
 
 
 def answer(args, tokenizer):
-    """Print the label that a saved adapter gives args.text: the adapter args.adapter, or the one that was saved last."""
+    """Print the label that a saved adapter gives args.text: args.adapter, or the one that was saved last."""
     saved = sorted((data_dir() / "runs").glob("*/*/adapter.safetensors"), key=lambda file: file.stat().st_mtime)
     if not args.adapter and not saved:
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
@@ -171,7 +171,7 @@ def _number(value):
 
 
 def run_folder(args):
-    """Where this run's results, checkpoint and figures go: data/runs/<chapter>/<model>-<recipe>-<quick or full>-seed<N>."""
+    """Where results, checkpoint and figures go: data/runs/<chapter>/<model>-<recipe>-<quick or full>-seed<N>."""
     model = args.model.split()[0] + ("-untrained" if getattr(args, "weights", None) == "random" else "")
     size = "quick" if args.quick else "full"
     return data_dir() / "runs" / args.chapter / f"{model}-{getattr(args, 'recipe', 'default')}-{size}-seed{args.seed}"

@@ -49,7 +49,7 @@ def write_adapter(file, adapter, tensors):
 
 
 def read_adapter(file):
-    """The metadata and the tensors of an adapter file: (Adapter, {name: tensor}). Raises: ValueError if it is damaged."""
+    """The metadata and the tensors of an adapter file: (Adapter, {name: tensor}). ValueError if it is damaged."""
     with about(file):
         tensors, metadata = read_safetensors(file)
         try:

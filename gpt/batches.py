@@ -110,8 +110,8 @@ class BatchesByLength:
 
 
 class SeededLoader(DataLoader):
-    """The blog's loader, batches of random messages with an incomplete last one dropped, in an order that seed and epoch
-    alone decide, so that an interrupted run can take it up again."""
+    """The blog's loader, batches of random messages with an incomplete last one dropped, in an order that seed and
+    epoch alone decide, so that an interrupted run can take it up again."""
 
     def __init__(self, dataset, batch_size, seed):
         super().__init__(dataset, batch_size, shuffle=True, drop_last=True, generator=torch.Generator())

@@ -20,7 +20,7 @@ class Checkpoint:
     The loader is not in it either: its order must depend on its seed and the epoch alone (`set_epoch`).
 
     Input: path; identity, a dict of the settings that make this run this run (recipe, seed, ...), compared on resuming;
-        generators, the torch.Generators that the run draws from; resume, whether to go on from the file if there is one;
+        generators, the torch.Generators that the run draws from; resume, whether to go on from the file if it is there;
         every, seconds between two saves, which is what a kill can cost
     """
 
@@ -64,7 +64,8 @@ class Checkpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random")}
         except Exception as error:          # damage shows in a dozen ways
-            raise ValueError(f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume") from error
+            why = f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume"
+            raise ValueError(why) from error
 
     def _check(self, identity, parameters):
         for key in sorted(self.identity.keys() | identity.keys()):

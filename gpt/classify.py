@@ -31,7 +31,7 @@ def swap_head(model, n_classes, zero=True):
 def class_logits(model, batch):
     """The class scores of each message, read where the model has seen all of it.
 
-    Attention is causal, so only the last real token knows the whole message, and it never sees the padding to its right.
+    Attention is causal, so only the last real token knows the whole message, and it never sees the padding behind it.
     The last block and the head answer for that one position of each row.
 
     Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog

@@ -89,8 +89,8 @@ def encode_documents(documents, tokenizer):
 class TextWindows:
     """A long row of tokens cut into batches of windows, (B, T + 1) each, in an order that (seed, epoch) decides.
 
-    Each epoch starts its cuts at another offset, so that a token is seen at other positions too. `batches` ends an epoch
-    early.
+    Each epoch starts its cuts at another offset, so that a token is seen at other positions too. `batches` ends an
+    epoch early.
 
     rows: for each batch of this epoch, the places in the text where its windows begin
     """

@@ -10,8 +10,8 @@ from pathlib import Path
 def written_whole(path):
     """Write to the temporary path that is handed out; it takes the name `path` only when the block ends without error.
 
-    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed or the power
-    is cut.
+    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed or the
+    power is cut.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")

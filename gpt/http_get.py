@@ -1,6 +1,7 @@
 """Bring what is at a URL into a file, over connections that break off and from servers that lie.
 
-Read along: gpt/download.py, which knows what the file should be; here are only bytes. Source: RFC 9110, section 14 (ranges).
+Read along: gpt/download.py, which knows what the file should be; here are only bytes.
+Source: RFC 9110, section 14 (ranges).
 """
 
 import queue

@@ -28,7 +28,7 @@ class LoRALayer(nn.Module):
     """The correction: x -> scale * (x A) B, of rank r at most.
 
     A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for
-    the number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: at first nothing changes.
+    the number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: nothing changes yet.
 
     Input: x (..., in)
     Output: (..., out)
@@ -50,7 +50,7 @@ class LoRALayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
-        # The scale goes on the thin tensor (..., r): a multiplication of all of (..., out) would be another pass over it.
+        # The scale goes on the thin tensor (..., r): multiplying all of (..., out) would be another pass over it.
         return self.scale * (self.dropout(x) @ self.A) @ self.B                       # (..., out)
 
 

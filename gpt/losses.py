@@ -26,8 +26,8 @@ def _chunk_loss(hidden, targets, head):
 def next_token_loss(model, token_ids, chunk=1024):
     """The mean surprise at each next token, without ever holding all logits.
 
-    Logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient as much again. So the head
-    runs on `chunk` tokens at a time, and in training each chunk's logits are computed a second time when their
+    Logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient as much again. So the
+    head runs on `chunk` tokens at a time, and in training each chunk's logits are computed a second time when their
     gradient is needed.
 
     Input: token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict
@@ -69,7 +69,7 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (S,) ln of (1 - q)^n
     log_pi = torch.log(-torch.expm1(misses))                                          # (S,)
     logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, S)
-    logits.scatter_add_(1, where, log_pi[where])                                      # the target is certain to be there
+    logits.scatter_add_(1, where, log_pi[where])                                      # the target is certain
     return F.cross_entropy(logits, where[:, 0])
 
 

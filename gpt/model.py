@@ -63,7 +63,8 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer to it.
 
-    Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to answer for
+    Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to
+        answer for
     Output: (B, T, C), or (B, 1, C) with `at`
     """
 

@@ -37,7 +37,7 @@ class Progress:
 
 
 def rest_of_epoch(loader, progress):
-    """The batches of the epoch under way that are not done yet, in the order that the loader's seed and epoch decide."""
+    """The batches of the epoch under way that are not done yet, in the order that its seed and epoch decide."""
     if not len(loader):
         raise ValueError("the loader has no batch: are there fewer rows than one batch holds, and drop_last is set?")
     if hasattr(loader, "set_epoch"):
