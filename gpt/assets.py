@@ -1,4 +1,4 @@
-"""The files that this project reads but does not own: where they come from and lie, and whether one is whole.
+"""The files that this project reads but does not own: where they come from and where they lie.
 
 `ASSETS` is the whole table. Size and checksum are those of the file as it is used, so it is the same file
 whichever source delivered it. data/README.md adds the licences. Nothing here touches the network.
@@ -6,8 +6,6 @@ whichever source delivered it. data/README.md adds the licences. Nothing here to
 Read along: chapters/05_spam_classifier.py
 """
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,55 +118,3 @@ for _model in ("355M", "774M", "1558M"):    # no checksum known: gpt/tf_checkpoi
 def data_dir() -> Path:
     """Where downloads and runs are kept: $GPT_DATA_DIR as it is now, or else data/ in this repository."""
     return Path(os.environ.get("GPT_DATA_DIR") or Path(__file__).parents[1] / "data").expanduser().absolute()
-
-
-def sha256_of(path) -> str:
-    """The checksum of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fault(path, asset: Asset) -> str | None:
-    """What is wrong with the file at `path`, in words, or None: its size, then its checksum, where known."""
-    size = path.stat().st_size
-    if size == 0 or asset.size not in (None, size):
-        return f"it has {size:,} bytes" + (f" instead of {asset.size:,}" if asset.size else "")
-    if asset.sha256 and sha256_of(path) != asset.sha256:
-        return f"its sha256 is not {asset.sha256}"
-    return None
-
-
-def look_at(name: str) -> str | None:
-    """What is wrong with data/<name>, in words, or None; hashed only if changed since it was found whole."""
-    path = data_dir() / name
-    if not path.is_file():
-        return "it is not a file" if path.exists() else "it is not there"
-    if _notes().get(name) == _mark(name):
-        return None
-    if (wrong := fault(path, ASSETS[name])) is None:
-        _note(name)
-    return wrong
-
-
-def _note(name):
-    """Write down that data/<name> is whole, with its size and time."""
-    notes = _notes() | {name: _mark(name)}
-    fresh = data_dir() / f".verified.{os.getpid()}.json"
-    try:
-        fresh.write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        os.replace(fresh, data_dir() / ".verified.json")
-    except OSError:                         # a read-only folder: then files are hashed at every start
-        pass
-
-
-def _mark(name):
-    status = (data_dir() / name).stat()
-    return [status.st_size, status.st_mtime_ns, ASSETS[name].sha256]
-
-
-def _notes():
-    try:
-        notes = json.loads((data_dir() / ".verified.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):           # none yet, or damaged: it only saves time
-        return {}
-    return notes if isinstance(notes, dict) else {}

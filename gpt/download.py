@@ -15,8 +15,9 @@ import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gpt.assets import ASSETS, Wheel, data_dir, fault, look_at
+from gpt.assets import ASSETS, Wheel, data_dir
 from gpt.http_get import Damaged, SourceFailed, download
+from gpt.verified import fault, look_at
 
 PIP_TIME = 900                      # seconds that pip may take for a wheel
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt import assets, download, http_get
+from gpt import download, http_get, verified
 from gpt.assets import ASSETS, Asset, Url, Wheel, data_dir
 from gpt.download import DownloadError, fetch
 
@@ -147,7 +147,7 @@ def test_an_unknown_name_is_an_error_that_names_the_closest_first():
 def test_the_data_folder_can_be_moved_at_any_time(data, monkeypatch):
     assert data_dir() == data
     monkeypatch.delenv("GPT_DATA_DIR")
-    assert data_dir() == Path(assets.__file__).parents[1] / "data"
+    assert data_dir() == Path(download.__file__).parents[1] / "data"
 
 
 # A site that behaves.
@@ -166,7 +166,7 @@ def test_a_file_that_is_there_is_neither_asked_for_nor_mentioned_nor_hashed(offe
     offer("file", honest)
     fetch("file")
     capsys.readouterr()
-    monkeypatch.setattr(assets, "sha256_of", lambda path: pytest.fail("0.5 GB hashed at every start"))
+    monkeypatch.setattr(verified, "sha256_of", lambda path: pytest.fail("0.5 GB hashed at every start"))
     fetch("file")
     assert len(site.asked) == 1 and capsys.readouterr().out == ""
 
