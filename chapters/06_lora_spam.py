@@ -169,10 +169,10 @@ section("6.6  Is it any good?")
 # intervals overlap widely are not told apart by this test.
 
 baselines = baseline_table(*splits)
-accuracies = {split: calc_accuracy_loader(loader, model, args.device)
-              for split, loader in zip(("train", "validation", "test"), loaders)}
 labels, logits = predict_logits(model, loaders[2], args.device)
 test_report = classification_report(labels, logits.softmax(dim=-1), names)
+accuracies = {"train": calc_accuracy_loader(loaders[0], model, args.device),
+              "validation": calc_accuracy_loader(loaders[1], model, args.device), "test": test_report["accuracy"]}
 ours = f"GPT-2 {weights}, LoRA"
 rows = {}
 for row in [*baselines, {"name": ours, **accuracies}]:

@@ -19,8 +19,8 @@ from gpt.tokenizer import END_OF_TEXT
 def read_wikitext(path):
     """WikiText-2's articles as running text.
 
-    The file has its tokens apart: "the 5 @-@ year @,@ old ship , sunk in 1 @.@ 5 hours" becomes
-    "the 5-year,old ship, sunk in 1.5 hours".
+    The file has its tokens apart: "a 5 @-@ year @-@ old ship of 1 @,@ 200 tons , sunk in 1 @.@ 5 hours"
+    becomes "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours".
 
     Input: path of train.raw.gz or valid.raw.gz
     Output: list of str, one for each article

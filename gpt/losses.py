@@ -48,8 +48,8 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
 
     -log p(y) = log Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. Candidates
-    are the batch's own targets and `samples` draws from the unigram distribution; each stands for the 1 / pi_v tokens
-    like it that were not drawn, pi_v = 1 - (1 - q_v)^n the probability that n draws hold v at least once:
+    are the batch's own targets and `samples` draws from the unigram distribution; each stands for 1 / pi_v tokens,
+    itself and others like it; pi_v = 1 - (1 - q_v)^n is the probability that n draws hold v at least once:
 
         Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
 
