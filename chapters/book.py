@@ -43,7 +43,7 @@ FLAGS = {
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
     "--text": dict(metavar="TEXT", help="classify this text with a saved adapter and stop"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
-    "--full": dict(action="store_true", help="train mini as it is shipped"),
+    "--full": dict(action="store_true", help="train mini anew, as it is shipped: an hour"),
 }
 
 
@@ -65,7 +65,6 @@ def start(doc, quick, full, *flags):
         (size if flag == "--full" else parser).add_argument(flag, **FLAGS[flag])
     notebook = "ipykernel" in sys.modules
     args = parser.parse_args([] if notebook else None)
-    args.quick = args.quick or not getattr(args, "full", True)
     for name, value in (quick if args.quick else full).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)

@@ -4,7 +4,8 @@ Reading order:
     the model       config, tokenizer, attention, model, generate
     its training    losses, corpus, train, progress, checkpoint
     its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
-    the messages    download, assets, http_get, verified, spam, batches, classify, metrics, baselines
+    the messages    download, assets, http_get, verified, spam, batches, classify, frozen, metrics,
+                    baselines
     LoRA            lora, adapters, adapter_file
     helpers         files, plots
 

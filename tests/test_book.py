@@ -43,9 +43,9 @@ def data(tmp_path, monkeypatch):
 
 def test_quick_and_full_choose_the_settings_and_the_command_line_wins(start):
     settings = dict(quick=dict(epochs=2, rows=10), full=dict(epochs=6, rows=None))
-    for words, expected in {(): (2, 10), ("--quick",): (2, 10), ("--full",): (6, None)}.items():
+    for words, expected in {(): (6, None), ("--quick",): (2, 10), ("--full",): (6, None)}.items():
         args = start(*words, **settings)
-        assert (args.epochs, args.rows) == expected, f"{words}: a chapter that has --full is quick without it"
+        assert (args.epochs, args.rows) == expected, f"{words}: only --quick makes a chapter quick"
     chapter_6 = dict(settings, flags=("--epochs", "--model"))
     assert start(**chapter_6).epochs == 6 and start("--quick", **chapter_6).epochs == 2
     assert start("--epochs", "9", **chapter_6).epochs == start("--quick", "--epochs", "9", **chapter_6).epochs == 9
@@ -101,7 +101,7 @@ def test_the_seed_fixes_torchs_random_numbers(start):
 def test_a_notebook_takes_the_defaults(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
     args = start("-f", "/run/user/kernel-1.json")    # what Jupyter puts on the command line
-    assert (args.chapter, args.seed, args.quick) == ("notebook", 123, True), "each cell would be another chapter"
+    assert (args.chapter, args.seed, args.quick) == ("notebook", 123, False), "each cell would be another chapter"
 
 
 def test_a_run_has_a_folder_of_its_own(start, data):
