@@ -41,7 +41,7 @@ FLAGS = {
     "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
     "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
-    "--text": dict(metavar="TEXT", help="classify this text with a saved adapter and stop"),
+    "--text": dict(metavar="TEXT", help="a text of your own to classify"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
     "--full": dict(action="store_true", help="train mini anew, as it is shipped: an hour"),
 }
@@ -72,7 +72,7 @@ def start(doc, quick, full, *flags):
     args.model, args.device = "mini" if args.quick else model, _device(args.device)
     args.chapter = "notebook" if notebook else Path(inspect.stack()[1].filename).stem
     torch.manual_seed(args.seed)
-    sys.excepthook = _say_how_to_go_on
+    sys.excepthook = _last_words
     return args
 
 
@@ -91,10 +91,14 @@ def _device(asked):
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _say_how_to_go_on(kind, error, traceback):
+def _last_words(kind, error, traceback):
+    """What stands on the screen when a chapter stops: one line where the reader can help it, else the traceback."""
     if kind is KeyboardInterrupt:
         print(f"\n{str(error) or 'stopped'}", file=sys.stderr)
         sys.exit(130)    # what a shell expects after Ctrl-C
+    if isinstance(error, (DownloadError, OSError)):    # no network, no such file, a full disk
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(1)
     sys.__excepthook__(kind, error, traceback)
 
 
@@ -117,7 +121,10 @@ def answer(args, tokenizer):
     if not args.adapter and not saved:
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
     file = args.adapter or saved[-1]
-    base = read_adapter(file)[0].base
+    try:
+        base = read_adapter(file)[0].base
+    except ValueError as error:
+        sys.exit(str(error))
     if base not in GPT2_SIZES:
         sys.exit(f"{file} was trained on {base!r}, weights that no file holds: take another with --adapter")
     model = load_gpt2(base)

@@ -193,6 +193,33 @@ def test_a_question_without_an_adapter_says_what_to_run_first(start, data):
         book.answer(start("--text", "hello"), None)
 
 
+@pytest.mark.parametrize("content, complaint", [(None, "No such file"), (b"not an adapter", "adapter")])
+def test_an_adapter_that_cannot_be_read_is_one_line(tmp_path, content, complaint):
+    file = tmp_path / "my adapter.safetensors"
+    if content:
+        file.write_bytes(content)
+    command = [sys.executable, ROOT / "chapters" / "06_lora_spam.py", "--text", "hello", "--adapter", file]
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert run.returncode == 1 and complaint in run.stderr and "my adapter" in run.stderr
+    assert "Traceback" not in run.stderr and len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+def test_a_chapter_that_cannot_fetch_ends_with_the_reasons_and_no_traceback(start, capsys):
+    start()
+    with pytest.raises(SystemExit) as stopped:
+        sys.excepthook(DownloadError, DownloadError("sms cannot be fetched:\n  archive.ics.uci.edu: 404"), None)
+    assert stopped.value.code == 1 and capsys.readouterr().err == "\nsms cannot be fetched:\n  archive.ics.uci.edu: 404\n"
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback(start, capsys):
+    start()
+    try:
+        raise ValueError("a student's own")
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert "Traceback" in capsys.readouterr().err, "whoever breaks gpt/ needs the line"
+
+
 # Results
 
 def test_results_are_written_whole_or_not_at_all(start, data, capsys):

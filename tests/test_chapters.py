@@ -1,11 +1,15 @@
 """Each chapter runs with --quick and prints what its `#>` lines say. Run with: python -m pytest -m chapters"""
 
+import ast
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from gpt.tokenizer import gpt2_tokenizer
 
 CHAPTERS = sorted(path for path in (ROOT / "chapters").glob("[0-9]*.py"))
 
@@ -19,6 +23,38 @@ def test_a_chapter_prints_what_its_comments_say(chapter, tmp_path):
     printed = iter(run.stdout.splitlines())
     for line in re.findall(r"^ *#> ?(.*)$", source, flags=re.MULTILINE):
         assert any(line.rstrip() == said.rstrip() for said in printed), f"{chapter.name} no longer prints, in order: {line}"
+
+
+OFFLINE = """
+import runpy, sys
+
+def refuse(event, arguments):    # Python reports to it whatever it is about to do
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise AssertionError(f"{event}{arguments}")
+
+sys.addaudithook(refuse)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_first_minute_needs_no_network_and_no_file_from_elsewhere(tmp_path):
+    """Chapter 0 with sockets forbidden and an empty data folder: a fresh clone on a train."""
+    run = subprocess.run([sys.executable, "-c", OFFLINE, ROOT / "chapters" / "00_first_minute.py"], cwd=tmp_path,
+                         env=os.environ | {"GPT_DATA_DIR": str(tmp_path / "data")}, capture_output=True,
+                         encoding="utf-8")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "the two answers: predicted ['spam', 'ham'], measured ['spam', 'ham']" in run.stdout
+    assert not (tmp_path / "data").exists(), "something was fetched or written"
+
+
+def test_the_ids_of_the_first_minute_are_those_of_the_tokenizer():
+    source = (ROOT / "chapters" / "00_first_minute.py").read_text(encoding="utf-8")
+    tables = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body
+              if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)}
+    assert (len(tables["MESSAGES"]), len(tables["NEW"])) == (8, 2)
+    for *_, text, ids in tables["MESSAGES"] + tables["NEW"]:
+        assert gpt2_tokenizer().encode_ordinary(text) == ids, text
 
 
 def test_every_definition_of_the_library_stands_there_once():
