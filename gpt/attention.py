@@ -110,5 +110,5 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
         dropout = self.dropout.p if self.training else 0.0
-        context = causal_attention(query, key, value, dropout, at)                    # (B, H, T, D)
-        return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)
+        context = causal_attention(query, key, value, dropout, at)                    # (B, H, T, D), T = 1 with `at`
+        return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C), T = 1 with `at`

@@ -63,7 +63,7 @@ class CachedBatches:
                              f"reads changes with every step: freeze it, or keep fewer blocks")
         if first and model.config.drop_rate > 0:
             raise ValueError(f"drop_rate is {model.config.drop_rate}: dropout would be drawn once and kept for ever")
-        self.loader, self.model, self.first, self.kept = loader, model, first, {}    # kept: row -> (T, C)
+        self.loader, self.model, self.first, self.kept = loader, model, first, {}    # kept: row -> its rows of x
         self.rows, self.only_last = loader.rows, first == model.config.n_layers
 
     @property
@@ -88,7 +88,7 @@ class CachedBatches:
         for rows, (ids, lengths, labels) in zip(self.rows, self.loader):
             if not all(row in self.kept for row in rows):
                 self._compute(rows, ids, lengths)
-            x = pad_sequence([self.kept[row] for row in rows], batch_first=True)      # (B, T, C)
+            x = pad_sequence([self.kept[row] for row in rows], batch_first=True)      # (B, T, C) or (B, 1, C)
             yield x, torch.ones_like(lengths) if self.only_last else lengths, labels
 
     @torch.no_grad()

@@ -41,14 +41,14 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
     limit, cache = model.config.context_length, model.new_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
-    unread = token_ids[:, -limit:]                                                    # (B, T) or its last `limit`
+    unread = token_ids[:, -limit:]                                                    # (B, T) or (B, limit)
     was_training = model.training
     model.eval()    # dropout has no part in the choice
     try:
         for _ in range(max_new_tokens):
             if cache and cache[0].length + unread.shape[1] > limit:
                 cache = None
-            hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)  # (B, T, C)
+            hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)  # (B, T, C) or (B, 1, C)
             logits = model.out_head(hidden[:, -1])                                    # (B, V), of one position each
             unread = choose(logits, temperature, top_k, top_p, generator)             # (B, 1)
             if stop is not None:

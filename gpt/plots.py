@@ -53,3 +53,45 @@ def plot_accuracies(rows, title):
     axes.grid(axis="x", alpha=0.3)
     fig.tight_layout()
     return fig
+
+
+@plt.rc_context(STYLE)
+def plot_token_times(positions, milliseconds, title):
+    """How long one more token takes as the text grows, one line for each way of computing it.
+
+    Input: positions, tokens in the text; milliseconds, {way: one time for each position}, at most four ways
+    Output: a matplotlib Figure
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.2))
+    looks = zip((GREY, ORANGE, BLUE, GREEN), (":", "--", "-", "-."), "s^oD")
+    for (way, times), (colour, line, marker) in zip(milliseconds.items(), looks):
+        axes.plot(positions, times, color=colour, linestyle=line, marker=marker, label=way)
+    axes.set_xlabel("tokens in the text")
+    axes.set_ylabel("time for one more token, ms")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.legend()
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_padding(panels):
+    """What a pass over the messages computes: a row of tokens for each, and the padding behind it.
+
+    Input: panels, one to three tuples (title, lengths (N,), widths (N,)), in tokens: a row has lengths[i] real ones and
+        is padded to widths[i]
+    Output: a matplotlib Figure
+    """
+    fig, all_axes = plt.subplots(1, len(panels), figsize=(7, 4.2), sharex=True, sharey=True, squeeze=False)
+    for axes, (title, lengths, widths) in zip(all_axes[0], panels):
+        rows = range(len(lengths))
+        axes.fill_betweenx(rows, lengths, widths, step="mid", color=ORANGE, linewidth=0, label="padding")
+        axes.fill_betweenx(rows, 0, lengths, step="mid", color=BLUE, linewidth=0, label="tokens of the message")
+        axes.set_xlabel("tokens")
+        axes.set_title(title, loc="left", fontsize=12)
+    all_axes[0][0].set_ylabel("messages")
+    all_axes[0][0].set_xlim(left=0)
+    all_axes[0][-1].legend(loc="lower right")
+    fig.tight_layout()
+    return fig

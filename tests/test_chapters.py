@@ -26,7 +26,7 @@ def test_a_chapter_prints_what_its_comments_say(chapter, tmp_path):
 
 
 OFFLINE = """
-import runpy, sys
+import os, runpy, sys
 
 def refuse(event, arguments):    # Python reports to it whatever it is about to do
     if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
@@ -34,6 +34,7 @@ def refuse(event, arguments):    # Python reports to it whatever it is about to 
 
 sys.addaudithook(refuse)
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -3,19 +3,13 @@
 That its logits are OpenAI's and Hugging Face's is held by test_weights.py.
 """
 
-import ast
 import math
-import re
-import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import gpt.attention
-import gpt.generate
-import gpt.model
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.model import GELU, FeedForward, GPTModel, LayerNorm, TransformerBlock
 
@@ -178,68 +172,6 @@ def test_a_model_of_another_type_gives_the_same_logits(lively_model, dtype, tole
     logits = lively_model.to(dtype)(ids)
     assert logits.dtype == dtype and lively_model.out_head.weight is lively_model.tok_emb.weight
     assert (logits - exact).abs().max() < tolerance * exact.abs().max()
-
-
-def test_every_comment_that_names_a_shape_is_true(small_model):
-    cache, T, S = small_model.new_cache(), 7, 11    # 4 tokens are in the cache, 7 come after them
-    small_model.hidden(tokens(B, 4), cache)
-    ids, heads = tokens(B, T), [numbers(B, 5, length, 6) for length in (T, S, S)]
-
-    def attention():
-        gpt.attention.causal_attention_by_hand(*heads)
-        gpt.attention.causal_attention(heads[0][:, :, :1], *heads[1:], at=torch.tensor([3, 10]))
-        small_model.hidden(ids, cache)
-
-    def generate():
-        gpt.generate.generate_text_simple(small_model, ids, 1, 24)
-        for temperature in (0.0, 1.0):
-            gpt.generate.generate(small_model, ids, 1, temperature=temperature, top_p=0.9)
-
-    sizes = dict(B=B, T=T, S=S, C=C, V=V, H=5, D=6)
-    for module, run in ((gpt.attention, attention), (gpt.model, lambda: small_model(ids)), (gpt.generate, generate)):
-        said = shape_comments(module.__file__)
-        found = trace_shapes(module.__file__, {line: names for line, (names, _) in said.items()}, run)
-        expected = {line: {eval(comment, {}, sizes)} for line, (_, comment) in said.items()}
-        assert len(said) >= 3 and found == expected, f"a line of {module.__name__} makes another shape than it says"
-
-
-def shape_comments(file):
-    """Each assignment or return that ends with a shape, such as `# (B, T + 1)`: {line: (names, "(B, T + 1)")}."""
-    with open(file, encoding="utf-8") as opened:
-        source = opened.read()
-    comments = {number: match[1] for number, line in enumerate(source.splitlines(), start=1)
-                if (match := re.search(r"# (\([A-Z][^)]*\))", line))}
-    said = {}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Assign, ast.Return)) and node.end_lineno in comments:
-            targets = getattr(node, "targets", [])
-            names = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
-            said[node.end_lineno] = names, comments[node.end_lineno]
-    assert said.keys() == comments.keys(), "a shape stands beside something that is no assignment and no return"
-    return said
-
-
-def trace_shapes(file, names_of, run):
-    """Run, and give the shapes that each line's variables, or what it returned, had: {line: {shape}}."""
-    found, running = {}, {}    # running: the line that each frame is about to finish
-
-    def trace(frame, event, returned):
-        if frame.f_code.co_filename != file:
-            return None
-        names = names_of.get(running.get(frame))
-        if names is not None and event in ("line", "return"):
-            values = [frame.f_locals[name] for name in names] or [returned]
-            found.setdefault(running[frame], set()).update(tuple(value.shape) for value in values)
-        running[frame] = frame.f_lineno
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run()
-    finally:
-        sys.settrace(before)
-    return found
 
 
 # ---- parameters -------------------------------------------------------------------------------------------------
