@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt.batches import BatchesByLength
-from gpt.classify import calc_accuracy_loader, class_logits, predict_logits, swap_head
+from gpt.classify import class_logits, predict_logits, swap_head
 from gpt.config import GPTConfig
 from gpt.frozen import CachedBatches, Tail, frozen_blocks
 from gpt.model import GPTModel
@@ -51,8 +51,8 @@ def trainable_from(model, first):
     return model
 
 
-def run(model, loader, tail=None, optimizer=torch.optim.AdamW, lr=1e-2):
-    optimizer = optimizer([p for p in model.parameters() if p.requires_grad], lr=lr)
+def run(model, loader, tail=None, lr=1e-2):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     train(tail or model, loader, classifier_loss, optimizer, EPOCHS)
     return model
 
@@ -89,15 +89,16 @@ def test_training_from_what_was_kept_is_training(classifier, loader, messages, f
     assert (predict_logits(cached_model, everything, "cpu")[1] - logits).abs().max() < 1e-9, "the tail is a copy?"
 
 
-def test_in_single_precision_the_answers_are_those_without_the_cache(classifier, loader):
+def test_in_single_precision_the_weights_and_answers_are_those_without_the_cache(classifier, loader):
     classifier = trainable_from(classifier.float(), LAYERS - 1)
     plain = run(copy.deepcopy(classifier), loader, lr=1e-3)
     run(classifier, CachedBatches(loader, classifier, LAYERS - 1), Tail(classifier, LAYERS - 1), lr=1e-3)
-    difference = (predict_logits(plain, loader, "cpu")[1] - predict_logits(classifier, loader, "cpu")[1]).abs().max()
-    assert difference < 1e-4, f"answers differ by {difference:.1e}"
-    run(plain, loader, optimizer=torch.optim.SGD, lr=0.1)
-    run(classifier, CachedBatches(loader, classifier, LAYERS - 1), Tail(classifier, LAYERS - 1), torch.optim.SGD, 0.1)
-    assert calc_accuracy_loader(loader, plain, "cpu") == calc_accuracy_loader(loader, classifier, "cpu")
+    for (name, weight), (_, other) in zip(plain.named_parameters(), classifier.named_parameters()):
+        if not name.endswith("W_key.bias"):    # softmax is blind to it: its gradient is rounding, which AdamW blows up
+            assert (weight - other).abs().max() < 1e-5, name
+    _, logits = predict_logits(plain, loader, "cpu")
+    _, others = predict_logits(classifier, loader, "cpu")
+    assert (logits - others).abs().max() < 1e-5 and torch.equal(logits.argmax(1), others.argmax(1))
 
 
 def test_the_frozen_blocks_run_once_for_each_message(classifier, loader):
