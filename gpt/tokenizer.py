@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer: text -> the ids of byte pairs that were merged, most frequent first.
+"""GPT-2's tokenizer: text -> pieces -> bytes, merged pair by pair as 50,000 learnt merges say -> ids.
 
 Read along: chapters/01_tokens.py. Source: Sennrich et al. 2016; Radford et al. 2019, section 2.2.
 tiktoken does the merging; the vocabulary is the one file vocab.bpe, fetched once and verified by its checksum.
@@ -13,7 +13,9 @@ from gpt.download import fetch
 
 END_OF_TEXT = 50256    # the id of <|endoftext|>, after 256 bytes and 50,000 merges; also the padding token
 
-# How text is cut before merging: contractions, then words, numbers and other signs, each with at most one space before.
+# Where text is cut before merging; no merge crosses a cut. The first of these that fits: the end of a contraction
+# (lower case, straight apostrophe only); a word, a number or other signs, each with at most one space before it; white
+# space up to the last one, which is left for the word that follows; white space. What fits is a piece, nothing is lost.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
@@ -31,12 +33,13 @@ def byte_alphabet():
 
 
 def read_ranks(vocab_bpe):
-    """The ids of all byte strings: 0..255 for single bytes, then one id for each line of the file.
+    """The id of each token but <|endoftext|>: 0 to 255 for single bytes, then one for each line of the file.
 
-    A line "Ġ t" says: a space and a t make one token. Its rank is its id, and merging takes the lowest rank first.
+    A line "Ġ t" says: a space and a t make one token. The lines stand in the order in which they were learnt, so an id
+    is a rank as well: of the pairs that a piece of text has, the one whose token has the lowest id is merged first.
 
     Input: vocab_bpe, the text of the file; its first line is a version
-    Output: dict from bytes to id, 50,256 entries
+    Output: dict from a token's bytes to its id, 50,256 entries
     """
     alphabet = byte_alphabet()
     ranks = {bytes([byte]): i for i, byte in enumerate(alphabet.values())}
@@ -62,5 +65,5 @@ def text_to_token_ids(text, tokenizer):
 
 
 def token_ids_to_text(token_ids, tokenizer):
-    """The text of one row of ids, (1, T) or (T,). Bytes that are no UTF-8 (half an emoji) become the sign U+FFFD."""
+    """The text of one row of ids, (1, T) or (T,). Bytes that are no UTF-8 (part of an emoji) become the sign U+FFFD."""
     return tokenizer.decode(token_ids.flatten().tolist())

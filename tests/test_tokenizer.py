@@ -9,7 +9,9 @@ import torch
 
 from gpt.config import GPT2_SIZES
 from gpt.download import fetch
-from gpt.tokenizer import END_OF_TEXT, byte_alphabet, gpt2_tokenizer, read_ranks, text_to_token_ids, token_ids_to_text
+from gpt.spam import read_sms
+from gpt.tokenizer import (END_OF_TEXT, SPLIT, byte_alphabet, gpt2_tokenizer, read_ranks, text_to_token_ids,
+                           token_ids_to_text)
 
 # Ids that the book and OpenAI's documentation print.
 PUBLISHED = {
@@ -79,9 +81,35 @@ def test_the_ids_are_those_of_gpt2s_own_algorithm(tokenizer):
     assert text_to_token_ids(text, tokenizer)[0].tolist() == gpt2_encode(text, vocab_bpe)
 
 
-def test_any_text_comes_back_from_its_ids(tokenizer):
+def test_real_messages_have_the_ids_of_gpt2s_own_algorithm(tokenizer):
+    """GPT-2 looks a merge up by its two parts, tiktoken and chapter 1 by the bytes of both together."""
+    vocab_bpe = fetch("vocab.bpe").read_text(encoding="utf-8")
+    text = "\n".join(read_sms(fetch("sms"))["Text"][:500])
+    assert text_to_token_ids(text, tokenizer)[0].tolist() == gpt2_encode(text, vocab_bpe)
+
+
+def test_each_of_the_50000_merges_makes_a_token_of_its_own():
+    lines = fetch("vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    assert len({line.replace(" ", "") for line in lines}) == len(lines) == 50_000, "a later id would replace another"
+
+
+def test_a_text_is_cut_where_gpt2_cuts_it_and_nothing_is_lost():
+    text = "I'll  pay £5,000\n\nfor the cat!! DON'T, b'day  "
+    assert regex.findall(SPLIT, text) == ["I", "'ll", " ", " pay", " £", "5", ",", "000", "\n", "\n", "for", " the",
+                                          " cat", "!!", " DON", "'", "T", ",", " b", "'d", "ay", "  "]
     for text in random_texts(300):
+        assert "".join(regex.findall(SPLIT, text)) == text, "a character that belongs to no piece has no ids"
+
+
+def test_any_text_comes_back_from_its_ids(tokenizer):
+    everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    for text in [everything, *random_texts(300)]:
         assert token_ids_to_text(text_to_token_ids(text, tokenizer), tokenizer) == text
+
+
+def test_half_a_character_of_utf16_is_no_text_and_comes_back_as_the_replacement_sign(tokenizer):
+    half = "\ud83c"    # Python's str can hold it, and a careless reader of JSON can make it
+    assert token_ids_to_text(text_to_token_ids(half, tokenizer), tokenizer) == "\ufffd"
 
 
 def test_endoftext_in_a_message_is_text_like_any_other(tokenizer):
