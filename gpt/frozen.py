@@ -64,7 +64,12 @@ class CachedBatches:
         if first and model.config.drop_rate > 0:
             raise ValueError(f"drop_rate is {model.config.drop_rate}: dropout would be drawn once and kept for ever")
         self.loader, self.model, self.first, self.kept = loader, model, first, {}    # kept: row -> its rows of x
-        self.rows, self.only_last = loader.rows, first == model.config.n_layers
+        self.only_last = first == model.config.n_layers
+
+    @property
+    def rows(self):
+        """The row numbers in each batch of this epoch: the loader's own, whoever set its epoch last."""
+        return self.loader.rows
 
     @property
     def predicted_bytes(self):
@@ -79,7 +84,6 @@ class CachedBatches:
 
     def set_epoch(self, epoch):
         self.loader.set_epoch(epoch)
-        self.rows = self.loader.rows
 
     def __len__(self):
         return len(self.loader)

@@ -56,20 +56,21 @@ def plot_accuracies(rows, title):
 
 
 @plt.rc_context(STYLE)
-def plot_token_times(positions, milliseconds, title):
+def plot_token_times(positions, milliseconds, model):
     """How long one more token takes as the text grows, one line for each way of computing it.
 
-    Input: positions, tokens in the text; milliseconds, {way: one time for each position}, at most four ways
+    Input: positions, tokens in the text; milliseconds, {way: one time for each position}, at most three ways, the
+        fastest last; model, its name
     Output: a matplotlib Figure
     """
     fig, axes = plt.subplots(figsize=(7, 4.2))
-    looks = zip((GREY, ORANGE, BLUE, GREEN), (":", "--", "-", "-."), "s^oD")
-    for (way, times), (colour, line, marker) in zip(milliseconds.items(), looks):
+    looks = [(GREY, ":", "s"), (ORANGE, "--", "^"), (BLUE, "-", "o")]
+    for (way, times), (colour, line, marker) in zip(milliseconds.items(), looks, strict=False):
         axes.plot(positions, times, color=colour, linestyle=line, marker=marker, label=way)
     axes.set_xlabel("tokens in the text")
     axes.set_ylabel("time for one more token, ms")
     axes.set_ylim(bottom=0)
-    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(f"Without a cache each token takes longer than the last ({model})", loc="left", fontsize=12)
     axes.legend()
     fig.tight_layout()
     return fig
@@ -93,5 +94,54 @@ def plot_padding(panels):
     all_axes[0][0].set_ylabel("messages")
     all_axes[0][0].set_xlim(left=0)
     all_axes[0][-1].legend(loc="lower right")
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_attention(weights, tokens, titles):
+    """Attention weights as heat maps side by side: one row for each token that looks, one column for what it looks at.
+
+    The future, which the mask hides, is grey: white is a weight of 0.
+
+    Input: weights, a list of (T, T) tensors, each row with sum 1; tokens, T strings; titles, one for each map
+    Output: a matplotlib Figure
+    """
+    T, width = len(tokens), 2 + 0.36 * len(tokens)
+    fig, all_axes = plt.subplots(1, len(weights), figsize=(width * len(weights), width), squeeze=False,
+                                 sharey=True, layout="constrained")
+    colours = plt.get_cmap("Blues").with_extremes(bad="#D9D9D9")
+    for axes, matrix, title in zip(all_axes[0], weights, titles):
+        matrix = [[100 * matrix[t, s].item() if s <= t else float("nan") for s in range(T)] for t in range(T)]
+        image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=100)
+        axes.set_xticks(range(T), tokens, rotation=90)
+        axes.set_yticks(range(T), tokens)
+        axes.set_xlabel("token that is looked at (key)")
+        axes.set_title(title, loc="left", fontsize=12)
+    all_axes[0][0].set_ylabel("token that looks (query)")
+    fig.colorbar(image, ax=all_axes, label="weight, % of a row", shrink=0.8)
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_text_losses(steps, train_values, held_out_values, levels, title):
+    """Loss of the text that is learnt and of held-out text, with lines to measure them by.
+
+    Input: steps, train_values, held_out_values: sequences of one length, losses in nats a token; levels, {name: loss}
+    Output: a matplotlib Figure
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.2))
+    for name, level in levels.items():
+        axes.axhline(level, color=GREY, linestyle=":")
+        axes.annotate(name, (1.01, level), xycoords=("axes fraction", "data"), va="center", color=GREY)
+    axes.plot(steps, train_values, color=BLUE, label="training loss")
+    axes.plot(steps, held_out_values, color=ORANGE, linestyle="--", label="held-out loss")
+    lowest = min(range(len(steps)), key=held_out_values.__getitem__)
+    axes.plot(steps[lowest], held_out_values[lowest], "o", color=ORANGE, markersize=9, label="its lowest point")
+    axes.set_xlabel("training steps")
+    axes.set_ylabel("loss, nats a token")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.legend(loc="lower left")
     fig.tight_layout()
     return fig

@@ -121,6 +121,16 @@ def test_an_epoch_that_ends_early_is_filled_up_later(classifier, loader):
     assert len(cached.kept) == len(loader.labels)
 
 
+def test_two_caches_of_one_loader_do_not_mix_up_its_epochs(classifier, loader):
+    one, other = CachedBatches(loader, classifier, 2), CachedBatches(loader, classifier, LAYERS)
+    list(one)
+    other.set_epoch(1)
+    for rows, (x, lengths, labels) in zip(one.rows, one):
+        assert torch.equal(labels, loader.labels[rows]), "labels of this epoch, vectors of the last"
+        for row, of_row, length in zip(rows, x, lengths):
+            assert torch.equal(of_row[:length], one.kept[row])
+
+
 @pytest.mark.parametrize("first", [0, 2, LAYERS])
 def test_the_memory_is_what_was_predicted(classifier, loader, first):
     cached = CachedBatches(loader, trainable_from(classifier, first), first)

@@ -1,0 +1,28 @@
+"""gpt/plots.py: what is drawn is what was given."""
+
+import matplotlib
+
+from gpt.plots import plot_padding, plot_token_times
+
+matplotlib.use("Agg")
+
+
+def test_padding_is_drawn_from_the_end_of_a_message_to_the_width_of_its_batch():
+    fig = plot_padding([("all to 9", [1, 4, 6], [9, 9, 9]), ("by length", [1, 4, 6], [1, 6, 6])])
+    for axes, widths in zip(fig.axes, ([9, 9, 9], [1, 6, 6])):
+        padding, message = (area.get_paths()[0].vertices for area in axes.collections)
+        assert message[:, 0].min() == 0 and message[:, 0].max() == 6, "the messages are cut"
+        assert padding[:, 0].max() == max(widths), "padding ends before, or behind, the batch's width"
+        assert padding[:, 0].min() == 1, "padding covers the messages"
+    assert [axes.get_title(loc="left") for axes in fig.axes] == ["all to 9", "by length"]
+    assert fig.axes[0].get_xlim() == fig.axes[1].get_xlim(), "the two panels cannot be compared"
+    assert fig.axes[0].get_xlim()[1] > 9, "the widest row is cut"
+
+
+def test_the_time_of_a_token_has_one_line_for_each_way_from_zero():
+    ways = {"no cache": [1.0, 4.0, 9.0], "cache": [1.0, 1.0, 2.0]}
+    axes, = plot_token_times([16, 64, 256], ways, "mini").axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn == {way: ([16, 64, 256], times) for way, times in ways.items()}
+    assert axes.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
+    assert axes.get_ylabel().endswith("ms") and "mini" in axes.get_title(loc="left")
