@@ -1,8 +1,10 @@
 """What README.md and the other pages say is held against the repository."""
 
+import ast
 import json
 import re
 import shlex
+import sys
 
 import pytest
 import torch
@@ -44,11 +46,39 @@ def test_no_page_has_a_gap_left_to_fill(page):
     assert "{{" not in page.read_text(encoding="utf-8"), "a number that was not measured"
 
 
-def test_requirements_are_pinned():
+def imported(path, seen):
+    """The packages that a file imports, itself or through the files of this repository that it imports."""
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                 [node.module] if isinstance(node, ast.ImportFrom) else [])
+        for name in names:
+            own = ROOT / "chapters" / "book.py" if name == "book" else ROOT / f"{name.replace('.', '/')}.py"
+            if not own.exists():
+                packages.add(name.partition(".")[0])
+            elif own not in seen:
+                seen.add(own)
+                packages |= imported(own, seen)
+    return packages - sys.stdlib_module_names
+
+
+def test_requirements_are_pinned_and_say_which_chapters_need_them():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    needed = {path.name[:2]: imported(path, set()) for path in (ROOT / "chapters").glob("[0-9]*.py")}
+    named = set()
     for line in lines:
         if line and not line.startswith("#"):
-            assert re.fullmatch(r"[a-z]+==[\d.]+ +# (chapters? [\d, -]+|the tests).*", line), line
+            match = re.fullmatch(r"([a-z]+)==[\d.]+ +# (?:chapters? ([\d, -]+)|the tests).*", line)
+            assert match, line
+            package, chapters = match.groups()
+            named.add(package)
+            said = set()
+            for part in (chapters or "").split(","):
+                first, _, last = part.strip().partition("-")
+                said |= {f"{n:02}" for n in range(int(first or 1), int(last or first or 0) + 1)}
+            truth = {chapter for chapter, packages in needed.items() if package in packages}
+            assert said & needed.keys() == truth, f"{line}: imported by {sorted(truth)}"
+    assert set().union(*needed.values()) <= named, "a chapter imports what requirements.txt does not name"
 
 
 def test_mini_is_what_the_pages_say():
