@@ -1,4 +1,4 @@
-"""Attention: every token looks back at the tokens before it and takes a weighted average of what they hold.
+"""Attention: every token looks at itself and the tokens before it and gets a weighted average of their values.
 
 Read along: chapters/02_attention.py. Source: Vaswani et al. 2017, section 3.2; Radford et al. 2019.
 Shape letters stand in gpt/__init__.py.
@@ -36,8 +36,8 @@ class KVCache:
 def causal_attention_by_hand(query, key, value):
     """Softmax(Q K^T / sqrt(D) + mask) V, one line per operation.
 
-    The last query belongs to the last key: with a cache there are more keys than queries. The mask adds -inf where a
-    key lies in a query's future, and softmax turns -inf into exactly 0.
+    The last query belongs to the last key: with a cache there are more keys than queries. Where a key lies in a
+    query's future the mask makes the score -inf, and softmax turns -inf into exactly 0.
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T
     Output: (B, H, T, D)
@@ -52,11 +52,13 @@ def causal_attention_by_hand(query, key, value):
 
 
 def causal_attention(query, key, value, dropout=0.0, at=None):
-    """The same numbers as `causal_attention_by_hand` from torch's fused kernel, which never stores the T x S weights.
+    """`causal_attention_by_hand`, to rounding, from torch's fused kernel, which does not store the T x S weights.
 
-    `is_causal=True` aligns the first query with the first key, so it is right only when there are as many queries as
-    keys. A single new token may look at everything and needs no mask; several new tokens after a cache need one drawn,
-    and so does a query for one position of each row, which may look at this position and all before it.
+    It goes through the keys in blocks and keeps one number a query. (With dropout torch 2.13 has no such kernel for a
+    CPU and stores the weights after all.) A text read at once has as many queries as keys: is_causal=True. That flag
+    aligns the first query with the first key, so it would be wrong in the three other cases. One new token after a
+    cache may look at everything and needs no mask; several new ones need one drawn, and so does a query for one
+    position of each row, which may look at this position and all before it.
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights;
         at: None, or (B,) the position of each row that its one query, T = 1, stands at
@@ -78,7 +80,9 @@ def pick(x, at):
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on D = C / H channels, then one linear layer that mixes their answers.
+    """H attentions side by side, then one linear layer that mixes their answers.
+
+    Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x.
 
     Input: x (B, T, C); cache: a KVCache to read and extend, or None; at: None, or (B,) the one position of each row to
         answer for
@@ -96,7 +100,7 @@ class MultiHeadAttention(nn.Module):
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.out_proj = nn.Linear(d_out, d_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)    # never called: it holds the probability where the field looks for it
 
     def split_heads(self, x):
         """(B, T, C) -> (B, H, T, D): head h takes channels h * D up to (h + 1) * D."""
@@ -104,11 +108,12 @@ class MultiHeadAttention(nn.Module):
         return x.view(B, T, self.num_heads, C // self.num_heads).transpose(1, 2)      # (B, H, T, D)
 
     def forward(self, x, cache=None, at=None):
-        query = self.split_heads(self.W_query(x if at is None else pick(x, at)))      # (B, H, T, D), T = 1 with `at`
+        asking = x if at is None else pick(x, at)                                     # (B, T, C), T = 1 with `at`
+        query = self.split_heads(self.W_query(asking))                                # (B, H, T, D), T = 1 with `at`
         key = self.split_heads(self.W_key(x))                                         # (B, H, T, D)
         value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
-        dropout = self.dropout.p if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0    # a function does not know of model.eval()
         context = causal_attention(query, key, value, dropout, at)                    # (B, H, T, D), T = 1 with `at`
         return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C), T = 1 with `at`

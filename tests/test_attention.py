@@ -58,6 +58,39 @@ def test_the_hand_written_attention_and_the_fused_one_have_the_same_gradients(T)
 
 
 @BOTH
+def test_the_future_cannot_change_the_past(attention):
+    query, key, value = (numbers(B, H, S, D, seed=seed) for seed in range(3))
+    before = attention(query, key, value)
+    for tensor in (query, key, value):
+        tensor[:, :, 4:] = 100.0
+    after = attention(query, key, value)
+    assert torch.equal(after[:, :, :4], before[:, :, :4]), "0 times a changed value is 0: not even rounding may differ"
+    assert not torch.isclose(after[:, :, 4:], before[:, :, 4:]).any(), "a token looks at itself as well"
+
+
+def bytes_kept(attention, *inputs):
+    """What autograd keeps of a forward pass for the backward pass; views of one memory count once."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        attention(*inputs)
+    return sum(kept.values())
+
+
+def test_the_fused_kernel_keeps_no_weights_and_the_hand_written_attention_does():
+    T, weights = 128, 8 * B * H * 128 * 128    # bytes
+    inputs = [numbers(B, H, T, D, seed=seed).requires_grad_() for seed in range(3)]
+    assert bytes_kept(causal_attention_by_hand, *inputs) > weights
+    assert bytes_kept(causal_attention, *inputs) < weights / 4, "torch has not chosen its fused kernel"
+    with_dropout = bytes_kept(lambda *inputs: causal_attention(*inputs, dropout=0.5), *inputs)
+    assert with_dropout > weights, "torch has a fused kernel with dropout now: correct the docstring"
+
+
+@BOTH
 def test_a_query_that_asks_nothing_gets_the_mean_of_the_past(attention):
     value = torch.tensor([3.0, 5.0, 1.0, 7.0]).view(1, 1, 4, 1)
     answer = attention(torch.zeros(1, 1, 4, 1), torch.ones(1, 1, 4, 1), value).flatten()
@@ -101,6 +134,14 @@ def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module):
         heads.append(attention_by_loops(query[:, None], key[:, None], value[:, None])[:, 0])
     expected = module.out_proj(torch.cat(heads, dim=-1))
     assert (module(x) - expected).abs().max() < 1e-12, "the heads' channels are mixed up, or out_proj is missing"
+
+
+def test_every_head_reads_all_channels(module):
+    x, nudged = numbers(1, 1, 6), numbers(1, 1, 6)
+    nudged[..., 0] += 1.0
+    for linear in (module.W_query, module.W_key, module.W_value):
+        moved = module.split_heads(linear(nudged)) != module.split_heads(linear(x))
+        assert moved.all(), "a head gets a share of the query's channels, not a share of the token's"
 
 
 def test_more_heads_cost_no_more_parameters():
