@@ -151,6 +151,7 @@ def section(title):
 
 def show(thing):
     """Print where a class or function of gpt/ stands and its source as it is now."""
+    thing = inspect.unwrap(thing)    # of @torch.no_grad() and the like
     lines, first = inspect.getsourcelines(thing)
     path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).as_posix()
     print(f"{path}:{first}\n" + textwrap.dedent("".join(lines)).rstrip())

@@ -1,4 +1,4 @@
-"""The seven numbers that make one GPT-2 different from another.
+"""The seven settings of a GPT-2, and its sizes: OpenAI's four differ in emb_dim, n_heads and n_layers alone.
 
 Read along: chapters/03_gpt_model.py. Source: Radford et al. 2019, table 2, and the released hparams.json files.
 """
@@ -18,7 +18,7 @@ class GPTConfig:
     emb_dim: int = 768           # C: channels of a token's vector
     n_heads: int = 12            # H: attention heads in each block
     n_layers: int = 12           # transformer blocks
-    drop_rate: float = 0.0       # probability; OpenAI pretrained with 0.1, fine-tuning here uses 0
+    drop_rate: float = 0.0       # probability; GPT-1 was trained with 0.1, GPT-2's is not published; here 0
     qkv_bias: bool = True        # whether query, key and value have a bias: GPT-2's do
 
     def __post_init__(self):

@@ -47,7 +47,7 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     try:
         for _ in range(max_new_tokens):
             if cache and cache[0].length + unread.shape[1] > limit:
-                cache = None
+                cache = None    # the window is full: from here on every step reads all of it
             hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)  # (B, T, C) or (B, 1, C)
             logits = model.out_head(hidden[:, -1])                                    # (B, V), of one position each
             unread = choose(logits, temperature, top_k, top_p, generator)             # (B, 1)

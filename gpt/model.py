@@ -17,7 +17,7 @@ class LayerNorm(nn.Module):
     """Give each token's channels mean 0 and variance 1, then let two learnt vectors scale and shift them.
 
     y = scale * (x - mean) / sqrt(variance + eps) + shift; the variance divides by C, not C - 1, and eps = 1e-5
-    stands inside the root.
+    stands inside the root, so that channels which are all equal give 0 and not 0 / 0.
 
     Input, output: (..., C)
     Source: Ba et al. 2016; F.layer_norm is the same in one fused kernel
@@ -83,7 +83,7 @@ class TransformerBlock(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """GPT-2. A fresh one draws GPT-2's initial weights from `generator` (torch's global one where it is None).
+    """GPT-2. A fresh one draws its weights from `generator` (torch's global one where it is None): `init_weights`.
 
     Input: token_ids (B, T) integers, 1 <= T <= context_length
     Output: logits (B, T, V); logits[b, t] scores what comes after token t (after a swapped head: (B, T, K))
@@ -105,10 +105,11 @@ class GPTModel(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """Draw GPT-2's initial weights in place: N(0, 0.02), biases 0.
+        """Draw fresh weights in place: N(0, 0.02), biases 0.
 
-        Each block adds two outputs to the stream; dividing those two projections by sqrt(2 n_layers) keeps the
-        stream's variance from growing with depth. Source: Radford et al. 2019, section 2.3.
+        Each block adds two answers to the stream; dividing the weights that make them by sqrt(2 n_layers) lets all
+        blocks together add as much variance whatever their number. Source: Radford et al. 2019, section 2.3, which
+        names the division; 0.02 is that of OpenAI's code (which takes 0.01 for positions and does not divide).
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layers)
         for name, parameter in self.named_parameters():

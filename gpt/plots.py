@@ -142,6 +142,6 @@ def plot_text_losses(steps, train_values, held_out_values, levels, title):
     axes.set_ylabel("loss, nats a token")
     axes.set_ylim(bottom=0)
     axes.set_title(title, loc="left", fontsize=12)
-    axes.legend(loc="lower left")
+    axes.legend(loc="center right")
     fig.tight_layout()
     return fig

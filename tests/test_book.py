@@ -17,6 +17,7 @@ from gpt.attention import MultiHeadAttention
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
 from gpt.download import DownloadError
+from gpt.generate import generate
 from gpt.model import GELU
 
 sys.path.insert(0, str(ROOT / "chapters"))
@@ -116,7 +117,7 @@ def test_a_run_has_a_folder_of_its_own(start, data):
 # What a chapter prints
 
 def test_show_prints_the_place_and_the_source_as_they_are(capsys):
-    for thing, path in ((MultiHeadAttention.forward, "gpt/attention.py"), (swap_head, "gpt/classify.py"),
+    for thing, path in ((MultiHeadAttention.forward, "gpt/attention.py"), (swap_head, "gpt/classify.py"), (generate, "gpt/generate.py"),
                         (GELU, "gpt/model.py")):
         book.show(thing)
         place, source = capsys.readouterr().out.split("\n", 1)
@@ -126,7 +127,7 @@ def test_show_prints_the_place_and_the_source_as_they_are(capsys):
         shown = source.rstrip("\n").split("\n")
         indent = len(lines[0]) - len(lines[0].lstrip())
         assert shown == [line[indent:] for line in lines[:len(shown)]], f"{place} is not where this source stands"
-        assert shown[0].startswith(("def ", "class ")) and not lines[len(shown)], "cut short?"
+        assert shown[0].startswith(("def ", "class ", "@")) and not lines[len(shown)], "cut short?"
 
 
 @pytest.mark.parametrize("predicted, measured, tolerance", [

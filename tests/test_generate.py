@@ -23,7 +23,7 @@ SETTINGS = {
 @pytest.fixture
 @torch.no_grad()
 def talkative_model(small_model):
-    """Matrices 20 times as large as an untrained model's, which repeats its last token whatever came before."""
+    """Matrices 20 times as large as an untrained model's, which mostly repeats the last token (chapter 3, 3.8)."""
     for parameter in small_model.parameters():
         if parameter.ndim == 2:
             parameter.mul_(20)
@@ -91,6 +91,16 @@ def test_a_step_reads_one_token_and_scores_one_position_until_the_window_is_full
     generate(small_model, prompts(2, 20), 8)
     assert read == [20, 1, 1, 1, 1, WINDOW, WINDOW, WINDOW]
     assert scored == [((2, 30), False)] * 8, "the head over all positions, or gradients, would cost V numbers a token"
+
+
+def test_n_tokens_cost_n_vectors_with_the_cache_and_a_triangle_without(small_model):
+    read = []
+    small_model.trf_blocks[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    generate_text_simple(small_model, prompts(1, 1), 20, WINDOW)
+    assert sum(read) == 20 * 21 // 2, "the simple loop reads the whole text at every step"
+    read.clear()
+    generate(small_model, prompts(1, 1), 20)
+    assert sum(read) == 20, "each token is read once: its keys and values are kept"
 
 
 def test_past_the_window_only_its_last_tokens_count(talkative_model):

@@ -2,7 +2,7 @@
 
 import matplotlib
 
-from gpt.plots import plot_padding, plot_token_times
+from gpt.plots import plot_padding, plot_text_losses, plot_token_times
 
 matplotlib.use("Agg")
 
@@ -26,3 +26,12 @@ def test_the_time_of_a_token_has_one_line_for_each_way_from_zero():
     assert drawn == {way: ([16, 64, 256], times) for way, times in ways.items()}
     assert axes.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
     assert axes.get_ylabel().endswith("ms") and "mini" in axes.get_title(loc="left")
+
+
+def test_two_losses_stand_beside_the_levels_to_beat_and_the_turn_is_marked():
+    axes, = plot_text_losses([7, 14, 21], (5.0, 3.0, 1.0), (6.0, 5.5, 7.0), {"ln V": 6.6, "counting": 6.2}, "a page").axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn["training loss"] == ([7, 14, 21], [5.0, 3.0, 1.0])
+    assert drawn["held-out loss"] == ([7, 14, 21], [6.0, 5.5, 7.0])
+    assert drawn["its lowest point"] == ([14], [5.5]), "overfitting begins where the held-out loss is lowest"
+    assert [text.get_text() for text in axes.texts] == ["ln V", "counting"] and axes.get_ylim()[0] == 0
