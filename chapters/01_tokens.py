@@ -28,6 +28,7 @@ args = start(__doc__, QUICK, FULL)
 section("1.1  Text is bytes")
 # A model computes with numbers, so every text must become a row of them. It is one already: files and phones hold text
 # as bytes, 0 to 255. UTF-8 says which: one for English letters, digits and signs (ASCII), two to four for all others.
+
 text = "Win £5 now 🎉"
 print(list(text.encode("utf-8")))
 #> [87, 105, 110, 32, 194, 163, 53, 32, 110, 111, 119, 32, 240, 159, 142, 137]
@@ -76,6 +77,7 @@ predict("parts left: the sentence less the counts", len(sentence) - sum(counts.v
 section("1.3  Cut first, then merge")
 # b'at and' is the end of one word and all of the next: of little use elsewhere. So GPT-2 first cuts text into pieces by
 # a pattern, and no merge crosses a cut. A word takes one space before it along, and nothing is lost at a cut.
+
 text = "I'll pay £5,000  for the cat!!"
 print(regex.findall(SPLIT, text))
 #> ['I', "'ll", ' pay', ' £', '5', ',', '000', ' ', ' for', ' the', ' cat', '!!']
@@ -111,6 +113,7 @@ print([list(own)[i] for i in encode_by_hand("a hat on the path", own)])    # wor
 section("1.5  GPT-2's 50,000 merges")
 # The file vocab.bpe holds them, one a line, with a visible sign for each byte: a space is "Ġ". Single bytes have the
 # ids 0 to 255 in the order of these signs, so 0 is "!". One id is no text: <|endoftext|>, the last.
+
 show(read_ranks)
 vocab_bpe = fetch("vocab.bpe").read_text(encoding="utf-8")
 print(vocab_bpe.splitlines()[1:11])
@@ -156,6 +159,7 @@ print(f"the messages: {sum(len(tokens(piece)) for piece in pieces):,} tokens; wi
 section("1.7  What looks alike need not be alike")
 # A capital or a space in front makes another token; numbers fall apart as the merges happen to be; 'd is cut off as
 # in "he'd". That " the" and "The" are one word, or how much " 2000" is, nothing tells the model: it must learn it.
+
 for text in ("the", " the", "The", "winner", "WINNER", "don't", "DON'T", "b'day", " 2000", "07123456789"):
     print(f"{text!r:14} {tokens(text)}")
 #> "b'day"        [b'b', b"'d", b'ay']
@@ -173,6 +177,7 @@ predict("asked for", [END_OF_TEXT], gpt2.encode("<|endoftext|>", allowed_special
 # %%
 section("1.8  No text is unknown, but some are expensive")
 # Every byte is a token, so there is no "unknown word". Each character of Unicode, there and back (the gap holds none):
+
 everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
 predict(f"{len(everything):,} characters come back", True, gpt2.decode(gpt2.encode_ordinary(everything)) == everything)
 print(tokens("🎉"), [gpt2.decode([i]) for i in gpt2.encode_ordinary("🎉")])
@@ -195,6 +200,7 @@ for text in ("Good morning! Where are you? I am waiting for you at the station, 
 section("1.9  Sliding windows: the text holds the answers")
 # A language model learns to say what comes next, which stands in the text, one place to the right. A window of 4
 # tokens, and the one after it, is 4 exercises and not one: each answer is sought from all tokens before it.
+
 row = [END_OF_TEXT, *gpt2.encode_ordinary(sentence)]    # so that the first word is an answer too
 inputs, targets = row[:4], row[1:5]
 for t in range(4):
@@ -215,6 +221,7 @@ predict("the first row's targets are the text, one on", True, batch[0, 1:].equal
 section("1.10  A token becomes a vector")
 # An id is a name, not an amount. So each id has a row of a table, and training sets the numbers in it. Looking a row up
 # is the same as multiplying the table by a row that is 1 at the id and 0 elsewhere, without the work.
+
 table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)
 predict("rows 2 and 0", table[torch.tensor([2, 0])].tolist(), (one_hot @ table).tolist())

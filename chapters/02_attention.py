@@ -58,6 +58,7 @@ print(f"by the formula as it stands: {(huge.exp() / huge.exp().sum()).tolist()}"
 section("2.2  All queries at once")
 # Five tokens, each with a query, a key and a value. A table of dot products is a product of two matrices, and so is a
 # table of weighted averages: the loops over queries, keys and channels become Q K^T and weights V.
+
 Q, K, V = torch.randn(3, 5, 4)    # T = 5 tokens, D = 4 channels: (T, D) each
 by_loops = torch.tensor([attend(q, K, V) for q in Q])    # (T, D)
 by_matrices = (Q @ K.T).softmax(dim=-1) @ V    # softmax makes each row (T, T) sum to 1: one row a query
@@ -68,6 +69,7 @@ section("2.3  Why three vectors")
 # A token asks for something (query), offers something (key) and hands something over (value). Were query and key one
 # vector x, its score with itself would be |x|^2, more than any other vector of that length can get, and a would want b
 # as much as b wants a. Below, x says only where a token stands: 2 at its own place. Scores: 4 with itself, else 0.
+
 x = 2 * torch.eye(4)    # (T, C)
 weights, e4 = (x @ x.T).softmax(dim=-1), math.exp(4)    # (T, T)
 predict("query = key: weight on itself, e^4 / (e^4 + 3)", e4 / (e4 + 3), weights.diagonal().mean().item(), 1e-4)
@@ -83,6 +85,7 @@ predict("each token gets the value before its own", [25, 10, 20, 30], answer.fla
 section("2.4  The mask: nobody sees the future")
 # A language model learns to predict token t + 1 from the tokens up to t; a t that saw t + 1 could copy it. In loops
 # this is a slice, keys[:t + 1]. In matrices it is a score of -inf, for e^-inf = 0.
+
 past_only = torch.tensor([attend(Q[t], K[:t + 1], V[:t + 1]) for t in range(5)])
 future = torch.ones(5, 5, dtype=torch.bool).triu(1)    # (T, T): True where the key comes after the query
 masked = (Q @ K.T).masked_fill(future, float("-inf")).softmax(dim=-1) @ V
@@ -103,6 +106,7 @@ section("2.5  Why divide by sqrt(D)")
 # q . k is a sum of D products. If all numbers are independent, with mean 0 and variance 1, so are the products, and
 # variances add up to D. So scores spread as sqrt(D), and a softmax of widely spread scores is all or nothing. Then it
 # hardly learns: the derivative of a weight w by its own score is w (1 - w), which is 0 at w = 0 and at w = 1.
+
 for D in (4, 64, 1024):
     scores = (torch.randn(1000, 1, D) @ torch.randn(1000, D, 16))[:, 0]    # (1000, 16): queries with 16 keys each
     predict(f"variance of q . k, D = {D}", float(D), scores.var().item(), 0.15)
@@ -120,6 +124,7 @@ predict("variance of a fresh GPT-2's scores", (768 * 0.02**2)**2, scores.var().i
 section("2.6  Heads")
 # One softmax gives one average; H heads give H. Query, key and value are cut into H pieces of D = C / H channels, and
 # each piece attends by itself. In x below the tens name the token and the ones its channel.
+
 show(MultiHeadAttention.split_heads)
 x = torch.arange(3.0)[:, None] * 10 + torch.arange(4.0)    # (T, C) = (3, 4)
 two_heads = MultiHeadAttention(4, 4, num_heads=2)
@@ -139,6 +144,7 @@ predict("parameters with 1, 2 and 12 heads", {4 * (768 * 768 + 768)}, counts)
 section("2.7  Meet the module")
 # What was derived, with a batch and heads in front. `cache` belongs to chapter 3 and `at` to chapter 5: both are None
 # here, so S = T, and what causal_attention does is its last line.
+
 show(causal_attention_by_hand)
 show(causal_attention)
 show(MultiHeadAttention.forward)
@@ -157,6 +163,7 @@ for name, one, other in (("loops and matrices", by_loops, by_matrices),
 section("2.8  The future cannot change the past")
 # Change the last token: the answers before it stay as they are to the last bit, for 0 times a number is 0. Cut it off:
 # other shapes may be added up in another order, so they agree to rounding.
+
 changed = x.clone()
 changed[:, -1] = 100.0
 predict("largest change before a changed token", 0.0, (module(changed) - answer)[:, :-1].abs().max().item())
@@ -173,6 +180,7 @@ section("2.9  What it costs")
 # T queries times T keys: twice the text, four times the weights, 48 MiB in each block of GPT-2 at T = 1,024. Training
 # keeps what the backward pass reads: by hand Q, K, V, the mask (1 byte each) and the weights. The fused kernel keeps
 # Q, K, V, its answer and one number a query, and works the weights out again, block by block.
+
 H, T, D, kept = 12, 1024, 64, []
 inputs, each = [torch.randn(1, H, T, D, requires_grad=True) for _ in range(3)], 4 * H * T * D
 for attention, predicted in ((causal_attention_by_hand, 3 * each + T * T + 4 * H * T * T),
@@ -219,6 +227,7 @@ print(f"mini, one row a block:\n{trained}")
 section("2.11  A picture is no explanation")
 # Does the head with the plainest habit matter most? Take each head away (its D columns of out_proj set to 0) and see
 # how much worse mini predicts the next token of the messages, laid end to end in rows of 256 tokens.
+
 rows, rise, D = torch.cat(messages, dim=1)[0].unfold(0, 256, 256), torch.zeros(4, 4), 32    # rows: (B, T)
 with torch.no_grad():
     whole = next_token_loss(mini, rows)

@@ -34,6 +34,7 @@ section("3.1  LayerNorm on three numbers")
 # A token's vector is a sum of many layers' answers; its size differs from token to token and grows with depth. So a
 # layer first brings the channels of each token, by itself, to mean 0 and variance 1. Two learnt vectors, scale and
 # shift, may undo that. The variance divides by C, whereas torch's x.var() divides by C - 1 unless told not to.
+
 x = torch.tensor([1.0, 4.0, 7.0])                     # (C,) = (3,): one token
 deviations = x - x.mean()                             # -3, 0, 3
 variance = (deviations ** 2).sum() / 3                # 18 / 3 = 6
@@ -57,6 +58,7 @@ section("3.2  GELU: what two linear layers need between them")
 # negative numbers off; its slope there is 0, so a channel that is negative for every token no longer learns. GELU
 # multiplies x by the probability that a normal number is below x: a smooth bend, which passes some slope on below 0.
 # Some, not all: near -0.75 it turns and its slope is 0 too, and below -3 it is next to nothing.
+
 x = torch.tensor([-4.0, -1.0, -0.75, -0.5, 0.0, 1.0], requires_grad=True)
 for name, bend in (("ReLU", F.relu), ("GELU", GELU())):
     slope, = torch.autograd.grad(bend(x).sum(), x)
@@ -75,6 +77,7 @@ predict("at the most the formula is wrong by", 5e-4, (by_hand - exact).abs().max
 section("3.3  Feed-forward: each token by itself")
 # Attention moves information between tokens; this layer works on what a token has gathered: C channels to 4 C, a bend,
 # back to C. No token sees another here, so the order in which they stand cannot matter.
+
 show(FeedForward.__init__)
 feed_forward, x = FeedForward(8), torch.randn(2, 5, 8, generator=draw)               # (B, T, C)
 order = torch.tensor([3, 0, 4, 1, 2])
@@ -87,6 +90,7 @@ section("3.4  The block: two answers, added to the stream")
 # normalised copy and add their answers. (`cache` is for 3.9. `at` is for chapters 5 and 6, which want one position of
 # each row; here it is None.) Each answer adds variance, so GPT-2 starts with the last weights of both divided by
 # sqrt(2 L), L the number of blocks. The stream grows all the same; but all L blocks together add as much for any L.
+
 show(TransformerBlock.forward)
 grown = {}
 for L, factor in ((4, 1), (16, 1), (4, math.sqrt(8)), (16, math.sqrt(32))):    # a factor that undoes the division
@@ -104,6 +108,7 @@ section("3.5  What the shortcut is for")
 # "x +" is called a shortcut, and it is often said that gradients vanish without it. In a plain stack of layers they do.
 # With LayerNorm they do not: it brings a small signal back to size. What is lost is the token: attention averages, and
 # average upon average makes all tokens of a row the same vector: which one was read last can no longer be told.
+
 ways = {"norm and shortcut": lambda block, x: block(x),
         "norm only": lambda block, x: block.ff(block.norm2(block.att(block.norm1(x)))),
         "neither": lambda block, x: block.ff(block.att(x))}
@@ -125,6 +130,7 @@ predict("norm only: cosine of two tokens", 1.0, cosine["norm only"], 0.03)
 section("3.6  The model, and its parameters by hand")
 # Token vectors plus position vectors, L blocks, a last LayerNorm, and a head that scores all V tokens. The head has no
 # weights of its own: tied to the token vectors, it scores token v by the dot product with v's own vector.
+
 show(GPTModel.hidden)
 show(GPTModel.forward)
 V, T_max, C = 50257, 1024, 768
@@ -148,6 +154,7 @@ section("3.7  The first loss, before any training")
 # A model that knows nothing gives every token 1 / V: a loss of ln V. Ours begins near it because its weights are small.
 # A logit is the dot product of C channels of variance 1 with a row of variance 0.02^2, so logits have the variance
 # s^2 = 0.0004 C; and softmax over normal scores costs s^2 / 2 more than over equal ones.
+
 config, tokenizer = GPT2_SIZES[args.model], gpt2_tokenizer()
 C, L, T_max = config.emb_dim, config.n_layers, config.context_length
 messages = fetch("sms").read_text(encoding="utf-8")[:2000]
@@ -172,6 +179,7 @@ predict("torch's weights, head of its own, ln V + 1/6", math.log(V) + 1 / 6, nex
 # %%
 section("3.8  An untrained model babbles")
 # Writing is a loop: score what could come next, take the best, append it, read everything again.
+
 prompt = text = text_to_token_ids("The weather today is", tokenizer).to(args.device)    # (B, T) = (1, 4)
 for _ in range(12):
     best = model(text)[:, -1].argmax(dim=-1, keepdim=True)                           # (B, 1)
@@ -197,6 +205,7 @@ section("3.9  The cache: do not read the past again")
 # A token's keys and values depend on the tokens before it, which stay the same as the text grows: keep them, and a step
 # reads one token, whose queries meet all keys kept. Without, n tokens cost 1 + 2 + ... + n vectors in each block; with
 # it n. Attention still looks at the whole past, so a step costs more and more, but by little.
+
 show(KVCache.extend)
 read = []    # how many tokens each step reads
 hook = model.trf_blocks[0].register_forward_pre_hook(lambda block, inputs: read.append(inputs[0].shape[1]))
@@ -220,6 +229,7 @@ section("3.10  What it saves, measured")
 # generate() saves two things: it reads one token, and it scores one position. The loop of 3.8 scores all positions to
 # use the last. That saving is not the cache's, so three ways are timed for one more token, the best try of each; item()
 # waits until a GPU has the number. The price: two vectors for each token and block, with room for T_max taken at once.
+
 ways = {"no cache, all positions scored": lambda: model(text)[0, -1].argmax().item(),
         "no cache, one position scored": lambda: model.out_head(model.hidden(text)[0, -1]).argmax().item(),
         "cache, one position scored": lambda: model.out_head(model.hidden(text[:, -1:], cache)[0, -1]).argmax().item()}

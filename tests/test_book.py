@@ -117,7 +117,8 @@ def test_a_run_has_a_folder_of_its_own(start, data):
 # What a chapter prints
 
 def test_show_prints_the_place_and_the_source_as_they_are(capsys):
-    for thing, path in ((MultiHeadAttention.forward, "gpt/attention.py"), (swap_head, "gpt/classify.py"), (generate, "gpt/generate.py"),
+    for thing, path in ((MultiHeadAttention.forward, "gpt/attention.py"), (swap_head, "gpt/classify.py"),
+                        (generate, "gpt/generate.py"),
                         (GELU, "gpt/model.py")):
         book.show(thing)
         place, source = capsys.readouterr().out.split("\n", 1)
