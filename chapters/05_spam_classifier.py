@@ -120,7 +120,6 @@ book_lengths = sorted(map(len, encode(published[0]["Text"].tolist(), tokenizer))
 predict("the longest message, tokens", 120, to_longest.max_length)
 share = 1 - sum(book_lengths) / (120 * len(book_lengths))
 predict("padding: 1 - mean length / 120", share, padding_share(to_longest), 1e-9)
-#> padding: 1 - mean length / 120: predicted 0.7466, measured 0.7466
 raw = {name: BatchesByLength(split, tokenizer, BATCH_SIZE, CONTEXT, seed=args.seed if name == "train" else None)
        for name, split in zip(("train", "validation", "test"), splits)}
 our_share = padding_share(raw["train"])
@@ -159,7 +158,6 @@ section("5.7  A new head, and its first loss")
 model = copy.deepcopy(pretrained)
 swap_head(model, 2)
 predict("first loss, nats a message", math.log(2), calc_loss_loader(raw["validation"], model, args.device), 1e-5)
-#> first loss, nats a message: predicted 0.6931, measured 0.6931
 
 # The book keeps nn.Linear's random start and reports 2.453. It knows nothing either, but it is sure of it: nn.Linear
 # draws from U(-1/sqrt(C), 1/sqrt(C)), variance 1/(3C), so for a vector x the difference of the two scores has variance
@@ -197,7 +195,6 @@ C, head = 768, 2 * (768 + 1)    # a block: 4 C^2 + 8 C^2 weights of attention an
 for way, count in zip(args.rounds, (head, 12 * C * C + 13 * C + 2 * C + head, 124_439_808 + head)):
     let_train(full_size, way)
     predict(f"124M, {way}", count, count_parameters(full_size)[0])
-#> 124M, last block: predicted 7,090,946, measured 7,090,946
 #> 124M, everything: predicted 124,441,346, measured 124,441,346
 
 # %%
