@@ -123,7 +123,7 @@ pieces = [piece for message in messages for piece in regex.findall(SPLIT, messag
 print(f"{len(messages):,} text messages would give {[b''.join(pair) for pair in learn_merges(pieces, 10)[0]]}")
 #> 500 text messages would give [b' t', b' a', b'in', b'ou', b're', b' s', b'he', b' w', b' m', b' c']
 ranks, gpt2 = read_ranks(vocab_bpe), gpt2_tokenizer()    # gpt2 is tiktoken's, which does this in Rust
-predict("ids: bytes, merges, <|endoftext|>", 256 + 50_000 + 1, gpt2.n_vocab)
+predict("ids: bytes, merges, <|endoftext|>", 256 + 50_000 + 1, gpt2.n_vocab)    # V, the size of the vocabulary
 #> ids: bytes, merges, <|endoftext|>: predicted 50,257, measured 50,257
 predict("' the' is one token, from merge 7", [256 + 7 - 1], gpt2.encode_ordinary(" the"))
 predict("'!' is the first sign", [0], gpt2.encode_ordinary("!"))
@@ -219,14 +219,14 @@ predict("the first row's targets are the text, one on", True, batch[0, 1:].equal
 
 # %%
 section("1.10  A token becomes a vector")
-# An id is a name, not an amount. So each id has a row of a table, and training sets the numbers in it. Looking a row up
-# is the same as multiplying the table by a row that is 1 at the id and 0 elsewhere, without the work.
+# An id is a name, not an amount. So each id has a row of a table, its embedding, and training sets the numbers in it.
+# Looking a row up is the same as multiplying the table by a row that is 1 at the id and 0 elsewhere, without the work.
 
 table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)
 predict("rows 2 and 0", table[torch.tensor([2, 0])].tolist(), (one_hot @ table).tolist())
 #> rows 2 and 0: predicted [[2.0, 2.5, 3.0], [0.0, 0.5, 1.0]], measured [[2.0, 2.5, 3.0], [0.0, 0.5, 1.0]]
-# The row is the same wherever the token stands. A second table has a row for each place, and the two are added.
+# The row is the same wherever the token stands. A second table has a row for each position, and the two are added.
 model = load_gpt2("mini")    # C = 128
 show(model.embed)
 predict("numbers in mini's token table, V C", 50_257 * 128, model.tok_emb.weight.numel())

@@ -26,11 +26,11 @@ args = start(__doc__, QUICK, FULL)
 
 # %%
 section("2.1  A weighted average")
-# Three tokens hold two numbers each: their values. The answer is an average of the values in which some tokens count
-# more. How much: multiply a query with each token's key (a dot product), and turn these scores into weights by softmax:
-# e to the power of each score, divided by the sum of all. e^(ln 2) = 2 and e^0 = 1, so scores of ln 2, 0, 0 give the
-# weights 2/4, 1/4, 1/4: do the average in your head. (With the rows of an identity matrix as values, the average is
-# the weights themselves.)
+# Three tokens hold two numbers each: their values. Attention answers with an average of the values in which some tokens
+# count more. How much: multiply a query with each token's key (a dot product), and turn these scores into weights by
+# softmax: e to the power of each score, divided by the sum of all. e^(ln 2) = 2 and e^0 = 1, so scores of ln 2, 0, 0
+# give the weights 2/4, 1/4, 1/4: do the average in your head. (With the rows of an identity matrix as values, the
+# average is the weights themselves.)
 
 
 def attend(query, keys, values):
@@ -84,7 +84,7 @@ predict("each token gets the value before its own", [25, 10, 20, 30], answer.fla
 # %%
 section("2.4  The mask: nobody sees the future")
 # A language model learns to predict token t + 1 from the tokens up to t; a t that saw t + 1 could copy it. In loops
-# this is a slice, keys[:t + 1]. In matrices it is a score of -inf, for e^-inf = 0.
+# this is a slice, keys[:t + 1]. In matrices it is a score of -inf, for e^-inf = 0. Such attention is called causal.
 
 past_only = torch.tensor([attend(Q[t], K[:t + 1], V[:t + 1]) for t in range(5)])
 future = torch.ones(5, 5, dtype=torch.bool).triu(1)    # (T, T): True where the key comes after the query

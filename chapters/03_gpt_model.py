@@ -75,8 +75,8 @@ predict("at the most the formula is wrong by", 5e-4, (by_hand - exact).abs().max
 
 # %%
 section("3.3  Feed-forward: each token by itself")
-# Attention moves information between tokens; this layer works on what a token has gathered: C channels to 4 C, a bend,
-# back to C. No token sees another here, so the order in which they stand cannot matter.
+# Attention moves information between tokens; this layer works on what a token has gathered: C channels to F = 4 C, a
+# bend, back to C. No token sees another here, so the order in which they stand cannot matter.
 
 show(FeedForward.__init__)
 feed_forward, x = FeedForward(8), torch.randn(2, 5, 8, generator=draw)               # (B, T, C)

@@ -152,8 +152,8 @@ show(class_logits)
 
 # %%
 section("5.7  A new head, and its first loss")
-# The old head gives 50,257 scores, the new one 2. Let it start at zero: two scores of 0, two probabilities of 1/2. The
-# loss of a message is ln(1 + exp(wrong score - right score)), so ln(1 + 1), whatever the message says.
+# The old head gives 50,257 scores, the new one K = 2. Let it start at zero: two scores of 0, two probabilities of 1/2.
+# The loss of a message is ln(1 + exp(wrong score - right score)), so ln(1 + 1), whatever the message says.
 
 model = copy.deepcopy(pretrained)
 swap_head(model, 2)
@@ -179,6 +179,7 @@ predict("mean of means", (0.1 + 0.1 + 3.5) / 3, sum(part.mean().item() for part 
 
 # %%
 section("5.8  What trains: the head, the last block too, or everything")
+# Fine-tuning goes on with training, on a task of one's own. What is frozen stays as it was and costs no gradient.
 
 
 def let_train(model, way):

@@ -48,8 +48,9 @@ if args.text is not None:    # not a lesson, only an answer
 
 # %%
 section("6.1  A small change needs few numbers")
-# Fine-tuning moves a weight matrix W by some dW. Suppose that dW has rank 1: each of its rows is a multiple of one
-# row. Then a column times a row says all of it: here 4 + 4 numbers in place of 16.
+# Fine-tuning moves a weight matrix W by some dW. Suppose that dW has rank 1: each of its rows is a multiple of one row.
+# Then a column times a row says all of it: here 4 + 4 numbers in place of 16. LoRA, low-rank adaptation, trains such
+# thin matrices.
 
 A = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])    # (in, r) = (4, 1)
 B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # (r, out) = (1, 4)

@@ -1,0 +1,55 @@
+"""chapters/GLOSSARY.md: each word is explained where it says, and stands where it says."""
+
+import contextlib
+import io
+import re
+
+import pytest
+from conftest import ROOT
+
+PAGE = (ROOT / "chapters" / "GLOSSARY.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines()
+        if re.match(r"\| [^-]", line) and not re.match(r"\| (word|symbol) \|", line)]
+
+
+def sections():
+    """{"3.2": the text of this section, shown source and all}"""
+    found = {}
+    for path in (ROOT / "chapters").glob("[0-9]*.py"):
+        for part in path.read_text(encoding="utf-8").split('section("')[1:]:
+            found[part.split()[0]] = part.replace("\n#", "\n")
+    return found
+
+
+SECTIONS = sections()
+
+
+def test_the_self_test_prints_what_it_says():
+    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    said = re.findall(r"print\(.*# (.*)$", code, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    assert printed.getvalue().splitlines() == said and len(said) >= 5
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_word_is_explained_where_the_glossary_says(row):
+    word, meaning, places, *files = row
+    assert meaning and len(row) in (3, 4), f"a row of {len(row)} cells"
+    names = re.split(r", (?:and )?| and ", re.sub(r"\(.*?\)", "", word))
+    for place in places.split(", "):
+        assert place in SECTIONS, f"{word}: there is no section {place}"
+    text = " ".join(" ".join(SECTIONS[place].split()) for place in places.split(", "))
+    for name in names:
+        if len(name) == 1:
+            assert re.search(rf"\b{name}\b", text), f"{word}: no {name} in {places}"
+        else:
+            assert name.strip().lower() in text.lower(), f"{word}: {name!r} does not occur in {places}"
+    for file in files:
+        assert file == "torch" or (ROOT / file).exists(), f"{word}: there is no {file}"
+
+
+def test_the_glossary_is_sorted():
+    words = [row[0].lower() for row in ROWS if len(row) == 4]
+    assert words == sorted(words) and len(words) > 50
