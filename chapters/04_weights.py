@@ -1,134 +1,291 @@
-"""4  Weights: train them
+"""4  Weights: train them, load them
 
-After this chapter you can pretrain a small GPT-2 on plain text and read its loss in nats. You need: chapter 3.
-Run: python chapters/04_weights.py             a few steps, to see how it goes
-     python chapters/04_weights.py --full      trains mini as it is shipped, data/mini/model.safetensors
-Time: 14 s; --full 51 min on 2 CPU cores (AMD EPYC) that other work shared
-Source: Radford et al. 2019; Merity et al. 2016 (WikiText-2); Lang 1995 (20 Newsgroups)
+After this chapter you can read a loss in nats, train a GPT-2 on plain text and see it overfit, take an interrupted run
+up again, open OpenAI's file byte by byte, and choose how the next word is drawn. You need: chapter 3.
+
+Run: python chapters/04_weights.py             --full also trains mini as it is shipped, data/mini/model.safetensors
+Time: --quick QUICKTIME; without a flag FULLTIME; --full 51 min more, on 2 CPU cores (AMD EPYC) that other work shared
+Source: Radford et al. 2019; Jean et al. 2015, section 3 (a sample of the words); LevelDB's doc/table_format.md
 """
 
+import json
 import math
 
+import numpy as np
 import torch
-from book import predict, report, run_folder, section, start
+from book import ROOT, figure, load_weights, predict, report, run_folder, section, show, start
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt.checkpoint import Checkpoint
-from gpt.classify import evaluating
-from gpt.config import GPT2_SIZES
-from gpt.corpus import TextWindows, clean_post, encode_documents, read_newsgroups, read_wikitext
-from gpt.download import DownloadError, fetch
-from gpt.generate import generate
-from gpt.losses import next_token_loss, sampled_softmax_loss
+from gpt.config import GPT2_SIZES, GPTConfig
+from gpt.corpus import TextWindows, encode_documents, read_wikitext
+from gpt.crc32c import crc32c, masked
+from gpt.download import fetch
+from gpt.generate import choose, generate
+from gpt.losses import cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
 from gpt.model import GPTModel
+from gpt.plots import plot_text_losses
+from gpt.pretrain import pretrain, read_mini_texts, shares, text_losses
+from gpt.tf_checkpoint import fields, read_index
+from gpt.tf_table import read_footer
 from gpt.tokenizer import gpt2_tokenizer, text_to_token_ids, token_ids_to_text
-from gpt.train import train, warmup_then_cosine
-from gpt.weights import MINI, save_model
+from gpt.train import train, training_step
+from gpt.weights import MINI, load_gpt2, load_openai, save_model
 
-QUICK = dict(epochs=1, sampled_batches=15, full_batches=2, batch_size=8, validation_windows=4)
-FULL = dict(epochs=4, sampled_batches=None, full_batches=100, batch_size=16, validation_windows=150)
-args = start(__doc__, QUICK, FULL, "--full", "--resume")
-config, folder, WINDOW = GPT2_SIZES["mini"], run_folder(args), 256
+QUICK, FULL = dict(epochs=30), dict(epochs=60)    # how often the two pages of 4.3 are read
+AS_SHIPPED = dict(epochs=4, sampled_batches=None, full_batches=100, batch_size=16, windows=150)    # --full; otherwise:
+A_FEW_STEPS = dict(epochs=1, sampled_batches=15, full_batches=2, batch_size=8, windows=4)
+args = start(__doc__, QUICK, FULL, "--model", "--full", "--resume")
+folder, tokenizer = run_folder(args), gpt2_tokenizer()
 
 # %%
-section("4.1  Something to read")
-# Wikipedia articles are edited prose; newsgroup posts are people talking, as text messages are. Mini reads both.
-# Every 40th post is kept aside, to measure on text that the model has not seen.
+section("4.1  Surprise, in nats")
+# A language model gives every word a probability. If the word that comes had probability p, the surprise is -ln p: 0
+# for a certain one, ln 4 = 1.386 nats for one of four equally likely ones. Training makes the mean surprise small.
+# exp of the mean is the perplexity: so many equally likely words would be as surprising.
+logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]])    # (N, V) = (3, 4)
+targets = torch.tensor([1, 2, 1])                                                              # the words that came
+probabilities = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)                          # softmax, (3, 4)
+surprises = -probabilities[torch.arange(3), targets].log()                                     # (3,)
+print("nats:", *(f"{surprise:.3f}" for surprise in surprises), f"mean {surprises.mean():.3f}")
+#> nats: 1.440 1.386 0.083 mean 0.970
+predict("perplexity of the second, whose scores are equal", 4, surprises[1].exp().item(), 1e-6)
+show(cross_entropy_by_hand)
+for loss in cross_entropy_by_hand, F.cross_entropy:
+    predict(f"{loss.__name__}, nats", surprises.mean().item(), loss(logits, targets).item(), 1e-6)
 
-tokenizer = gpt2_tokenizer()
+# %%
+section("4.2  One step downhill")
+# The slope of the surprise in each score is simple: p - 1 for the word that came, p for all others. Gradient descent
+# goes against the slope: score - rate * slope. What autograd and the step of SGD do is no more than that.
+# AdamW divides the slope by its own recent size, so its first step is the rate itself, however steep the slope is.
+scores, came, rate = logits[:1].clone().requires_grad_(), targets[:1], 0.1
+slope = probabilities[:1] - F.one_hot(came, 4)
+cross_entropy_by_hand(scores, came).backward()
+predict("slope by hand equals autograd's", True, torch.allclose(slope, scores.grad))
+torch.optim.SGD([scores], lr=rate).step()
+predict("a step of SGD equals one by hand", True, torch.allclose(scores, logits[:1] - rate * slope))
+print(f"surprise {surprises[0]:.3f} -> {cross_entropy_by_hand(scores, came):.3f} nats")
+#> surprise 1.440 -> 1.341 nats
+before = scores.detach().clone()
+torch.optim.AdamW([scores], lr=rate, weight_decay=0.0).step()
+predict("AdamW's first step", [-0.1, 0.1, -0.1, -0.1], [round(s, 4) for s in (scores - before)[0].tolist()])
+show(training_step)
+
+# %%
+section("4.3  Two pages to learn from")
+# Four fifths of a Wikipedia article are to be learnt, the last fifth is held out. The words are GPT-2's tokens, but
+# only those of this article, numbered anew: a small head makes fast steps. Two losses to beat: ln V, that of one who
+# knows nothing, and that of one who only counts how often each word comes (plus 1, so that none is impossible).
+ids = encode_documents(read_wikitext(fetch("wikitext-2/valid.raw.gz"))[:1], tokenizer)
+words, article = ids.unique(return_inverse=True)                           # (V,) GPT-2's ids; (N,) numbers 0..V - 1
+V, T, cut = len(words), 32, 1640
+page, rest = (part[:len(part) // (T + 1) * (T + 1)].view(-1, T + 1) for part in (article[:cut], article[cut:]))
+counts = torch.bincount(article[:cut], minlength=V) + 1
+counting = -(counts / counts.sum())[rest[:, 1:]].log().mean().item()
+print(f"{tokenizer.decode(ids[1:24].tolist())!r}...: {cut:,} + {len(article) - cut} tokens, {V} different ones;\n"
+      f"to beat: ln V {math.log(V):.2f} nats, counting {counting:.2f}; perplexity {V} and {math.exp(counting):.0f}")
+#> to beat: ln V 6.65 nats, counting 6.23; perplexity 772 and 506
+
+
+def fresh_run(file, resume=False):
+    """All that a new process would make: a model, its optimizer, its checkpoint (saved after every step)."""
+    model = GPTModel(GPTConfig(V, T, emb_dim=64, n_heads=4, n_layers=2), torch.Generator().manual_seed(args.seed))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return model, optimizer, Checkpoint(folder / file, model, optimizer, {"seed": args.seed}, resume=resume, every=0.0)
+
+
+# %%
+section("4.4  Train, and see it learn by heart")
+# A row of T + 1 tokens is T lessons: at each place the next token is the target. The loss of pages that are read again
+# and again goes on falling. The loss of the rest says when learning has become learning by heart.
+model, optimizer, _ = fresh_run("not-saved.pt")
+predict("first loss (ln V)", math.log(V), next_token_loss(model, page).item(), 0.02)
+batches = TextWindows(article[:cut], T, batch_size=8, seed=args.seed)
+progress = train(model, batches, next_token_loss, optimizer, args.epochs, after_epoch=lambda progress: (
+    progress.history.append((progress.step, *(next_token_loss(model, rows).item() for rows in (page, rest))))))
+steps, page_losses, rest_losses = zip(*progress.history)
+best = rest_losses.index(min(rest_losses))
+predict("held-out loss turns before the end", True, best < len(steps) - 1)
+print(f"held-out loss turns at step {steps[best]} of {steps[-1]}, at {rest_losses[best]:.2f} nats, and rises to "
+      f"{rest_losses[-1]:.2f};\ntraining loss goes on falling, from {page_losses[best]:.2f} to {page_losses[-1]:.2f}")
+figure(plot_text_losses(steps, page_losses, rest_losses, {"ln V": math.log(V), "counting": counting},
+                        "It learns, then it learns by heart"), folder, "04_overfitting")
+
+# %%
+section("4.5  Interrupted, and taken up again")
+# A run is more than its weights: AdamW remembers two numbers for each, and the batches and random numbers must go on
+# where they were. A checkpoint tells all of it, so a run that goes on ends with the same bits.
+undisturbed, optimizer, checkpoint = fresh_run("undisturbed.pt")
+train(undisturbed, batches, next_token_loss, optimizer, 2, checkpoint=checkpoint)
+crashed, optimizer, checkpoint = fresh_run("crashed.pt")
 try:
-    posts = sum(read_newsgroups(fetch("20news-bydate.tar.gz")), [])
-except DownloadError:
-    posts = sum(read_newsgroups(fetch("20news-bydate_py3.pkz")), [])
-posts = [post for post in map(clean_post, posts) if len(post) > 40]
-texts = {
-    "WikiText-2": (read_wikitext(fetch("wikitext-2/train.raw.gz")), read_wikitext(fetch("wikitext-2/valid.raw.gz"))),
-    "20 Newsgroups": ([post for i, post in enumerate(posts) if i % 40], posts[::40]),
-}
-training = torch.cat([encode_documents(documents, tokenizer) for documents, _ in texts.values()])
-held_out = {name: encode_documents(documents, tokenizer) for name, (_, documents) in texts.items()}
-print(f"{len(training):,} tokens to train on; held out: "
-      + ", ".join(f"{len(ids):,} of {name}" for name, ids in held_out.items()))
+    train(crashed, batches, next_token_loss, optimizer, 2, checkpoint=checkpoint, after_step=lambda p: 1 / (5 - p.step))
+except ZeroDivisionError:    # step 5 was done but not yet saved, so it is lost
+    ratio = checkpoint.path.stat().st_size / sum(p.nbytes for p in crashed.parameters())
+    predict("the checkpoint has so many times the weights' bytes: they, and two numbers for each", 3, ratio, 0.1)
+resumed, optimizer, checkpoint = fresh_run("crashed.pt", resume=True)
+train(resumed, batches, next_token_loss, optimizer, 2, checkpoint=checkpoint)
+same = list(map(torch.equal, resumed.parameters(), undisturbed.parameters()))
+predict("tensors in which the resumed run differs, if only by a bit", 0, same.count(False))
 
 # %%
-section("4.2  A model that knows nothing")
-# Fresh weights give every token nearly the same score, so its surprise is ln V whatever comes.
-
-model = GPTModel(config, torch.Generator().manual_seed(args.seed)).to(args.device)
-
-
-def validation_losses():
-    """Nats a token on held-out text, 255 tokens of context at the most."""
-    losses = {}
-    with evaluating(model):
-        for name, ids in held_out.items():
-            rows = ids[:args.validation_windows * (WINDOW + 1)].view(-1, WINDOW + 1).long().to(args.device)
-            losses[name] = sum(next_token_loss(model, row[None]).item() for row in rows) / len(rows)
-    return losses
-
-
-untrained = validation_losses()
-predict("first loss, nats a token (ln 50,257)", math.log(config.vocab_size), untrained["WikiText-2"], 0.02)
+section("4.6  Where a small model's time goes")
+# N rows times a matrix of C x V are 2 N C V operations. A block has 12 C^2 weights, the head C V, and V does not shrink
+# with the model. torch counts the products; attention's own, 4 T C a token and block, come on top and are left out.
+for name in "mini", "gpt2-small (124M)", "gpt2-xl (1558M)":
+    size = GPT2_SIZES[name]
+    blocks, head = 2 * 12 * size.emb_dim ** 2 * size.n_layers, 2 * size.emb_dim * size.vocab_size
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        empty = GPTModel(size)
+        empty.out_head(empty.trf_blocks(torch.empty(1, 1, size.emb_dim)))
+    counted = sum(n for product, n in counter.get_flop_counts()["Global"].items() if "bmm" not in str(product))
+    predict(f"{name}, {head / (blocks + head):3.0%} in the head, operations a token", blocks + head, counted)
 
 # %%
-section("4.3  Train")
-# A score for each of 50,257 words is most of the work of so small a model, so nearly all steps score a few thousand
-# candidates only; the last ones score all words. bfloat16 halves the bytes that the matrix products move.
-
-generator = torch.Generator(args.device).manual_seed(args.seed)
-unigram = torch.bincount(training, minlength=config.vocab_size).float().clamp(min=0.1).to(args.device)
-unigram /= unigram.sum()
-matrices = [p for p in model.parameters() if p.dim() > 1]
-vectors = [p for p in model.parameters() if p.dim() == 1]
-optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-                              lr=4e-3, betas=(0.9, 0.95))
-phases = {
-    "sampled softmax": (TextWindows(training, WINDOW, args.batch_size, args.seed, args.sampled_batches), args.epochs),
-    "full softmax": (TextWindows(training, WINDOW, args.batch_size, args.seed + 1, args.full_batches), 1),
-}
-total = sum(len(windows) * epochs for windows, epochs in phases.values())
-cosine = warmup_then_cosine(100, total, last=0.02)
-
-
-def loss_of(phase):
-    def loss_fn(model, token_ids):
-        with torch.autocast(args.device.type, torch.bfloat16):
-            if phase == "full softmax":
-                return next_token_loss(model, token_ids)
-            return sampled_softmax_loss(model, token_ids, unigram, samples=4096, generator=generator)
-    return loss_fn
-
-
-def print_losses(progress):
-    if progress.step % 500 == 0:
-        print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in validation_losses().items()), flush=True)
-
-
-steps_before, tokens_seen, seconds = 0, 0, 0.0
-for phase, (windows, epochs) in phases.items():
-    identity = dict(phase=phase, seed=args.seed, batches=len(windows), epochs=epochs, batch_size=args.batch_size)
-    checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
-                            generators=(generator,), resume=args.resume)
-    progress = train(model, windows, loss_of(phase), optimizer, epochs, device=args.device, clip=1.0,
-                     schedule=lambda step, before=steps_before: cosine(before + step),
-                     after_step=print_losses, checkpoint=checkpoint)
-    print(f"{phase}: {progress.seen * WINDOW:,} tokens in {progress.seconds:.0f} s, "
-          f"{progress.seen * WINDOW / progress.seconds:,.0f} a second")
-    steps_before, seconds = steps_before + progress.step, seconds + progress.seconds
-    tokens_seen += progress.seen * WINDOW
+section("4.7  A sample stands for all words")
+# Surprise is ln Z - score, Z the sum of exp(score) over all words. Z can be estimated as a poll estimates a country:
+# ask a few, and let each answer count 1 / pi times, pi its chance of being asked at all. Six words, polls of three:
+scores = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, 0.0])
+frequency = torch.tensor([0.40, 0.25, 0.05, 0.05, 0.15, 0.10])
+drawn = torch.multinomial(frequency, 3 * 20_000, replacement=True, generator=torch.Generator().manual_seed(args.seed))
+asked = torch.zeros(20_000, 6).scatter(1, drawn.view(20_000, 3), 1.0)    # 1 where the poll asked the word
+pi = 1 - (1 - frequency) ** 3
+predict("Z, mean of 20,000 polls", scores.exp().sum().item(), (asked * scores.exp() / pi).sum(1).mean().item(), 0.01)
+# The same on mini: 4,096 draws and the rows' own 1,024 targets stand for 50,257 words.
+mini, (training, held_out) = load_gpt2("mini"), read_mini_texts(tokenizer, documents=None if args.full else 600)
+rows, unigram = training[:4 * 257].view(4, 257).long(), shares(training, 50_257)
+with torch.no_grad():
+    polls = [sampled_softmax_loss(mini, rows, unigram, 4096, torch.Generator().manual_seed(i)) for i in range(10)]
+    predict("mini's loss, exact and by 10 polls", next_token_loss(mini, rows).item(), sum(polls).item() / 10, 0.03)
 
 # %%
-section("4.4  What it learnt")
+section("4.8  How mini was trained")
+# It read Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as text messages
+# are. Nearly all steps score a sample of the words, the last ones all: the two speeds say what 4.6 means in time.
+# --full repeats it; without it there are a few steps, from the first 600 documents of each.
+model = GPTModel(GPT2_SIZES["mini"], torch.Generator().manual_seed(args.seed)).to(args.device)
+how = AS_SHIPPED if args.full else A_FEW_STEPS
+before = text_losses(model, held_out, how["windows"])
+predict("first loss, nats a token (ln 50,257)", math.log(50_257), before["WikiText-2"], 0.02)
+mini_folder = folder.parent / f"mini-default-{'full' if args.full else 'few-steps'}-seed{args.seed}"
+phases = pretrain(model, training, held_out, **how, seed=args.seed, folder=mini_folder, resume=args.resume)
+for phase, done in phases.items():
+    print(f"{phase}: {256 * done.seen:,} tokens, {256 * done.seen / done.seconds:,.0f} a second")
+after, tokens = text_losses(model, held_out, how["windows"]), 256 * sum(done.seen for done in phases.values())
+for name, loss in after.items():
+    print(f"{name}: {before[name]:.3f} nats a token before, {loss:.3f} after: perplexity {math.exp(loss):,.0f}")
+save_model(model, MINI if args.full else mini_folder / "model.safetensors", torch.float16, tokens_seen=tokens,
+           command="python chapters/04_weights.py --full")
+report(mini_folder, args, tokens_seen=tokens, training_tokens=len(training), untrained_loss=before,
+       validation_loss=after, seconds_training=sum(done.seconds for done in phases.values()))
 
-model.eval()
-losses = validation_losses()
-for name, loss in losses.items():
-    print(f"{name}: {untrained[name]:.3f} nats a token before, {loss:.3f} after: perplexity {math.exp(loss):.0f}")
-for prompt in ("I think that", "The city of"):
-    ids = generate(model, text_to_token_ids(prompt, tokenizer), 40, temperature=0.8, top_p=0.9,
-                   generator=torch.Generator().manual_seed(args.seed))
-    print(repr(token_ids_to_text(ids, tokenizer)))
-file = MINI if args.full else folder / "model.safetensors"
-save_model(model, file, dtype=torch.float16, tokens_seen=tokens_seen, command="python chapters/04_weights.py --full")
-print(f"saved: {file}, {file.stat().st_size / 2**20:.1f} MiB")
-report(folder, args, tokens_seen=tokens_seen, training_tokens=len(training), seconds_training=seconds,
-       untrained_loss=untrained, validation_loss=losses)
+# %%
+section("4.9  OpenAI's file, from its last byte")
+# The other way to weights: take trained ones. TensorFlow wrote OpenAI's files; this tiny one of the same format too.
+# The index is a table that is read from its end: the last 48 bytes say where all else is, in varints (7 bits a byte,
+# lowest first, the top bit set where more follow), then zeros and a magic number.
+TINY = ROOT / "tests" / "fixtures" / "openai_tiny"
+data = (TINY / "model.ckpt.index").read_bytes()
+print(data[-48:-40].hex(" "), "...", data[-8:].hex(" "))
+#> 84 0a 08 91 0a 0f 00 00 ... 57 fb 80 8b 24 75 47 db
+numbers, number, shift = [], 0, 0
+for byte in data[-48:-42]:    # the six bytes before the zeros
+    number, shift = number | (byte & 0x7F) << shift, shift + 7
+    if byte < 0x80:    # the last byte of this number
+        numbers, number, shift = [*numbers, number], 0, 0
+predict("metaindex block and index block: offset, size", (numbers[:2], numbers[2:]), read_footer(data))
+
+# %%
+# The index block says that the one data block begins at byte 0. Its entries are sorted by name, so each stores how many
+# bytes its name shares with the one before, the lengths of its own rest and of its value, then both.
+at, name, entries = 0, b"", {}
+for _ in range(4):
+    shared, own, length = data[at:at + 3]    # varints too; all are below 128 here, so one byte each
+    name, at = name[:shared] + data[at + 3:at + 3 + own], at + 3 + own + length
+    entries[name.decode()] = data[at - length:at]
+    print(f"{shared:2} bytes shared, {own:2} of its own: {name.decode()!r}")
+#> 21 bytes shared,  1 of its own: 'model/h0/attn/c_attn/w'
+
+# A value is a protocol buffer: tag, value, tag, value. A tag is 8 * field + how the value is stored (0 varint, 2 length
+# and bytes, 5 four bytes). Fields: 1 dtype (1 is float32), 2 shape, each axis a message again, 4 offset, 5 size, 6 crc.
+print(entries["model/h0/attn/c_attn/w"].hex(" "))
+#> 08 01 12 0d 12 02 08 01 12 02 08 30 12 03 08 90 01 20 c0 04 28 80 d8 01 35 db a8 9f 15
+found = dict(fields(entries["model/h0/attn/c_attn/w"]))
+shape, offset, size = [dict(fields(axis))[1] for _, axis in fields(found[2])], found[4], found[5]
+predict(f"bytes of {shape} numbers", 4 * math.prod(shape), size)
+print(read_index(TINY / "model.ckpt.index")["model/h0/attn/c_attn/w"])
+#> Entry(shape=(1, 48, 144), dtype=1, shard=0, offset=576, size=27648, crc32c=362784987)
+stored = bytearray((TINY / "model.ckpt.data-00000-of-00001").read_bytes()[offset:offset + size])
+predict("its checksum", found[6], masked(crc32c(stored)))
+c_attn = torch.from_numpy(np.frombuffer(stored, "<f4").reshape(shape))    # (1, C, 3 C), little-endian floats
+
+# %%
+section("4.10  A trap in the layout")
+# OpenAI computes x W, so W is (in, out); nn.Linear computes x W^T and holds (out, in). And c_attn is query, key and
+# value side by side. A query matrix is square: leave it untransposed and all shapes fit. So shapes prove nothing here;
+# the logits of another implementation do, and those of Hugging Face's for this file lie beside it.
+show(load_openai)
+model, oracle = load_openai(TINY), np.load(TINY / "oracle.npz")
+query, C = model.trf_blocks[0].att.W_query.weight.data, model.config.emb_dim
+predict("query is c_attn's first third, transposed", True, torch.equal(query, c_attn[0, :, :C].T))
+for how, loaded in ("transposed", c_attn[0, :, :C].T), ("not transposed", c_attn[0, :, :C]):
+    query.copy_(loaded)
+    off = np.abs(model(torch.tensor(oracle["tokens"])).numpy(force=True) - oracle["logits"]).max()
+    predict(f"query {how}: logits within 1e-4 of Hugging Face's", how == "transposed", bool(off < 1e-4))
+
+# %%
+section("4.11  Trained weights")
+# Greedy: always the most probable token. What OpenAI's 124M writes is known, so a wrong loader shows here. Where its
+# file cannot be had, 4.9 and 4.10 were the same road on a tiny one, and what follows is mini's own file.
+model, weights = load_weights(args)
+prompt = text_to_token_ids("Every effort moves you", tokenizer)
+written = token_ids_to_text(generate(model, prompt, 25)[0, prompt.shape[1]:], tokenizer)
+print(f"{weights}: Every effort moves you ->{written!r}")
+if weights == "gpt2-small (124M)":
+    predict("as published", " forward.\n\nThe first step is to understand the importance of your work", written[:70])
+with torch.no_grad():    # what 4.4 was asked, among the same V words
+    logits = model(words[rest[:, :-1]].long())[..., words.long()].flatten(0, 1)                       # (B T, V)
+print(f"held-out fifth of 4.3: counting {counting:.2f}, 4.4 {rest_losses[best]:.2f} at its best, {weights} "
+      f"{F.cross_entropy(logits, rest[:, 1:].flatten()):.2f} nats, and it trained on other texts")
+for run in "06-mini-default", "06-mini-untrained":
+    tested = [json.loads(file.read_text(encoding="utf-8"))["test_accuracy"]
+              for file in (ROOT / "figures" / "results").glob(f"{run}*.json")]
+    print(f"{run}: {sum(tested) / len(tested):.2%} of chapter 6's test messages right, mean of {len(tested)} seeds")
+#> 06-mini-default: 97.44% of chapter 6's test messages right, mean of 3 seeds
+#> 06-mini-untrained: 88.22% of chapter 6's test messages right, mean of 3 seeds
+
+# %%
+section("4.12  Draw the next word")
+# To draw is to be bold now and then. Scores / temperature: below 1 the probable becomes more so. top_k keeps the k
+# best; top_p the fewest that together reach p: few where the model is sure, many where it is not. On five scores:
+scores = torch.tensor([1.0, 3.0, -1.0, 2.0, 0.0])
+p = scores.exp() / scores.exp().sum()    # 0.086, 0.636, 0.012, 0.234, 0.032
+for settings, kept in [({"temperature": 0.5}, p ** 2),    # half the temperature squares the odds
+                       ({"temperature": 1.0, "top_k": 2}, p * (p > 0.2)),
+                       ({"temperature": 1.0, "top_p": 0.9}, p * (p > 0.05))]:    # 0.636 + 0.234 do not reach 0.9
+    drawn = choose(scores.expand(10_000, 5), **settings, generator=torch.Generator().manual_seed(args.seed))[:, 0]
+    predict(f"{settings}: the second word", (kept / kept.sum())[1].item(), (drawn == 1).float().mean().item(), 0.03)
+    predict("draws of words that were cut off", 0, int((kept[drawn] == 0).sum()))
+
+# A word of the tail is improbable, but there are 50,000 of them. What does each temperature leave to the 100 best?
+scores = model(prompt)[0, -1].detach()
+for settings in {"temperature": 0.5}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}, {"temperature": 2.0}:
+    best_100 = (scores / settings["temperature"]).softmax(dim=-1).topk(100).values.sum()
+    ids = generate(model, prompt, 16, **settings, generator=torch.Generator().manual_seed(args.seed))
+    print(f"{settings}, the 100 best have {best_100:.0%}: {token_ids_to_text(ids[0], tokenizer)!r}")
+
+# %% What you have now: a loss that you can read, a run that survives a crash, and weights out of OpenAI's own file.
+#
+# Break it, and see what you should see:
+#   gpt/losses.py, next_token_loss: not shifted, targets token_ids[:, :-1]   -> 4.4 stops: first loss 5.9, not 6.65
+#   gpt/train.py: leave out zero_grad                  -> 4.4: training loss 7.3 in place of 1.0; 4.5 stops
+#   gpt/checkpoint.py: leave out load_state_dict       -> 4.5 stops: the resumed run differs in all 36 tensors
+#   gpt/losses.py: leave out - log_pi                  -> 4.7 stops: the 10 polls say 5.32, the exact loss is 4.96
+#   gpt/layouts.py: leave out the tensor.t()           -> 4.10 stops, names 15 tensors, not out_proj: it is square
+#   gpt/generate.py, choose: before = cumsum alone     -> 4.12 stops: what top_p 0.9 keeps does not reach 0.9
+#
+# Try it:
+#   python chapters/04_weights.py --model mini         two pages read 60 times: how high does the held-out loss rise?
+#   python chapters/04_weights.py --quick --seed 1     which numbers are luck?

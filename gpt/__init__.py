@@ -2,10 +2,9 @@
 
 Reading order:
     the model       config, tokenizer, attention, model, generate
-    its training    losses, corpus, train, progress, checkpoint
+    its training    losses, corpus, train, progress, checkpoint, pretrain
     its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
-    the messages    download, assets, http_get, verified, spam, batches, classify, frozen, metrics,
-                    baselines
+    the messages    download, assets, http_get, verified, spam, batches, classify, frozen, metrics, baselines
     LoRA            lora, adapters, adapter_file
     helpers         files, plots
 

@@ -26,11 +26,11 @@ def read_wikitext(path):
     Output: list of str, one for each article
     """
     text = gzip.decompress(path.read_bytes()).decode("utf-8")
-    text = re.sub(r" @([-,.])@ ", r"\1", text)
-    text = re.sub(r" ([,.;:!?%)\]]|'s\b|n't\b|'[a-z]+\b)", r"\1", text)
-    text = re.sub(r"([(\[$£#]) ", r"\1", text)
-    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)
-    articles = re.split(r"\n (?== [^=\n]+ = \n)", text)
+    text = re.sub(r" @([-,.])@ ", r"\1", text)                                # inside words and numbers: 1 @,@ 200
+    text = re.sub(r" ([,.;:!?%)\]]|'s\b|n't\b|'[a-z]+\b)", r"\1", text)     # what stands close to the word before it
+    text = re.sub(r"([(\[$£#]) ", r"\1", text)                               # what stands close to the word after it
+    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)                          # a pair of quotation marks
+    articles = re.split(r"\n (?== [^=\n]+ = \n)", text)                      # before each title: = Robert Boulter =
     return [article.strip() for article in articles if article.strip()]
 
 
@@ -64,7 +64,7 @@ def read_newsgroups(path):
 
 
 # A quoted line (> or | with initials before it), the line that introduces it, or 40 signs without a space.
-NOT_HIS_WORDS = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
+QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
 
 
 def clean_post(post):
@@ -73,7 +73,7 @@ def clean_post(post):
     body = post.partition("\n\n")[2]
     body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]
     body = re.sub(r"<?\b[\w.+-]+@[\w-]+\.[\w.-]*\w>?", "", body)
-    lines = [" ".join(line.split()) for line in body.split("\n") if not NOT_HIS_WORDS.search(line)]
+    lines = [" ".join(line.split()) for line in body.split("\n") if not QUOTED_OR_CODE.search(line)]
     return re.sub(r"(?<=\S)\n(?=\S)", " ", "\n".join(lines)).strip()
 
 

@@ -47,16 +47,18 @@ def next_token_loss(model, token_ids, chunk=1024):
 def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
 
-    -log p(y) = log Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. Candidates
-    are the batch's own targets and `samples` draws from the unigram distribution; each stands for 1 / pi_v tokens,
-    itself and others like it; pi_v = 1 - (1 - q_v)^n is the probability that n draws hold v at least once:
+    -ln p(y) = ln Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. So Z is
+    estimated as in a poll. Those asked are the batch's own N targets and `samples` tokens drawn from the text's shares
+    q_v. The targets come from the same text, so all are taken for n = N + samples draws. Token v is among them with
+    probability pi_v = 1 - (1 - q_v)^n; its answer counts 1 / pi_v times, for all the times that it is not asked. Only
+    the target y, which is always asked about itself, counts once:
 
         Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
 
     Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws
     Output: a scalar in nats a token
     Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
-    Source: Jean et al. 2015, section 3; Horvitz and Thompson 1952 for the weights 1 / pi_v
+    Source: Jean et al. 2015, section 3 (the idea); Horvitz and Thompson 1952 (the weights 1 / pi_v)
     """
     hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
     targets = token_ids[:, 1:].flatten()                                              # (N,)
@@ -66,10 +68,10 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     draws = torch.multinomial(unigram, samples, replacement=True, generator=generator)
     candidates, where = torch.cat([targets, draws]).unique(return_inverse=True)       # (S,), (N + samples,)
     where = where[:len(targets), None]                                                # (N, 1)
-    misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (S,) ln of (1 - q)^n
-    log_pi = torch.log(-torch.expm1(misses))                                          # (S,)
-    logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, S)
-    logits.scatter_add_(1, where, log_pi[where])                                      # the target is certain
+    misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (S,) ln (1 - q)^n
+    log_pi = torch.log(-torch.expm1(misses))                                          # (S,) ln (1 - (1 - q)^n)
+    logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, S), exp(l) / pi as a score
+    logits.scatter_add_(1, where, log_pi[where])                                      # the target itself: pi = 1
     return F.cross_entropy(logits, where[:, 0])
 
 

@@ -97,7 +97,7 @@ def load_gpt2(name):
     folder = f"gpt2-{re.search(r'[0-9]+M', name)[0]}"
     openai, hugging_face = [f"{folder}/{file}" for file in OPENAI_FILES], [f"{folder}/model.safetensors"]
     sources = [files for files in (openai, hugging_face) if files[0] in ASSETS]
-    failures = []
+    failures = []    # False sorts before True: a source whose files are all in data/ comes first
     for files in sorted(sources, key=lambda files: not all((data_dir() / file).is_file() for file in files)):
         try:
             paths = [fetch(file) for file in files]

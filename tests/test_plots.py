@@ -29,7 +29,8 @@ def test_the_time_of_a_token_has_one_line_for_each_way_from_zero():
 
 
 def test_two_losses_stand_beside_the_levels_to_beat_and_the_turn_is_marked():
-    axes, = plot_text_losses([7, 14, 21], (5.0, 3.0, 1.0), (6.0, 5.5, 7.0), {"ln V": 6.6, "counting": 6.2}, "a page").axes
+    levels = {"ln V": 6.6, "counting": 6.2}
+    axes, = plot_text_losses([7, 14, 21], (5.0, 3.0, 1.0), (6.0, 5.5, 7.0), levels, "a page").axes
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
     assert drawn["training loss"] == ([7, 14, 21], [5.0, 3.0, 1.0])
     assert drawn["held-out loss"] == ([7, 14, 21], [6.0, 5.5, 7.0])

@@ -1,0 +1,111 @@
+"""How mini was trained: what it read, and its two phases, first on a sample of the words, then on all of them.
+
+Read along: chapters/04_weights.py. Source: AdamW's betas, weight decay and clipping are those of Brown et al. 2020,
+appendix B.
+"""
+
+import torch
+
+from gpt.checkpoint import Checkpoint
+from gpt.classify import evaluating
+from gpt.corpus import TextWindows, clean_post, encode_documents, read_newsgroups, read_wikitext
+from gpt.download import DownloadError, fetch
+from gpt.losses import next_token_loss, sampled_softmax_loss
+from gpt.train import train, warmup_then_cosine
+
+
+def read_mini_texts(tokenizer, documents=None):
+    """Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as in text messages.
+
+    WikiText-2 has a held-out part of its own; of the posts every 40th is kept aside.
+
+    Input: documents, how many to read of each (None: all)
+    Output: (N,) token ids to train on; {name: (N,) token ids} to measure on
+    """
+    try:
+        posts = sum(read_newsgroups(fetch("20news-bydate.tar.gz")), [])
+    except DownloadError:
+        posts = sum(read_newsgroups(fetch("20news-bydate_py3.pkz")), [])
+    posts = [post for post in map(clean_post, posts[:documents]) if len(post) > 40]
+    texts = {"WikiText-2": (read_wikitext(fetch("wikitext-2/train.raw.gz"))[:documents],
+                            read_wikitext(fetch("wikitext-2/valid.raw.gz"))),
+             "20 Newsgroups": ([post for i, post in enumerate(posts) if i % 40], posts[::40])}
+    training = torch.cat([encode_documents(read, tokenizer) for read, _ in texts.values()])
+    return training, {name: encode_documents(kept, tokenizer) for name, (_, kept) in texts.items()}
+
+
+def shares(token_ids, vocab_size):
+    """How large a share of a text each token of the vocabulary is: (N,) -> (V,), sum 1.
+
+    A token that does not occur counts as a tenth of one, because the sampled loss divides by its chance.
+    """
+    counts = torch.bincount(token_ids, minlength=vocab_size).float().clamp(min=0.1)                 # (V,)
+    return counts / counts.sum()
+
+
+def text_losses(model, held_out, windows):
+    """The mean surprise in each of the texts, nats a token, where a token has at most context_length before it.
+
+    Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each
+    Output: {name: loss}
+    """
+    losses, length, device = {}, model.config.context_length + 1, model.tok_emb.weight.device
+    with evaluating(model):
+        for name, ids in held_out.items():
+            rows = ids[:windows * length].view(-1, length).long().to(device)                        # (windows, T + 1)
+            losses[name] = sum(next_token_loss(model, row[None]).item() for row in rows) / len(rows)
+    return losses
+
+
+def decay_matrices(model, learning_rate):
+    """AdamW that pulls the matrices towards 0, and leaves biases, scales and shifts alone."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+                             lr=learning_rate, betas=(0.9, 0.95))
+
+
+def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches, batch_size, windows, seed, folder,
+             resume=False):
+    """Train a fresh model on text, in place: nearly all steps score a sample of the words, the last ones all words.
+
+    Both phases share the optimizer and one schedule; each has a checkpoint in the folder.
+
+    Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
+        first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`
+    Output: {phase: its Progress}
+    """
+    length, device = model.config.context_length, model.tok_emb.weight.device
+    generator, unigram = torch.Generator(device).manual_seed(seed), shares(training, model.config.vocab_size).to(device)
+    optimizer = decay_matrices(model, 4e-3)
+    phases = {"sampled softmax": (TextWindows(training, length, batch_size, seed, sampled_batches), epochs),
+              "full softmax": (TextWindows(training, length, batch_size, seed + 1, full_batches), 1)}
+    cosine = warmup_then_cosine(100, sum(len(batches) * times for batches, times in phases.values()), last=0.02)
+
+    def sampled_loss(model, token_ids):
+        return sampled_softmax_loss(model, token_ids, unigram, samples=4096, generator=generator)
+
+    def print_losses(progress):
+        if progress.step % 500 == 0:
+            losses = text_losses(model, held_out, windows)
+            print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()), flush=True)
+
+    steps, done = 0, {}
+    for phase, (batches, times) in phases.items():
+        identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
+        checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
+                                generators=(generator,), resume=resume)
+        done[phase] = train(model, batches, in_bfloat16(next_token_loss if phase == "full softmax" else sampled_loss),
+                            optimizer, times, device=device, clip=1.0, after_step=print_losses, checkpoint=checkpoint,
+                            schedule=lambda step, before=steps: cosine(before + step))
+        steps += done[phase].step
+    model.eval()
+    return done
+
+
+def in_bfloat16(loss_fn):
+    """The loss with matrix products in bfloat16, half the bytes to move; sums, as that over the words, stay float32."""
+    def loss(model, token_ids):
+        with torch.autocast(token_ids.device.type, torch.bfloat16):
+            return loss_fn(model, token_ids)
+    return loss
