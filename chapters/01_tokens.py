@@ -220,7 +220,7 @@ predict("the first row's targets are the text, one on", True, batch[0, 1:].equal
 # %%
 section("1.10  A token becomes a vector")
 # An id is a name, not an amount. So each id has a row of a table, its embedding, and training sets the numbers in it.
-# Looking a row up is the same as multiplying the table by a row that is 1 at the id and 0 elsewhere, without the work.
+# Looking a row up is the same as multiplying the table by a one-hot row, 1 at the id and 0 elsewhere, without the work.
 
 table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from book import ROOT, figure, load_weights, predict, report, run_folder, section, show, start
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPT2_SIZES, GPTConfig
@@ -42,8 +41,9 @@ folder, tokenizer = run_folder(args), gpt2_tokenizer()
 # %%
 section("4.1  Surprise, in nats")
 # A language model gives every word a probability. If the word that comes had probability p, the surprise is -ln p: 0
-# for a certain one, ln 4 = 1.386 nats for one of four equally likely ones. Training makes the mean surprise small.
-# exp of the mean is the perplexity: so many equally likely words would be as surprising.
+# for a certain one, ln 4 = 1.386 nats for one of four equally likely ones. Its mean is the cross-entropy, the loss that
+# training makes small. exp of the mean is the perplexity: so many equally likely words would be as surprising.
+
 logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]])    # (N, V) = (3, 4)
 targets = torch.tensor([1, 2, 1])                                                              # the words that came
 probabilities = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)                          # softmax, (3, 4)
@@ -58,8 +58,9 @@ for loss in cross_entropy_by_hand, F.cross_entropy:
 # %%
 section("4.2  One step downhill")
 # The slope of the surprise in each score is simple: p - 1 for the word that came, p for all others. Gradient descent
-# goes against the slope: score - rate * slope. What autograd and the step of SGD do is no more than that.
+# goes against the slope: score - rate * slope. What autograd and SGD, the simplest optimizer, do is no more than that.
 # AdamW divides the slope by its own recent size, so its first step is the rate itself, however steep the slope is.
+
 scores, came, rate = logits[:1].clone().requires_grad_(), targets[:1], 0.1
 slope = probabilities[:1] - F.one_hot(came, 4)
 cross_entropy_by_hand(scores, came).backward()
@@ -67,7 +68,6 @@ predict("slope by hand equals autograd's", True, torch.allclose(slope, scores.gr
 torch.optim.SGD([scores], lr=rate).step()
 predict("a step of SGD equals one by hand", True, torch.allclose(scores, logits[:1] - rate * slope))
 print(f"surprise {surprises[0]:.3f} -> {cross_entropy_by_hand(scores, came):.3f} nats")
-#> surprise 1.440 -> 1.341 nats
 before = scores.detach().clone()
 torch.optim.AdamW([scores], lr=rate, weight_decay=0.0).step()
 predict("AdamW's first step", [-0.1, 0.1, -0.1, -0.1], [round(s, 4) for s in (scores - before)[0].tolist()])
@@ -78,6 +78,7 @@ section("4.3  Two pages to learn from")
 # Four fifths of a Wikipedia article are to be learnt, the last fifth is held out. The words are GPT-2's tokens, but
 # only those of this article, numbered anew: a small head makes fast steps. Two losses to beat: ln V, that of one who
 # knows nothing, and that of one who only counts how often each word comes (plus 1, so that none is impossible).
+
 ids = encode_documents(read_wikitext(fetch("wikitext-2/valid.raw.gz"))[:1], tokenizer)
 words, article = ids.unique(return_inverse=True)                           # (V,) GPT-2's ids; (N,) numbers 0..V - 1
 V, T, cut = len(words), 32, 1640
@@ -100,6 +101,7 @@ def fresh_run(file, resume=False):
 section("4.4  Train, and see it learn by heart")
 # A row of T + 1 tokens is T lessons: at each place the next token is the target. The loss of pages that are read again
 # and again goes on falling. The loss of the rest says when learning has become learning by heart.
+
 model, optimizer, _ = fresh_run("not-saved.pt")
 predict("first loss (ln V)", math.log(V), next_token_loss(model, page).item(), 0.02)
 batches = TextWindows(article[:cut], T, batch_size=8, seed=args.seed)
@@ -117,6 +119,7 @@ figure(plot_text_losses(steps, page_losses, rest_losses, {"ln V": math.log(V), "
 section("4.5  Interrupted, and taken up again")
 # A run is more than its weights: AdamW remembers two numbers for each, and the batches and random numbers must go on
 # where they were. A checkpoint tells all of it, so a run that goes on ends with the same bits.
+
 undisturbed, optimizer, checkpoint = fresh_run("undisturbed.pt")
 train(undisturbed, batches, next_token_loss, optimizer, 2, checkpoint=checkpoint)
 crashed, optimizer, checkpoint = fresh_run("crashed.pt")
@@ -131,29 +134,26 @@ same = list(map(torch.equal, resumed.parameters(), undisturbed.parameters()))
 predict("tensors in which the resumed run differs, if only by a bit", 0, same.count(False))
 
 # %%
-section("4.6  Where a small model's time goes")
-# N rows times a matrix of C x V are 2 N C V operations. A block has 12 C^2 weights, the head C V, and V does not shrink
-# with the model. torch counts the products; attention's own, 4 T C a token and block, come on top and are left out.
-for name in "mini", "gpt2-small (124M)", "gpt2-xl (1558M)":
-    size = GPT2_SIZES[name]
-    blocks, head = 2 * 12 * size.emb_dim ** 2 * size.n_layers, 2 * size.emb_dim * size.vocab_size
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        empty = GPTModel(size)
-        empty.out_head(empty.trf_blocks(torch.empty(1, 1, size.emb_dim)))
-    counted = sum(n for product, n in counter.get_flop_counts()["Global"].items() if "bmm" not in str(product))
-    predict(f"{name}, {head / (blocks + head):3.0%} in the head, operations a token", blocks + head, counted)
+section("4.6  A sample stands for all words")
+# A row times a matrix of C x V is 2 C V operations. A block has 12 C^2 weights, the head C V, and V does not shrink
+# with the model: most of what mini computes is scores.
 
-# %%
-section("4.7  A sample stands for all words")
+for name in "mini", "gpt2-small (124M)", "gpt2-xl (1558M)":
+    C, L, vocabulary = GPT2_SIZES[name].emb_dim, GPT2_SIZES[name].n_layers, GPT2_SIZES[name].vocab_size
+    head, blocks = 2 * C * vocabulary, 2 * 12 * C * C * L    # attention's own products, 4 T C L, are left out
+    print(f"{name}: {head / (head + blocks):.0%} of {head + blocks:,} operations a token are in the head")
+#> mini: 89% of 14,438,656 operations a token are in the head
+
 # Surprise is ln Z - score, Z the sum of exp(score) over all words. Z can be estimated as a poll estimates a country:
 # ask a few, and let each answer count 1 / pi times, pi its chance of being asked at all. Six words, polls of three:
+
 scores = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, 0.0])
 frequency = torch.tensor([0.40, 0.25, 0.05, 0.05, 0.15, 0.10])
 drawn = torch.multinomial(frequency, 3 * 20_000, replacement=True, generator=torch.Generator().manual_seed(args.seed))
 asked = torch.zeros(20_000, 6).scatter(1, drawn.view(20_000, 3), 1.0)    # 1 where the poll asked the word
 pi = 1 - (1 - frequency) ** 3
 predict("Z, mean of 20,000 polls", scores.exp().sum().item(), (asked * scores.exp() / pi).sum(1).mean().item(), 0.01)
-# The same on mini: 4,096 draws and the rows' own 1,024 targets stand for 50,257 words.
+# Sampled softmax does it on mini: 4,096 draws and the rows' own 1,024 targets stand for 50,257 words.
 mini, (training, held_out) = load_gpt2("mini"), read_mini_texts(tokenizer, documents=None if args.full else 600)
 rows, unigram = training[:4 * 257].view(4, 257).long(), shares(training, 50_257)
 with torch.no_grad():
@@ -161,14 +161,14 @@ with torch.no_grad():
     predict("mini's loss, exact and by 10 polls", next_token_loss(mini, rows).item(), sum(polls).item() / 10, 0.03)
 
 # %%
-section("4.8  How mini was trained")
+section("4.7  How mini was trained")
 # It read Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as text messages
 # are. Nearly all steps score a sample of the words, the last ones all: the two speeds say what 4.6 means in time.
 # --full repeats it; without it there are a few steps, from the first 600 documents of each.
+
 model = GPTModel(GPT2_SIZES["mini"], torch.Generator().manual_seed(args.seed)).to(args.device)
 how = AS_SHIPPED if args.full else A_FEW_STEPS
 before = text_losses(model, held_out, how["windows"])
-predict("first loss, nats a token (ln 50,257)", math.log(50_257), before["WikiText-2"], 0.02)
 mini_folder = folder.parent / f"mini-default-{'full' if args.full else 'few-steps'}-seed{args.seed}"
 phases = pretrain(model, training, held_out, **how, seed=args.seed, folder=mini_folder, resume=args.resume)
 for phase, done in phases.items():
@@ -182,10 +182,11 @@ report(mini_folder, args, tokens_seen=tokens, training_tokens=len(training), unt
        validation_loss=after, seconds_training=sum(done.seconds for done in phases.values()))
 
 # %%
-section("4.9  OpenAI's file, from its last byte")
+section("4.8  OpenAI's file, from its last byte")
 # The other way to weights: take trained ones. TensorFlow wrote OpenAI's files; this tiny one of the same format too.
 # The index is a table that is read from its end: the last 48 bytes say where all else is, in varints (7 bits a byte,
 # lowest first, the top bit set where more follow), then zeros and a magic number.
+
 TINY = ROOT / "tests" / "fixtures" / "openai_tiny"
 data = (TINY / "model.ckpt.index").read_bytes()
 print(data[-48:-40].hex(" "), "...", data[-8:].hex(" "))
@@ -214,7 +215,6 @@ print(entries["model/h0/attn/c_attn/w"].hex(" "))
 #> 08 01 12 0d 12 02 08 01 12 02 08 30 12 03 08 90 01 20 c0 04 28 80 d8 01 35 db a8 9f 15
 found = dict(fields(entries["model/h0/attn/c_attn/w"]))
 shape, offset, size = [dict(fields(axis))[1] for _, axis in fields(found[2])], found[4], found[5]
-predict(f"bytes of {shape} numbers", 4 * math.prod(shape), size)
 print(read_index(TINY / "model.ckpt.index")["model/h0/attn/c_attn/w"])
 #> Entry(shape=(1, 48, 144), dtype=1, shard=0, offset=576, size=27648, crc32c=362784987)
 stored = bytearray((TINY / "model.ckpt.data-00000-of-00001").read_bytes()[offset:offset + size])
@@ -222,10 +222,11 @@ predict("its checksum", found[6], masked(crc32c(stored)))
 c_attn = torch.from_numpy(np.frombuffer(stored, "<f4").reshape(shape))    # (1, C, 3 C), little-endian floats
 
 # %%
-section("4.10  A trap in the layout")
+section("4.9  A trap in the layout")
 # OpenAI computes x W, so W is (in, out); nn.Linear computes x W^T and holds (out, in). And c_attn is query, key and
 # value side by side. A query matrix is square: leave it untransposed and all shapes fit. So shapes prove nothing here;
 # the logits of another implementation do, and those of Hugging Face's for this file lie beside it.
+
 show(load_openai)
 model, oracle = load_openai(TINY), np.load(TINY / "oracle.npz")
 query, C = model.trf_blocks[0].att.W_query.weight.data, model.config.emb_dim
@@ -236,9 +237,10 @@ for how, loaded in ("transposed", c_attn[0, :, :C].T), ("not transposed", c_attn
     predict(f"query {how}: logits within 1e-4 of Hugging Face's", how == "transposed", bool(off < 1e-4))
 
 # %%
-section("4.11  Trained weights")
+section("4.10  Trained weights")
 # Greedy: always the most probable token. What OpenAI's 124M writes is known, so a wrong loader shows here. Where its
-# file cannot be had, 4.9 and 4.10 were the same road on a tiny one, and what follows is mini's own file.
+# file cannot be had, 4.8 and 4.9 were the same road on a tiny one, and what follows is mini's own file.
+
 model, weights = load_weights(args)
 prompt = text_to_token_ids("Every effort moves you", tokenizer)
 written = token_ids_to_text(generate(model, prompt, 25)[0, prompt.shape[1]:], tokenizer)
@@ -257,9 +259,10 @@ for run in "06-mini-default", "06-mini-untrained":
 #> 06-mini-untrained: 88.22% of chapter 6's test messages right, mean of 3 seeds
 
 # %%
-section("4.12  Draw the next word")
-# To draw is to be bold now and then. Scores / temperature: below 1 the probable becomes more so. top_k keeps the k
-# best; top_p the fewest that together reach p: few where the model is sure, many where it is not. On five scores:
+section("4.11  Draw the next word")
+# To draw is to be bold now and then. Scores / temperature: below 1 the probable becomes more so. Top-k keeps the k
+# best; top-p the fewest that together reach p: few where the model is sure, many where it is not. On five scores:
+
 scores = torch.tensor([1.0, 3.0, -1.0, 2.0, 0.0])
 p = scores.exp() / scores.exp().sum()    # 0.086, 0.636, 0.012, 0.234, 0.032
 for settings, kept in [({"temperature": 0.5}, p ** 2),    # half the temperature squares the odds
@@ -282,9 +285,9 @@ for settings in {"temperature": 0.5}, {"temperature": 1.0}, {"temperature": 1.0,
 #   gpt/losses.py, next_token_loss: not shifted, targets token_ids[:, :-1]   -> 4.4 stops: first loss 5.9, not 6.65
 #   gpt/train.py: leave out zero_grad                  -> 4.4: training loss 7.3 in place of 1.0; 4.5 stops
 #   gpt/checkpoint.py: leave out load_state_dict       -> 4.5 stops: the resumed run differs in all 36 tensors
-#   gpt/losses.py: leave out - log_pi                  -> 4.7 stops: the 10 polls say 5.32, the exact loss is 4.96
-#   gpt/layouts.py: leave out the tensor.t()           -> 4.10 stops, names 15 tensors, not out_proj: it is square
-#   gpt/generate.py, choose: before = cumsum alone     -> 4.12 stops: what top_p 0.9 keeps does not reach 0.9
+#   gpt/losses.py: leave out - log_pi                  -> 4.6 stops: the 10 polls say 5.32, the exact loss is 4.96
+#   gpt/layouts.py: leave out the tensor.t()           -> 4.9 stops, names 15 tensors, not out_proj: it is square
+#   gpt/generate.py, choose: before = cumsum alone     -> 4.11 stops: what top_p 0.9 keeps does not reach 0.9
 #
 # Try it:
 #   python chapters/04_weights.py --model mini         two pages read 60 times: how high does the held-out loss rise?

@@ -92,7 +92,7 @@ predict("naive Bayes on it, %", [98.95, 97.99, 95.0], [round(100 * row[k], 2) fo
 # %%
 section("5.4  The leaks: a test on what was learnt by heart")
 # Spam is sent many times. A random cut puts copies of a message on both sides, and remembering passes for learning.
-# Copies differ in digits, so we compare letters alone. How much it matters is easily overrated: over seeds 0 to 19
+# Near-copies differ in digits, so we compare letters alone. How much it matters is easily overrated: over seeds 0 to 19
 # naive Bayes gets 96.6 % (standard deviation 1.2) of the test messages of random cuts, and 96.3 % (0.9) without leaks.
 
 by_letters = {normalised(text): text for text in published[0]["Text"]}

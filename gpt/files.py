@@ -1,4 +1,7 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all.
+
+Read along: chapters/04_weights.py.
+"""
 
 import os
 import tempfile

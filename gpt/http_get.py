@@ -1,6 +1,6 @@
 """Bring what is at a URL into a file, over connections that break off and from servers that lie.
 
-Read along: gpt/download.py, which knows what the file should be; here are only bytes.
+Read along: chapters/05_spam_classifier.py. gpt/download.py knows what the file should be; here are only bytes.
 Source: RFC 9110, section 14 (ranges).
 """
 

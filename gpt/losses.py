@@ -48,7 +48,7 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
 
     -ln p(y) = ln Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. So Z is
-    estimated as in a poll. Those asked are the batch's own N targets and `samples` tokens drawn from the text's shares
+    estimated as in a poll. The M candidates asked are the batch's own N targets and `samples` tokens drawn from the text's shares
     q_v. The targets come from the same text, so all are taken for n = N + samples draws. Token v is among them with
     probability pi_v = 1 - (1 - q_v)^n; its answer counts 1 / pi_v times, for all the times that it is not asked. Only
     the target y, which is always asked about itself, counts once:
@@ -66,11 +66,11 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     if len(unknown):
         raise ValueError(f"token {unknown[0]} is in the batch and its share in unigram is 0: was another text counted?")
     draws = torch.multinomial(unigram, samples, replacement=True, generator=generator)
-    candidates, where = torch.cat([targets, draws]).unique(return_inverse=True)       # (S,), (N + samples,)
+    candidates, where = torch.cat([targets, draws]).unique(return_inverse=True)       # (M,), (N + samples,)
     where = where[:len(targets), None]                                                # (N, 1)
-    misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (S,) ln (1 - q)^n
-    log_pi = torch.log(-torch.expm1(misses))                                          # (S,) ln (1 - (1 - q)^n)
-    logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, S), exp(l) / pi as a score
+    misses = (len(targets) + samples) * torch.log1p(-unigram[candidates])             # (M,) ln (1 - q)^n
+    log_pi = torch.log(-torch.expm1(misses))                                          # (M,) ln (1 - (1 - q)^n)
+    logits = F.linear(hidden, model.out_head.weight[candidates]).float() - log_pi     # (N, M), exp(l) / pi as a score
     logits.scatter_add_(1, where, log_pi[where])                                      # the target itself: pi = 1
     return F.cross_entropy(logits, where[:, 0])
 

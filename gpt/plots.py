@@ -1,6 +1,6 @@
 """The figures: one message each, legible on a slide, in colours that colour-blind readers can tell apart.
 
-Read along: chapters/05_spam_classifier.py. Colours: Okabe and Ito 2008.
+Read along: chapters/02_attention.py and those after it. Colours: Okabe and Ito 2008.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,7 @@
 """Whether a downloaded file is whole, without hashing 0.5 GB at every start.
 
 What was found whole is noted in data/.verified.json with its size and time; a file that has changed is hashed again.
-Read along: gpt/download.py
+Read along: chapters/05_spam_classifier.py, after gpt/download.py
 """
 
 import hashlib

@@ -81,6 +81,28 @@ def test_requirements_are_pinned_and_say_which_chapters_need_them():
     assert set().union(*needed.values()) <= named, "a chapter imports what requirements.txt does not name"
 
 
+MODULES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "gpt").glob("[a-z]*.py")}
+
+
+def test_the_map_names_each_module_once_and_the_module_names_that_chapter():
+    """chapters/README.md: which chapter introduces a module; in the module: Read along: chapters/NN_name.py."""
+    introduced = {}
+    for line in (ROOT / "chapters" / "README.md").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\| \[(\d\d_\w+\.py)\]", line):
+            for name in line.split("|")[3].replace("none: it uses them", "").split(","):
+                if name.strip():
+                    introduced.setdefault(name.strip(), []).append(match[1])
+    assert introduced.keys() == MODULES.keys()
+    for name, chapters in introduced.items():
+        assert len(chapters) == 1 and f"chapters/{chapters[0]}" in MODULES[name], f"{name} is introduced in {chapters}"
+
+
+def test_the_reading_order_names_each_module_once():
+    order = re.search(r"Reading order:\n(.*?)\n\n", (ROOT / "gpt" / "__init__.py").read_text(encoding="utf-8"), re.DOTALL)[1]
+    named = [name for line in order.splitlines() for name in re.split(r",? +", line[20:].strip())]
+    assert sorted(named) == sorted(MODULES)
+
+
 def test_mini_is_what_the_pages_say():
     model = load_gpt2("mini")
     assert sum(p.numel() for p in model.parameters()) == 7_259_008

@@ -134,12 +134,12 @@ def run_lora(module):
 
 
 def run_losses(module):
-    model, S, samples = new_model(), 13, 400
-    unigram = torch.zeros(V).index_fill(0, torch.arange(S), 1 / S)    # so many draws make all S tokens candidates
+    model, M, samples = new_model(), 13, 400
+    unigram = torch.zeros(V).index_fill(0, torch.arange(M), 1 / M)    # so many draws make all M tokens candidates
     module.cross_entropy_by_hand(torch.randn(B * T, V), tokens(B * T))
     module.next_token_loss(model, tokens(B, T + 1))
-    module.sampled_softmax_loss(model, tokens(B, T + 1) % S, unigram, samples, torch.Generator().manual_seed(0))
-    yield dict(N=B * T, C=C, V=V, S=S, samples=samples)
+    module.sampled_softmax_loss(model, tokens(B, T + 1) % M, unigram, samples, torch.Generator().manual_seed(0))
+    yield dict(N=B * T, C=C, V=V, M=M, samples=samples)
 
 
 def run_metrics(module):
