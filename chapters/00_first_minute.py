@@ -1,10 +1,12 @@
 """0  The first minute: eight messages, a small GPT-2, and a spam filter
 
 After this chapter you have gone the whole road once: text, numbers, a language model, a new head, LoRA, training, a
-prediction. Nothing is explained yet; the map at the end says where each step is. You need: a little Python.
+prediction. Nothing is explained yet; the map at the end says where each step is. You need: a little Python. In every
+chapter predict() prints a number that was worked out beforehand beside the one measured, and stops where they differ;
+show() prints code of gpt/ as it is now; after #> stands what the line above printed.
 
 Run: python chapters/00_first_minute.py                            no network: all it needs is in this repository
-     python chapters/00_first_minute.py --text "Are you awake?"    a message of your own as well
+     python chapters/00_first_minute.py --text "Are you awake?"    a message of your own too (fetches 0.5 MB, once)
 Time: --quick QUICKTIME; full the same, on 2 CPU cores (AMD EPYC)
 Source: Radford et al. 2018, section 3.2 (a language model becomes a classifier); Hu et al. 2021 (LoRA)
 """
@@ -55,8 +57,9 @@ for label, text, ids in MESSAGES:
 
 # %%
 section("0.2  A small model that has read")
-# Mini is a GPT-2 of 14 MiB that this project trained on Wikipedia and newsgroups. It says what comes next; how wrong it
-# is, its surprise, is counted in nats a token. One that knows nothing has ln 50,257 = 10.8 nats, whatever it reads.
+# Mini is a GPT-2 of 14 MiB that this project trained on Wikipedia and newsgroups. It gives every token a probability p
+# of coming next. Its surprise, also called the loss, is -ln p of the one that came, in nats: for a model that knows
+# nothing p is 1 / 50,257, which is 10.8 nats.
 
 model = load_gpt2("mini")
 predict("mini's parameters", 7_259_008, count_parameters(model)[1])
@@ -78,6 +81,7 @@ model.requires_grad_(False)
 swap_head(model, 2)
 replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=torch.Generator().manual_seed(args.seed))
 C, LAYERS, rank = GPT2_SIZES["mini"].emb_dim, GPT2_SIZES["mini"].n_layers, 16
+# Beside a weight of (in, out) stand (in, r) and (r, out). A block has 4 weights of (C, C) and 2 of (C, 4 C): 18 r C.
 predict("numbers that train", LAYERS * 18 * rank * C + 2 * (C + 1), count_parameters(model)[0])
 #> numbers that train: predicted 147,714, measured 147,714
 
@@ -90,14 +94,14 @@ ids, lengths = pad([ids for _, _, ids in MESSAGES])                   # (B, T), 
 labels = torch.tensor([label == "spam" for label, _, _ in MESSAGES]).long()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 for step in range(20):
-    loss = class_loss(class_logits(model, (ids, lengths, labels)), labels)
+    loss = class_loss(class_logits(model, (ids, lengths, None)), labels)
     if step == 0:
         predict("first loss, nats a message (ln 2)", 0.6931, loss.item(), 1e-3)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 print(f"after {step + 1} steps: {loss.item():.4f} nats a message")
-predict("of the eight it gets right", 8, int((class_logits(model, (ids, lengths, labels)).argmax(1) == labels).sum()))
+predict("of the eight it gets right", 8, int((class_logits(model, (ids, lengths, None)).argmax(1) == labels).sum()))
 #> of the eight it gets right: predicted 8, measured 8
 
 # %%
@@ -132,9 +136,12 @@ you saw                                    it is explained in                   
 0.1  text becomes numbers                  chapters/01_tokens.py                  gpt/tokenizer.py
 0.2  what is inside the model              chapters/02_attention.py,              gpt/attention.py
                                            chapters/03_gpt_model.py               gpt/model.py
-     how it was trained, its surprise      chapters/04_weights.py                 gpt/train.py, gpt/losses.py
-0.3  the head, padding, real messages      chapters/05_spam_classifier.py         gpt/classify.py
+     how it was trained, its surprise      chapters/04_weights.py                 gpt/pretrain.py, gpt/losses.py
+0.3  the new head                          chapters/05_spam_classifier.py         gpt/classify.py
      LoRA                                  chapters/06_lora_spam.py               gpt/lora.py
+0.4  padding                               chapters/05_spam_classifier.py         gpt/batches.py
+     training                              chapters/04_weights.py                 gpt/train.py
+0.5  answers, and how good they are        chapters/05_spam_classifier.py         gpt/metrics.py
 """.strip())
 
 # %% What you have now: a working classifier, and a question for each of its parts.
@@ -143,8 +150,8 @@ you saw                                    it is explained in                   
 #   0.3: leave out model.requires_grad_(False)              -> 0.3 stops: 6,613,634 numbers train
 #   0.3: swap_head(model, 2, zero=False)                    -> 0.4 stops: the first loss is not ln 2 (0.51 here, luck)
 #   0.4: leave out optimizer.step()                         -> the loss stays 0.6931, and 4 of 8 are right
-#   0.4: in the loop (ids, labels) for (ids, lengths, labels)   -> 4 of 8: it learnt to answer at the filling
-#   0.4: lr=1e-1                                            -> the loss rises to 12 nats: each step jumps too far
+#   0.4: in the loop (ids, None) for (ids, lengths, None)   -> 4 of 8: it learnt to answer at the filling
+#   0.4: lr=1e-1                                            -> the loss ends at 12 nats: each step jumps too far
 #   0.4: leave out optimizer.zero_grad()                    -> no harm here: AdamW divides the sum by its size
 #   0.2: GPTModel(GPT2_SIZES["mini"]) for load_gpt2("mini") -> 0.2 stops, the model knows nothing; but without that line
 #                                                              both answers are right: two messages cannot tell

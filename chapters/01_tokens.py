@@ -88,8 +88,8 @@ print([b"".join(pair) for pair in counts], rows[:3])
 
 # %%
 section("1.4  Encode: what was learnt first is merged first")
-# A new text is merged as the sentence was, in the order of learning. Numbered in this order, bytes first, a token's id
-# is its rank too: of all pairs that a piece has, merge the one whose token has the lowest, until no pair is a token.
+# A new text is merged as the sentence was. Bytes have the ids 0 to 255, each merge gets the next one, so a low id means
+# learnt early. In each piece, merge the pair that makes the token with the lowest id; again, until no pair makes one.
 
 
 def encode_by_hand(text, ranks):
@@ -209,7 +209,9 @@ for t in range(4):
 for stride in (1, 2, 4):    # where the next window begins
     answers = Counter(begin + 1 + t for begin in range(0, 100, stride) for t in range(4))
     predict(f"stride {stride}: token 50 is an answer this often", 4 // stride, answers[50])
-# TextWindows moves on by whole windows, and each epoch begins elsewhere: other tokens are the first of a window.
+# Windows are read several at once, as the rows of a batch: B rows of T tokens each, and one more for the last answer,
+# cut from a text of N. TextWindows moves on by whole windows, and in each epoch (once through the text) it begins
+# elsewhere, so that other tokens are the first of a window.
 show(TextWindows.set_epoch)
 show(TextWindows.__iter__)
 text_row = encode_documents(messages, gpt2).long()                                           # (N,)
@@ -219,8 +221,9 @@ predict("the first row's targets are the text, one on", True, batch[0, 1:].equal
 
 # %%
 section("1.10  A token becomes a vector")
-# An id is a name, not an amount. So each id has a row of a table, its embedding, and training sets the numbers in it.
-# Looking a row up is the same as multiplying the table by a one-hot row, 1 at the id and 0 elsewhere, without the work.
+# An id is a name, not an amount. So each id has a row of a table, its embedding, a vector of C numbers (channels).
+# Training sets them: they are parameters. Looking a row up is the same as multiplying the table by a one-hot row, 1 at
+# the id and 0 elsewhere, without the work.
 
 table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)
@@ -237,7 +240,8 @@ predict("B, T, C", (1, 8, 128), tuple(vectors.shape))
 apart = model.pos_emb.weight[6] - model.pos_emb.weight[3]                                    # (C,)
 predict("' the' at 6 less ' the' at 3 is place 6 less place 3", True,
         (vectors[0, 6] - vectors[0, 3]).allclose(apart, atol=1e-6))
-# Mini was told what comes next and nothing else. Which rows have the largest cosine with a word's? Not all are good.
+# Mini was told what comes next and nothing else. Which rows point most nearly the way a word's does? (Cosine: the dot
+# product of two vectors brought to length 1; 1 for the same direction, 0 for unrelated ones.) Not all are good.
 unit = torch.nn.functional.normalize(model.tok_emb.weight.detach(), dim=1)                   # (V, C)
 for word in (" three", " Monday", " he", " French", " London"):
     nearest = (unit @ unit[ranks[word.encode()]]).topk(5).indices[1:]                        # (4,), the word left out
@@ -250,7 +254,6 @@ for word in (" three", " Monday", " he", " French", " London"):
 #   gpt/tokenizer.py, read_ranks: splitlines() without [1:]  -> 1.5 stops: tiktoken counts 50,258 ids, AssertionError
 #   1.4: max in place of min                                 -> "path" ends in b'at', b'h'; 1.5: 93 of 500 agree
 #   1.4: for piece in [text], no cut                         -> 1.5: 498 agree, for merges were learnt within pieces
-#   1.9: targets = row[:4]                                   -> each token answers itself; a model that was trained so
-#                                                               for 40 steps of 8 x 32 tokens writes "my my my my my"
+#   1.9: targets = row[:4]                                   -> each token answers itself: '...the' -> 'the'
 #   gpt/model.py, embed: leave out pos_emb                   -> 1.10 stops: " the" is the same at 3 and at 6
 # Try it: python chapters/01_tokens.py takes all messages. Which of their first 10 merges change?

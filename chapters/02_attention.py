@@ -27,10 +27,11 @@ args = start(__doc__, QUICK, FULL)
 # %%
 section("2.1  A weighted average")
 # Three tokens hold two numbers each: their values. Attention answers with an average of the values in which some tokens
-# count more. How much: multiply a query with each token's key (a dot product), and turn these scores into weights by
-# softmax: e to the power of each score, divided by the sum of all. e^(ln 2) = 2 and e^0 = 1, so scores of ln 2, 0, 0
-# give the weights 2/4, 1/4, 1/4: do the average in your head. (With the rows of an identity matrix as values, the
-# average is the weights themselves.)
+# count more. The token that asks has a vector for that, its query; each token that may be found has another, its key
+# (2.3 says where they come from). The dot product of query and key is a score, and softmax turns scores into weights:
+# e to the power of each, divided by the sum of all. e^(ln 2) = 2 and e^0 = 1, so scores of ln 2, 0, 0 give the weights
+# 2/4, 1/4, 1/4: do the average in your head. (If the values are the rows of an identity matrix, the average is the
+# weights themselves.)
 
 
 def attend(query, keys, values):
@@ -75,8 +76,9 @@ weights, e4 = (x @ x.T).softmax(dim=-1), math.exp(4)    # (T, T)
 predict("query = key: weight on itself, e^4 / (e^4 + 3)", e4 / (e4 + 3), weights.diagonal().mean().item(), 1e-4)
 #> query = key: weight on itself, e^4 / (e^4 + 3): predicted 0.9479, measured 0.9479
 
-# Two matrices set them free. This W_query turns "I am token t" into "I look for token t - 1". The first token finds no
-# such row: its query is 0, a question for nothing, its scores are all equal, and it gets the mean of all values.
+# So each x is multiplied by three matrices, which training sets: x W_query, x W_key, x W_value. Here two are set by
+# hand, and the values are given. This W_query turns "I am token t" into "I look for token t - 1". The first token finds
+# no such row: its query is 0, a question for nothing, its scores are all equal, and it gets the mean of all values.
 W_query, W_key, value = 5 * torch.ones(3).diag(-1), torch.eye(4), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
 answer = ((x @ W_query) @ (x @ W_key).T).softmax(dim=-1) @ value    # (T, 1)
 predict("each token gets the value before its own", [25, 10, 20, 30], answer.flatten().round().int().tolist())
@@ -91,14 +93,15 @@ future = torch.ones(5, 5, dtype=torch.bool).triu(1)    # (T, T): True where the 
 masked = (Q @ K.T).masked_fill(future, float("-inf")).softmax(dim=-1) @ V
 predict("slices and -inf agree to 1e-5", True, torch.allclose(past_only, masked, atol=1e-5))
 
-# Zeros after softmax are not the same, for the divisor has counted the future. Three tokens, all scores 0; then the
-# last key gets a higher one, and the first token's weight on itself tells: 1 / (2 + e^5). Dividing each row by its sum
-# mends that in algebra. In floats softmax rounds the past to 0 where the future is far ahead, and 0/0 is nan.
+# Zeros after softmax are not the same, for the divisor has counted the future. Three tokens, all scores 0: the first
+# may see only itself, so its weight on itself should be 1, and is 1/3. Let the last key score 5, and it is
+# 1 / (2 + e^5). Dividing each row by its sum mends that in algebra. In floats softmax rounds the past to 0 where the
+# future is far ahead, and 0/0 is nan.
 for score, predicted in ((0.0, 1 / 3), (5.0, 1 / (2 + math.exp(5))), (200.0, 0.0)):
     late = torch.tensor([0.0, 0.0, score]).expand(3, 3).softmax(dim=-1).masked_fill(future[:3, :3], 0.0)
-    predict(f"zeros after softmax, future's score {score:.0f}: first weight", predicted, late[0, 0].item(), 1e-4)
+    predict(f"zeros late, future's score {score:.0f}: a weight that should be 1", predicted, late[0, 0].item(), 1e-4)
     print(f"    divided by its row's sum: {(late / late.sum(dim=-1, keepdim=True))[0, 0].item()}")
-#> zeros after softmax, future's score 5: first weight: predicted 0.006648, measured 0.006648
+#> zeros late, future's score 5: a weight that should be 1: predicted 0.006648, measured 0.006648
 #>     divided by its row's sum: nan
 
 # %%
@@ -113,10 +116,11 @@ for D in (4, 64, 1024):
     for name, w in (("as it is", scores.softmax(dim=-1)), ("/ sqrt(D)", (scores / D**0.5).softmax(dim=-1))):
         print(f"    {name:9} largest weight {w.amax(-1).mean():.2f}, sum of w (1 - w) {(w - w * w).sum(-1).mean():.2f}")
 
-# Variance 1 is an assumption, and GPT-2 does not keep it: its weights start as N(0, 0.02), so a query's channel has the
-# variance 768 * 0.02^2 = 0.31 and a divided score 0.31^2. A fresh GPT-2 looks at all tokens nearly alike. The division
-# makes that independent of D; how large the scores become is learnt.
-normed, W_query, W_key = torch.randn(500, 768), *0.02 * torch.randn(2, 768, 64)
+# Variance 1 is an assumption, and GPT-2 does not keep it. Its matrices start with the standard deviation 0.02. Chapter
+# 3's LayerNorm gives x channels of variance 1, so a query's channel has 768 * 0.02^2 = 0.31, a key's too, and a divided
+# score 0.31 * 0.31. A fresh GPT-2 looks at all tokens nearly alike. The division makes that independent of D; how large
+# the scores become is learnt.
+normed, (W_query, W_key) = torch.randn(500, 768), 0.02 * torch.randn(2, 768, 64)    # (T, C); (C, D) each
 scores = (normed @ W_query) @ (normed @ W_key).T / 64**0.5    # (500, 500)
 predict("variance of a fresh GPT-2's scores", (768 * 0.02**2)**2, scores.var().item(), 0.15)
 
@@ -134,7 +138,8 @@ print(f"x.view(B, H, T, D) has that shape too, head 0: {x.view(1, 2, 3, 2)[0, 0]
 #> x.view(B, H, T, D) has that shape too, head 0: [[0, 1], [2, 3], [10, 11]]: half tokens
 
 # What is cut is the query, not the token: W_query makes each channel of the query from all channels of x. And heads are
-# free: H thin matrices side by side are one. Four (C, C) matrices and biases, whatever H is.
+# free: H matrices (C, D) side by side are one (C, C). The heads' answers are laid side by side again, and a fourth
+# matrix, out_proj, mixes them into one vector. So four (C, C) matrices and biases, whatever H is.
 before, after = (two_heads.split_heads(two_heads.W_query(x[None] + nudge)) for nudge in (0, torch.eye(4)[0]))
 predict("heads that notice a change of channel 0", 2, sum((before != after)[0, h].any().item() for h in range(2)))
 counts = {sum(p.numel() for p in MultiHeadAttention(768, 768, H, qkv_bias=True).parameters()) for H in (1, 2, 12)}
@@ -143,10 +148,10 @@ predict("parameters with 1, 2 and 12 heads", {4 * (768 * 768 + 768)}, counts)
 # %%
 section("2.7  Meet the module")
 # What was derived, with a batch and heads in front. `cache` belongs to chapter 3 and `at` to chapter 5: both are None
-# here, so S = T, and what causal_attention does is its last line.
+# here, so S = T. Dropout, which sets some weights to 0 at random while training, is off. causal_attention gives what
+# causal_attention_by_hand gives, faster: here it is no more than its last line, torch's fused kernel, for 2.9.
 
 show(causal_attention_by_hand)
-show(causal_attention)
 show(MultiHeadAttention.forward)
 T, C, H = 7, 12, 3
 D, module, x = C // H, MultiHeadAttention(C, C, H, qkv_bias=True).requires_grad_(False), torch.randn(1, T, C)
@@ -177,10 +182,11 @@ predict("no mask, tokens reversed: same answers", True, torch.allclose(forwards,
 
 # %%
 section("2.9  What it costs")
-# T queries times T keys: twice the text, four times the weights, 48 MiB in each block of GPT-2 at T = 1,024. Training
-# keeps what the backward pass reads: by hand Q, K, V, the mask (1 byte each) and the weights. The fused kernel keeps
-# Q, K, V, its answer and one number a query, and works the weights out again, block by block.
+# T queries times T keys: twice the text, four times the attention weights, 48 MiB in each block of GPT-2 at T = 1,024.
+# Training keeps what the backward pass reads: by hand Q, K, V, the mask (1 byte each) and the weights. The fused kernel
+# keeps Q, K, V, its answer and one number a query, and works the weights out again, some keys at a time.
 
+show(causal_attention)
 H, T, D, kept = 12, 1024, 64, []
 inputs, each = [torch.randn(1, H, T, D, requires_grad=True) for _ in range(3)], 4 * H * T * D
 for attention, predicted in ((causal_attention_by_hand, 3 * each + T * T + 4 * H * T * T),
@@ -216,17 +222,23 @@ def weights_of(model, ids):
 mini, tokenizer = load_gpt2("mini"), gpt2_tokenizer()
 texts = [text for text in read_sms(fetch("sms"))["Text"][:args.messages] if len(text) > 20]
 messages = [text_to_token_ids(text, tokenizer) for text in texts]    # (1, T) each
-habits = (torch.stack([weights_of(model, ids).diagonal(-1, -2, -1)[..., 1:].mean(-1) for ids in messages]).mean(0)
-          for model in (GPTModel(mini.config), mini))
-untrained, trained = habits    # (blocks, H) each: the weight on the token before, from each message's third token on
+
+
+def habit(model):
+    """(blocks, H): the mean weight on the token before. The first two tokens have little choice and are left out."""
+    before = [weights_of(model, ids).diagonal(offset=-1, dim1=-2, dim2=-1) for ids in messages]    # (blocks, H, T - 1)
+    return torch.stack([each[..., 1:].mean(dim=-1) for each in before]).mean(dim=0)
+
+
+untrained, trained = habit(GPTModel(mini.config)), habit(mini)
 even = sum((1 / torch.arange(3, ids.shape[1] + 1)).mean().item() for ids in messages) / len(messages)
 predict("weight on the token before, untrained (2.5: as if shared evenly)", even, untrained.mean().item(), 0.05)
-print(f"mini, one row a block:\n{trained}")
+print(f"mini, one row a block, one column a head, both counted from 0:\n{trained}")
 
 # %%
 section("2.11  A picture is no explanation")
-# Does the head with the plainest habit matter most? Take each head away (its D columns of out_proj set to 0) and see
-# how much worse mini predicts the next token of the messages, laid end to end in rows of 256 tokens.
+# Does the head with the plainest habit matter most? Take each head away (its D columns of out_proj set to 0, the others
+# as they are) and see how much worse mini predicts the next token of the messages, laid end to end in rows of 256.
 
 rows, rise, D = torch.cat(messages, dim=1)[0].unfold(0, 256, 256), torch.zeros(4, 4), 32    # rows: (B, T)
 with torch.no_grad():
@@ -237,10 +249,12 @@ with torch.no_grad():
             columns.zero_()
             rise[b, h] = next_token_loss(mini, rows) - whole
             columns.copy_(kept)
-print(f"without a head the loss of {whole:.2f} nats a token rises by\n{rise}")
+print(f"without a head the loss of {whole:.2f} nats a token rises by (below 0: mini is better without it)\n{rise}")
 plain, dear = (divmod(int(table.argmax()), 4) for table in (trained, rise))    # (block, head)
 print(f"block {plain[0]}, head {plain[1]} has the plainest habit: {trained[plain]:.0%} on the token before, evenly "
-      f"{even:.0%}\nwithout it {rise[plain]:+.3f} nats; without block {dear[0]}, head {dear[1]} {rise[dear]:+.3f}")
+      f"{even:.0%}\nthe plainest is not the dearest: without it {rise[plain]:+.3f} nats, without block {dear[0]}, head "
+      f"{dear[1]} {rise[dear]:+.3f}")
+predict("the dearest head is the one with the plainest habit", False, plain == dear)
 ids = text_to_token_ids("Yeah sure, give me a couple minutes to track down my wallet", tokenizer)    # a message
 figure(plot_attention([weights_of(mini, ids)[head] for head in (plain, dear)], [tokenizer.decode([i]) for i in ids[0]],
                       [f"block {b}, head {h}: without it {rise[b, h]:+.2f} nats a token" for b, h in (plain, dear)]),

@@ -5,7 +5,13 @@ paper, say what its first loss must be, and explain what a cache saves when it w
 
 Run: python chapters/03_gpt_model.py
 Time: --quick QUICKTIME, a model of mini's size; full FULLTIME, one of 124M, both untrained; on 2 CPU cores
-Source: Radford et al. 2019, section 2.3; Ba et al. 2016; Hendrycks and Gimpel 2016; for 3.5 Dong et al. 2021
+Source: Radford et al. 2019, section 2.3; Ba et al. 2016; Hendrycks and Gimpel 2016; for 3.5 Dong et al. 2021; "the
+book" is Raschka 2024, Build a Large Language Model (From Scratch)
+
+    ids -> token vector + position vector -> L blocks -> norm -> head -> V scores
+    each block:  x = x + attention(norm(x)),  then  x = x + feed-forward(norm(x))
+
+3.1 to 3.5 make the parts and 3.6 puts them together.
 """
 
 import math
@@ -31,8 +37,8 @@ draw = torch.Generator().manual_seed(args.seed)
 
 # %%
 section("3.1  LayerNorm on three numbers")
-# A token's vector is a sum of many layers' answers; its size differs from token to token and grows with depth. So a
-# layer first brings the channels of each token, by itself, to mean 0 and variance 1. Two learnt vectors, scale and
+# What a block reads is a sum of many answers; its size differs from token to token and grows with depth. So a layer
+# first brings the channels of each token, by itself, to mean 0 and variance 1. Two learnt vectors, scale and
 # shift, may undo that. The variance divides by C, whereas torch's x.var() divides by C - 1 unless told not to.
 
 x = torch.tensor([1.0, 4.0, 7.0])                     # (C,) = (3,): one token
@@ -42,11 +48,11 @@ by_hand = deviations / torch.sqrt(variance + 1e-5)
 print([round(number, 4) for number in by_hand.tolist()], "and with x.var():", (deviations / x.var().sqrt()).tolist())
 #> [-1.2247, 0.0, 1.2247] and with x.var(): [-1.0, 0.0, 1.0]
 show(LayerNorm.forward)
-predict("LayerNorm of 1, 4, 7 is the first; of 10, 40, 70 too", True,
+predict("LayerNorm of 1, 4, 7 is what we did by hand, that of 10, 40, 70 too", True,
         torch.allclose(LayerNorm(3)(torch.stack([x, 10 * x])), by_hand, atol=1e-5))
-#> LayerNorm of 1, 4, 7 is the first; of 10, 40, 70 too: predicted True, measured True
+#> LayerNorm of 1, 4, 7 is what we did by hand, that of 10, 40, 70 too: predicted True, measured True
 # The 1e-5 (eps) is for channels that are all equal: 0 / sqrt(0) is not a number, 0 / sqrt(0 + 1e-5) is 0. It is not
-# always negligible: in an untrained GPT-2 the first LayerNorm reads a variance of 0.02^2 + 0.02^2, token and position.
+# always negligible: in ours, untrained, the first LayerNorm reads a variance of 0.02^2 + 0.02^2, token and position.
 print("LayerNorm of 5, 5, 5:", LayerNorm(3)(torch.full((3,), 5.0)).abs().tolist(), "and 0 / 0:", (0 * x / 0).tolist())
 #> LayerNorm of 5, 5, 5: [0.0, 0.0, 0.0] and 0 / 0: [nan, nan, nan]
 out = LayerNorm(768)(math.sqrt(0.0008) * torch.randn(1000, 768, generator=draw))     # (T, C)
@@ -88,20 +94,22 @@ predict("tokens put in another order before, or after: the same", True,
 section("3.4  The block: two answers, added to the stream")
 # A token's vector runs through all blocks as a stream that nothing overwrites: attention and feed-forward read a
 # normalised copy and add their answers. (`cache` is for 3.9. `at` is for chapters 5 and 6, which want one position of
-# each row; here it is None.) Each answer adds variance, so GPT-2 starts with the last weights of both divided by
-# sqrt(2 L), L the number of blocks. The stream grows all the same; but all L blocks together add as much for any L.
+# each row; here it is None; dropout is off.) Each answer adds variance, so the GPT-2 paper starts with the last matrix
+# of attention and of feed-forward divided by sqrt(2 L), L the number of blocks. The stream still grows, but by the same
+# amount however many blocks share it.
 
 show(TransformerBlock.forward)
 grown = {}
 for L, factor in ((4, 1), (16, 1), (4, math.sqrt(8)), (16, math.sqrt(32))):    # a factor that undoes the division
-    shallow_or_deep = GPTModel(GPTConfig(1000, 64, 128, 4, L), torch.Generator().manual_seed(args.seed))
+    config = GPTConfig(vocab_size=1000, context_length=64, emb_dim=128, n_heads=4, n_layers=L)
+    shallow_or_deep = GPTModel(config, torch.Generator().manual_seed(args.seed))
     for block in shallow_or_deep.trf_blocks:
         block.att.out_proj.weight.data *= factor
         block.ff.layers[2].weight.data *= factor
     x = shallow_or_deep.embed(torch.arange(256).view(4, 64))                         # (B, T, C)
     grown[L, factor == 1] = (shallow_or_deep.trf_blocks(x).var() - x.var()).item()
-predict("variance added by 16 blocks / by 4, divided", 1.0, grown[16, True] / grown[4, True], 0.15)
-predict("not divided, 4 if the answers had nothing in common", 4.0, grown[16, False] / grown[4, False], 0.5)
+predict("with the division: variance that 16 blocks add / that 4 add", 1.0, grown[16, True] / grown[4, True], 0.15)
+predict("without: 16 / 4, if answers had nothing in common", 4.0, grown[16, False] / grown[4, False], 0.5)
 
 # %%
 section("3.5  What the shortcut is for")
@@ -109,8 +117,15 @@ section("3.5  What the shortcut is for")
 # With LayerNorm they do not: it brings a small signal back to size. What is lost is the token: attention averages, and
 # average upon average makes all tokens of a row the same vector: which one was read last can no longer be told.
 
+
+def own_value(attention, x):
+    """Attention with all weight on the token itself: it averages nothing."""
+    return attention.out_proj(attention.W_value(x))
+
+
 ways = {"norm and shortcut": lambda block, x: block(x),
         "norm only": lambda block, x: block.ff(block.norm2(block.att(block.norm1(x)))),
+        "norm, own value": lambda block, x: block.ff(block.norm2(own_value(block.att, block.norm1(x)))),
         "neither": lambda block, x: block.ff(block.att(x))}
 deep = GPTModel(GPTConfig(1000, 64, 128, 4, 12), torch.Generator().manual_seed(args.seed)).double()
 ids, gradient, cosine = torch.randint(1000, (4, 64), generator=draw), {}, {}         # (B, T)
@@ -125,6 +140,7 @@ for way, step in ways.items():
     print(f"{way:17}   gradient before 12 blocks {gradient[way]:.0e}   cosine of two tokens after {cosine[way]:.2f}")
 predict("norm only: gradient below a tenth", False, gradient["norm only"] < 0.1 * gradient["norm and shortcut"])
 predict("norm only: cosine of two tokens", 1.0, cosine["norm only"], 0.03)
+predict("each token takes its own value, no average: cosine above one half", False, cosine["norm, own value"] > 0.5)
 
 # %%
 section("3.6  The model, and its parameters by hand")
@@ -152,8 +168,9 @@ predict("the book's", 124_439_808 + V * 768 - 12 * 3 * 768, count_parameters(boo
 # %%
 section("3.7  The first loss, before any training")
 # A model that knows nothing gives every token 1 / V: a loss of ln V. Ours begins near it because its weights are small.
-# A logit is the dot product of C channels of variance 1 with a row of variance 0.02^2, so logits have the variance
-# s^2 = 0.0004 C; and softmax over normal scores costs s^2 / 2 more than over equal ones.
+# A logit is the dot product of C channels of variance 1 with a row of variance 0.02^2, so logits have the variance s^2
+# = 0.0004 C. The loss is the log of the sum of e^score, less the score of what came; the mean of e^x over normal x is
+# e^(s^2 / 2), so that costs s^2 / 2 = 0.0002 C more. (One text's own scores are up and down; the mean is over all V.)
 
 config, tokenizer = GPT2_SIZES[args.model], gpt2_tokenizer()
 C, L, T_max = config.emb_dim, config.n_layers, config.context_length
@@ -162,11 +179,13 @@ ids = text_to_token_ids(messages, tokenizer)[:, :257].to(args.device)           
 model = GPTModel(config, torch.Generator().manual_seed(args.seed)).eval().requires_grad_(False).to(args.device)
 loss = next_token_loss(model, ids).item()    # the mean of -ln p of each next token (chapter 4 reads its code)
 predict("first loss, ln V", math.log(V), loss, 0.02)
-predict("first loss, ln V + 0.0002 C", math.log(V) + 0.0002 * C, loss, 0.015)
-# With torch's own first weights and the head tied, the stream still holds the vector of the token just read, and the
-# head multiplies it by itself: C / the stream's deviation. All probability goes there, the next token is another one,
-# and that score is the loss. (Variance of the stream: 2 from token and position; each block adds about a third of
-# GELU(z)^2, z of variance 1/3.) A head of its own, as in the book, has no such row: its logits have variance 1/3.
+logits = model(ids[:, :-1])                                                          # (B, T, V)
+predict("above ln V: 0.0002 C", 0.0002 * C, (logits.logsumexp(-1) - logits.mean(-1)).mean().item() - math.log(V), 0.05)
+# With torch's own, larger first weights and a tied head it is far worse than knowing nothing. The stream still holds
+# the vector of the token just read, and the head multiplies it by itself: all probability goes to this token, and the
+# next one is another. A head of its own, as in the book, has no such row: its logits have variance 1/3. (For the
+# curious: the score is C / the stream's standard deviation. Its variance is 2 from token and position, and each block
+# adds `added`, a third of GELU(z)^2 with z of variance 1/3.)
 other = GPTModel(config).eval().requires_grad_(False).to(args.device)
 for layer in other.modules():
     if layer is not other.out_head and hasattr(layer, "reset_parameters"):
@@ -191,14 +210,16 @@ drawn = generate(model, prompt, 12, temperature=1.0, generator=torch.Generator(a
 print("drawn by probability:", repr(token_ids_to_text(drawn, tokenizer)))
 # The best soon is one token over and over. The tied head does most of it: the token just read scores 0.0004 C / the
 # stream's deviation, the others 0 with a deviation of 0.02 sqrt(C), and the highest of 50,256 lies near 4.2 of these.
-# In a narrow model that is enough. In a wide one it is not, but there the outputs at neighbouring positions are alike:
-# the best token of one step is near the top at the next, and that score lifts it over the others.
+# In a narrow model that is enough. In a wide one it is not (at 124M's size the token just read is the best at 2 % of
+# positions), but there the outputs at neighbouring positions are alike: the best token of one step is near the top at
+# the next, and that score lifts it over the others.
 hidden = model.hidden(ids[:, :-1])[0]                                                # (T, C)
 best, stream = model.out_head(hidden).argmax(-1), model.trf_blocks(model.embed(ids[:, :-1]))
 own = (hidden * model.tok_emb(ids[0, :-1])).sum(-1).mean().item()
 predict("score of the token just read", 0.0004 * C / stream.std().item(), own, 0.15)
-print(f"{own / (0.02 * math.sqrt(C)):.1f} deviations; the best at {(best == ids[0, :-1]).float().mean():.0%} of "
-      f"256 positions of real text; cosine of neighbours {F.cosine_similarity(hidden[1:], hidden[:-1]).mean():.2f}")
+print(f"it lies {own / (0.02 * math.sqrt(C)):.1f} deviations above 0 and is the best at "
+      f"{(best == ids[0, :-1]).float().mean():.0%} of 256 positions of real text; cosine of neighbours "
+      f"{F.cosine_similarity(hidden[1:], hidden[:-1]).mean():.2f}")
 
 # %%
 section("3.9  The cache: do not read the past again")
@@ -236,8 +257,9 @@ ways = {"no cache, all positions scored": lambda: model(text)[0, -1].argmax().it
 times, lengths = {way: [] for way in ways}, [T_max // 16, T_max // 4, T_max // 2, T_max]
 for length in lengths:
     text, cache = torch.randint(V, (1, length), generator=draw).to(args.device), model.new_cache()
-    model.hidden(text[:, :-args.tries], cache)    # each try adds a token
-    for way, choose_token in ways.items():
+    filled = length - args.tries    # each try with the cache adds one token to it
+    model.hidden(text[:, :filled], cache)
+    for way, choose_token in ways.items():    # they look up `text` and `cache` when they are called
         times[way].append(1000 * min(repeat(choose_token, number=1, repeat=args.tries)))
 predict("bytes of the cache, 2 L T_max C 4", 2 * L * T_max * C * 4, sum(c.keys.nbytes + c.values.nbytes for c in cache))
 #> bytes of the cache, 2 L T_max C 4: predicted 1,048,576, measured 1,048,576

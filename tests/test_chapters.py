@@ -22,7 +22,7 @@ def test_a_chapter_prints_what_its_comments_say(chapter, tmp_path):
     assert run.returncode == 0, f"{chapter.name} --quick stopped:\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
     printed = iter(run.stdout.splitlines())
     for line in re.findall(r"^ *#> ?(.*)$", source, flags=re.MULTILINE):
-        assert any(line.rstrip() == said.rstrip() for said in printed), f"{chapter.name} no longer prints, in order: {line}"
+        assert any(line.rstrip() == said.rstrip() for said in printed), f"{chapter.name} no longer prints: {line}"
 
 
 OFFLINE = """
@@ -56,6 +56,22 @@ def test_the_ids_of_the_first_minute_are_those_of_the_tokenizer():
     assert (len(tables["MESSAGES"]), len(tables["NEW"])) == (8, 2)
     for *_, text, ids in tables["MESSAGES"] + tables["NEW"]:
         assert gpt2_tokenizer().encode_ordinary(text) == ids, text
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_has_the_form_of_a_chapter(chapter):
+    source = chapter.read_text(encoding="utf-8")
+    doc, number = ast.get_docstring(ast.parse(source)), str(int(chapter.name[:2]))
+    assert doc.startswith(f"{number}  ") and "After this chapter you " in doc
+    assert re.search(rf"^Run: python chapters/{chapter.name}", doc, re.MULTILINE), "how is it run?"
+    assert re.search(r"^Time: --quick \d+ s", doc, re.MULTILINE), "how long does it take? Measure it"
+    assert re.search(r"^Source: ", doc, re.MULTILINE)
+    sections = re.findall(r'^section\("(\d+)\.(\d+)  ', source, re.MULTILINE)
+    assert sections == [(number, str(i + 1)) for i in range(len(sections))] and len(sections) >= 5
+    for box in ("# %% What you have now: ", "# Break it", "# Try it"):
+        assert box in source, f"it does not end with {box}"
+    assert "args.quick" not in source, "QUICK and FULL are all that --quick changes"
+    assert max(map(len, source.splitlines())) <= 120
 
 
 def test_every_definition_of_the_library_stands_there_once():
