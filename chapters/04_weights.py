@@ -22,6 +22,7 @@ from gpt.corpus import TextWindows, encode_documents, read_wikitext
 from gpt.crc32c import crc32c, masked
 from gpt.download import fetch
 from gpt.generate import choose, generate
+from gpt.layouts import from_openai
 from gpt.losses import cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
 from gpt.model import GPTModel
 from gpt.plots import plot_text_losses
@@ -42,7 +43,8 @@ folder, tokenizer = run_folder(args), gpt2_tokenizer()
 section("4.1  Surprise, in nats")
 # A language model gives every word a probability. If the word that comes had probability p, the surprise is -ln p: 0
 # for a certain one, ln 4 = 1.386 nats for one of four equally likely ones. Its mean is the cross-entropy, the loss that
-# training makes small. exp of the mean is the perplexity: so many equally likely words would be as surprising.
+# training makes small. exp of the mean is the perplexity: so many equally likely words would be as surprising. With Z
+# the sum of all exp(score), p is exp(score) / Z and the surprise ln Z - score: ln Z is logsumexp in the code.
 
 logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]])    # (N, V) = (3, 4)
 targets = torch.tensor([1, 2, 1])                                                              # the words that came
@@ -57,9 +59,12 @@ for loss in cross_entropy_by_hand, F.cross_entropy:
 
 # %%
 section("4.2  One step downhill")
-# The slope of the surprise in each score is simple: p - 1 for the word that came, p for all others. Gradient descent
-# goes against the slope: score - rate * slope. What autograd and SGD, the simplest optimizer, do is no more than that.
-# AdamW divides the slope by its own recent size, so its first step is the rate itself, however steep the slope is.
+# The slope of ln Z in a score is that word's p, and the score of the word that came is subtracted: so its slope is p -
+# 1, and p for all others. Gradient descent goes against the slope: score - rate * slope. What autograd and SGD, the
+# simplest optimizer, do is no more than that. AdamW goes along the mean of the recent slopes divided by their recent
+# size: two numbers to remember for each parameter, and a first step of the rate itself, however steep the slope.
+# (zero_grad: backward adds to the gradients that are there. clip shortens all of them together where they are too
+# long.)
 
 scores, came, rate = logits[:1].clone().requires_grad_(), targets[:1], 0.1
 slope = probabilities[:1] - F.one_hot(came, 4)
@@ -77,17 +82,20 @@ show(training_step)
 section("4.3  Two pages to learn from")
 # Four fifths of a Wikipedia article are to be learnt, the last fifth is held out. The words are GPT-2's tokens, but
 # only those of this article, numbered anew: a small head makes fast steps. Two losses to beat: ln V, that of one who
-# knows nothing, and that of one who only counts how often each word comes (plus 1, so that none is impossible).
+# knows nothing, and that of one who only counts how often each word comes (plus 1, so that none is impossible). Two in
+# five words of the last fifth do not occur before: nobody can learn these, so losses are given for the others as well.
 
 ids = encode_documents(read_wikitext(fetch("wikitext-2/valid.raw.gz"))[:1], tokenizer)
 words, article = ids.unique(return_inverse=True)                           # (V,) GPT-2's ids; (N,) numbers 0..V - 1
 V, T, cut = len(words), 32, 1640
 page, rest = (part[:len(part) // (T + 1) * (T + 1)].view(-1, T + 1) for part in (article[:cut], article[cut:]))
 counts = torch.bincount(article[:cut], minlength=V) + 1
-counting = -(counts / counts.sum())[rest[:, 1:]].log().mean().item()
+surprise, known = -(counts / counts.sum()).log()[rest[:, 1:]], torch.isin(rest[:, 1:], page)    # (rows, T) each
+counting = surprise.mean().item()
 print(f"{tokenizer.decode(ids[1:24].tolist())!r}...: {cut:,} + {len(article) - cut} tokens, {V} different ones;\n"
-      f"to beat: ln V {math.log(V):.2f} nats, counting {counting:.2f}; perplexity {V} and {math.exp(counting):.0f}")
-#> to beat: ln V 6.65 nats, counting 6.23; perplexity 772 and 506
+      f"to beat: ln V {math.log(V):.2f} nats, counting {counting:.2f}, in words that the page has shown "
+      f"{surprise[known].mean():.2f}")
+#> to beat: ln V 6.65 nats, counting 6.23, in words that the page has shown 5.03
 
 
 def fresh_run(file, resume=False):
@@ -105,20 +113,32 @@ section("4.4  Train, and see it learn by heart")
 model, optimizer, _ = fresh_run("not-saved.pt")
 predict("first loss (ln V)", math.log(V), next_token_loss(model, page).item(), 0.02)
 batches = TextWindows(article[:cut], T, batch_size=8, seed=args.seed)
-progress = train(model, batches, next_token_loss, optimizer, args.epochs, after_epoch=lambda progress: (
-    progress.history.append((progress.step, *(next_token_loss(model, rows).item() for rows in (page, rest))))))
-steps, page_losses, rest_losses = zip(*progress.history)
+
+
+def note_text_losses(progress):
+    """The losses of the page, of the rest, and of those of its words that the page has shown."""
+    of_word = F.cross_entropy(model(rest[:, :-1]).transpose(1, 2), rest[:, 1:], reduction="none")    # (rows, T)
+    losses = next_token_loss(model, page), of_word.mean(), of_word[known].mean()
+    progress.history.append((progress.step, *(loss.item() for loss in losses)))
+
+
+progress = train(model, batches, next_token_loss, optimizer, args.epochs, after_epoch=note_text_losses)
+steps, page_losses, rest_losses, known_losses = zip(*progress.history)
 best = rest_losses.index(min(rest_losses))
 predict("held-out loss turns before the end", True, best < len(steps) - 1)
-print(f"held-out loss turns at step {steps[best]} of {steps[-1]}, at {rest_losses[best]:.2f} nats, and rises to "
-      f"{rest_losses[-1]:.2f};\ntraining loss goes on falling, from {page_losses[best]:.2f} to {page_losses[-1]:.2f}")
+print(f"held-out loss turns at step {steps[best]} of {steps[-1]}, at {rest_losses[best]:.2f} nats (known words "
+      f"{known_losses[best]:.2f}), and rises to {rest_losses[-1]:.2f};\n"
+      f"training loss goes on falling, from {page_losses[best]:.2f} to {page_losses[-1]:.2f}")
+written = generate(model.eval(), page[:1, :8], 24)[0]                      # (T,), always the most probable word
+print(f"it writes {tokenizer.decode(words[written].tolist())!r}")
 figure(plot_text_losses(steps, page_losses, rest_losses, {"ln V": math.log(V), "counting": counting},
                         "It learns, then it learns by heart"), folder, "04_overfitting")
 
 # %%
 section("4.5  Interrupted, and taken up again")
 # A run is more than its weights: AdamW remembers two numbers for each, and the batches and random numbers must go on
-# where they were. A checkpoint tells all of it, so a run that goes on ends with the same bits.
+# where they were. A checkpoint holds all of it, so a run that goes on ends with the same bits. The crash: a look at the
+# model after step 5 that divides by zero.
 
 undisturbed, optimizer, checkpoint = fresh_run("undisturbed.pt")
 train(undisturbed, batches, next_token_loss, optimizer, 2, checkpoint=checkpoint)
@@ -136,16 +156,16 @@ predict("tensors in which the resumed run differs, if only by a bit", 0, same.co
 # %%
 section("4.6  A sample stands for all words")
 # A row times a matrix of C x V is 2 C V operations. A block has 12 C^2 weights, the head C V, and V does not shrink
-# with the model: most of what mini computes is scores.
+# with the model: most of what mini computes is scores. (Nothing later needs 4.6. Who is in a hurry goes on with 4.9.)
 
-for name in "mini", "gpt2-small (124M)", "gpt2-xl (1558M)":
-    C, L, vocabulary = GPT2_SIZES[name].emb_dim, GPT2_SIZES[name].n_layers, GPT2_SIZES[name].vocab_size
-    head, blocks = 2 * C * vocabulary, 2 * 12 * C * C * L    # attention's own products, 4 T C L, are left out
-    print(f"{name}: {head / (head + blocks):.0%} of {head + blocks:,} operations a token are in the head")
-#> mini: 89% of 14,438,656 operations a token are in the head
+for name, size in GPT2_SIZES.items():
+    head, blocks = size.vocab_size, 12 * size.emb_dim * size.n_layers    # of 2 C each; attention's products left out
+    print(f"{name}: {head / (head + blocks):.0%} of the operations for a token are in the head")
+#> mini: 89% of the operations for a token are in the head
 
 # Surprise is ln Z - score, Z the sum of exp(score) over all words. Z can be estimated as a poll estimates a country:
-# ask a few, and let each answer count 1 / pi times, pi its chance of being asked at all. Six words, polls of three:
+# ask a few, and let each answer count 1 / pi times, pi its chance of being asked at all: 1 less that of being missed by
+# all three draws of a poll, (1 - frequency)^3. Six words, polls of three:
 
 scores = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, 0.0])
 frequency = torch.tensor([0.40, 0.25, 0.05, 0.05, 0.15, 0.10])
@@ -153,7 +173,8 @@ drawn = torch.multinomial(frequency, 3 * 20_000, replacement=True, generator=tor
 asked = torch.zeros(20_000, 6).scatter(1, drawn.view(20_000, 3), 1.0)    # 1 where the poll asked the word
 pi = 1 - (1 - frequency) ** 3
 predict("Z, mean of 20,000 polls", scores.exp().sum().item(), (asked * scores.exp() / pi).sum(1).mean().item(), 0.01)
-# Sampled softmax does it on mini: 4,096 draws and the rows' own 1,024 targets stand for 50,257 words.
+# Sampled softmax does it on mini: 4,096 draws and the rows' own 1,024 targets stand for 50,257 words. The estimate is
+# near and mostly some hundredths high, for the rows' own words were not drawn. (257: 256 tokens and the one after.)
 mini, (training, held_out) = load_gpt2("mini"), read_mini_texts(tokenizer, documents=None if args.full else 600)
 rows, unigram = training[:4 * 257].view(4, 257).long(), shares(training, 50_257)
 with torch.no_grad():
@@ -163,7 +184,7 @@ with torch.no_grad():
 # %%
 section("4.7  How mini was trained")
 # It read Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as text messages
-# are. Nearly all steps score a sample of the words, the last ones all: the two speeds say what 4.6 means in time.
+# are. Nearly all steps score a sample of the words, the last ones all: the two speeds show what that means in time.
 # --full repeats it; without it there are a few steps, from the first 600 documents of each.
 
 model = GPTModel(GPT2_SIZES["mini"], torch.Generator().manual_seed(args.seed)).to(args.device)
@@ -173,9 +194,11 @@ mini_folder = folder.parent / f"mini-default-{'full' if args.full else 'few-step
 phases = pretrain(model, training, held_out, **how, seed=args.seed, folder=mini_folder, resume=args.resume)
 for phase, done in phases.items():
     print(f"{phase}: {256 * done.seen:,} tokens, {256 * done.seen / done.seconds:,.0f} a second")
+results = ROOT / "figures" / "results"
+shipped = json.loads((results / "04-mini-full-seed123.json").read_text(encoding="utf-8"))["validation_loss"]
 after, tokens = text_losses(model, held_out, how["windows"]), 256 * sum(done.seen for done in phases.values())
 for name, loss in after.items():
-    print(f"{name}: {before[name]:.3f} nats a token before, {loss:.3f} after: perplexity {math.exp(loss):,.0f}")
+    print(f"{name}: {before[name]:.3f} nats a token before, {loss:.3f} after (as shipped {shipped[name]:.3f})")
 save_model(model, MINI if args.full else mini_folder / "model.safetensors", torch.float16, tokens_seen=tokens,
            command="python chapters/04_weights.py --full")
 report(mini_folder, args, tokens_seen=tokens, training_tokens=len(training), untrained_loss=before,
@@ -185,7 +208,7 @@ report(mini_folder, args, tokens_seen=tokens, training_tokens=len(training), unt
 section("4.8  OpenAI's file, from its last byte")
 # The other way to weights: take trained ones. TensorFlow wrote OpenAI's files; this tiny one of the same format too.
 # The index is a table that is read from its end: the last 48 bytes say where all else is, in varints (7 bits a byte,
-# lowest first, the top bit set where more follow), then zeros and a magic number.
+# lowest first, the top bit set where more follow), then zeros and a magic number. (Nothing later needs 4.8 either.)
 
 TINY = ROOT / "tests" / "fixtures" / "openai_tiny"
 data = (TINY / "model.ckpt.index").read_bytes()
@@ -196,11 +219,12 @@ for byte in data[-48:-42]:    # the six bytes before the zeros
     number, shift = number | (byte & 0x7F) << shift, shift + 7
     if byte < 0x80:    # the last byte of this number
         numbers, number, shift = [*numbers, number], 0, 0
-predict("metaindex block and index block: offset, size", (numbers[:2], numbers[2:]), read_footer(data))
+predict("metaindex block (empty) and index block: offset, size", (numbers[:2], numbers[2:]), read_footer(data))
 
 # %%
-# The index block says that the one data block begins at byte 0. Its entries are sorted by name, so each stores how many
-# bytes its name shares with the one before, the lengths of its own rest and of its value, then both.
+# The index block says that the one data block begins at byte 0 (read_index decodes it; here we believe it). Its entries
+# are sorted by name, so each stores how many bytes its name shares with the one before, the lengths of its own rest and
+# of its value, then both. The first has no name: it is about the file.
 at, name, entries = 0, b"", {}
 for _ in range(4):
     shared, own, length = data[at:at + 3]    # varints too; all are below 128 here, so one byte each
@@ -210,7 +234,8 @@ for _ in range(4):
 #> 21 bytes shared,  1 of its own: 'model/h0/attn/c_attn/w'
 
 # A value is a protocol buffer: tag, value, tag, value. A tag is 8 * field + how the value is stored (0 varint, 2 length
-# and bytes, 5 four bytes). Fields: 1 dtype (1 is float32), 2 shape, each axis a message again, 4 offset, 5 size, 6 crc.
+# and bytes, 5 four bytes). Fields: 1 dtype (1 is float32), 2 shape, each axis a message again, 4 offset, 5 size, 6 the
+# checksum crc32c, stored rotated and with a constant added: masked.
 print(entries["model/h0/attn/c_attn/w"].hex(" "))
 #> 08 01 12 0d 12 02 08 01 12 02 08 30 12 03 08 90 01 20 c0 04 28 80 d8 01 35 db a8 9f 15
 found = dict(fields(entries["model/h0/attn/c_attn/w"]))
@@ -227,7 +252,7 @@ section("4.9  A trap in the layout")
 # value side by side. A query matrix is square: leave it untransposed and all shapes fit. So shapes prove nothing here;
 # the logits of another implementation do, and those of Hugging Face's for this file lie beside it.
 
-show(load_openai)
+show(from_openai)
 model, oracle = load_openai(TINY), np.load(TINY / "oracle.npz")
 query, C = model.trf_blocks[0].att.W_query.weight.data, model.config.emb_dim
 predict("query is c_attn's first third, transposed", True, torch.equal(query, c_attn[0, :, :C].T))
@@ -249,14 +274,16 @@ if weights == "gpt2-small (124M)":
     predict("as published", " forward.\n\nThe first step is to understand the importance of your work", written[:70])
 with torch.no_grad():    # what 4.4 was asked, among the same V words
     logits = model(words[rest[:, :-1]].long())[..., words.long()].flatten(0, 1)                       # (B T, V)
-print(f"held-out fifth of 4.3: counting {counting:.2f}, 4.4 {rest_losses[best]:.2f} at its best, {weights} "
+print(f"last fifth of 4.3: counting {counting:.2f}, 4.4 {rest_losses[best]:.2f} at its best, {weights} "
       f"{F.cross_entropy(logits, rest[:, 1:].flatten()):.2f} nats, and it trained on other texts")
-for run in "06-mini-default", "06-mini-untrained":
+
+# What is it worth to have read? Chapter 6's spam filter, on mini and on mini untrained, from runs that are kept:
+for name, run in ("mini trained", "06-mini-default"), ("mini untrained", "06-mini-untrained"):
     tested = [json.loads(file.read_text(encoding="utf-8"))["test_accuracy"]
-              for file in (ROOT / "figures" / "results").glob(f"{run}*.json")]
-    print(f"{run}: {sum(tested) / len(tested):.2%} of chapter 6's test messages right, mean of {len(tested)} seeds")
-#> 06-mini-default: 97.44% of chapter 6's test messages right, mean of 3 seeds
-#> 06-mini-untrained: 88.22% of chapter 6's test messages right, mean of 3 seeds
+              for file in results.glob(f"{run}*.json")]
+    print(f"{name}: {sum(tested) / len(tested):.2%} of chapter 6's test messages right, mean of {len(tested)} seeds")
+#> mini trained: 97.44% of chapter 6's test messages right, mean of 3 seeds
+#> mini untrained: 88.22% of chapter 6's test messages right, mean of 3 seeds
 
 # %%
 section("4.11  Draw the next word")
@@ -269,13 +296,16 @@ for settings, kept in [({"temperature": 0.5}, p ** 2),    # half the temperature
                        ({"temperature": 1.0, "top_k": 2}, p * (p > 0.2)),
                        ({"temperature": 1.0, "top_p": 0.9}, p * (p > 0.05))]:    # 0.636 + 0.234 do not reach 0.9
     drawn = choose(scores.expand(10_000, 5), **settings, generator=torch.Generator().manual_seed(args.seed))[:, 0]
-    predict(f"{settings}: the second word", (kept / kept.sum())[1].item(), (drawn == 1).float().mean().item(), 0.03)
+    kept = kept / kept.sum()
+    predict(f"{settings}: the word with score 3", kept[1].item(), (drawn == 1).float().mean().item(), 0.03)
     predict("draws of words that were cut off", 0, int((kept[drawn] == 0).sum()))
 
 # A word of the tail is improbable, but there are 50,000 of them. What does each temperature leave to the 100 best?
 scores = model(prompt)[0, -1].detach()
 for settings in {"temperature": 0.5}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}, {"temperature": 2.0}:
-    best_100 = (scores / settings["temperature"]).softmax(dim=-1).topk(100).values.sum()
+    p = (scores / settings["temperature"]).softmax(dim=-1).sort(descending=True).values                  # (V,)
+    p = p * (p.cumsum(dim=0) - p < settings.get("top_p", 2))    # top-p: none after those that reach it
+    best_100 = p[:100].sum() / p.sum()
     ids = generate(model, prompt, 16, **settings, generator=torch.Generator().manual_seed(args.seed))
     print(f"{settings}, the 100 best have {best_100:.0%}: {token_ids_to_text(ids[0], tokenizer)!r}")
 
