@@ -75,7 +75,7 @@ predict("it knows English: forwards at least 1 nat less", True, bool(forwards < 
 section("0.3  A new head, and LoRA")
 # The head that scores 50,257 next tokens makes way for one that scores two classes. It starts at zero, so both classes
 # are equally likely and the first surprise is ln 2 = 0.6931. All else is frozen, and thin matrices beside the weights
-# learn instead.
+# learn instead. They start with random numbers; --seed says which, so that a run can be repeated.
 
 model.requires_grad_(False)
 swap_head(model, 2)

@@ -82,8 +82,9 @@ show(training_step)
 section("4.3  Two pages to learn from")
 # Four fifths of a Wikipedia article are to be learnt, the last fifth is held out. The words are GPT-2's tokens, but
 # only those of this article, numbered anew: a small head makes fast steps. Two losses to beat: ln V, that of one who
-# knows nothing, and that of one who only counts how often each word comes (plus 1, so that none is impossible). Two in
-# five words of the last fifth do not occur before: nobody can learn these, so losses are given for the others as well.
+# knows nothing, and that of one who only counts how often each word comes (a unigram model; plus 1, so that none is
+# impossible). Two in five words of the last fifth do not occur before: nobody can learn these, so losses are given for
+# the others as well.
 
 ids = encode_documents(read_wikitext(fetch("wikitext-2/valid.raw.gz"))[:1], tokenizer)
 words, article = ids.unique(return_inverse=True)                           # (V,) GPT-2's ids; (N,) numbers 0..V - 1
