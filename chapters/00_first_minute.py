@@ -7,7 +7,7 @@ show() prints code of gpt/ as it is now; after #> stands what the line above pri
 
 Run: python chapters/00_first_minute.py                            no network: all it needs is in this repository
      python chapters/00_first_minute.py --text "Are you awake?"    a message of your own too (fetches 0.5 MB, once)
-Time: --quick QUICKTIME; full the same, on 2 CPU cores (AMD EPYC)
+Time: --quick 3 s; full the same, on 2 CPU cores (AMD EPYC)
 Source: Radford et al. 2018, section 3.2 (a language model becomes a classifier); Hu et al. 2021 (LoRA)
 """
 

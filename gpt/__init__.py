@@ -8,13 +8,14 @@ Reading order:
     LoRA            lora, adapters, adapter_file
     helpers         files, plots
 
-Shape letters, the same in every file:
+Shape letters, the same wherever a shape is written:
     B  messages (rows) in a batch        T  tokens in a row (the longest row of the batch)
     S  tokens that attention looks at    C  channels, emb_dim
     H  attention heads                   D  channels of one head, D = C / H
     V  vocabulary, vocab_size            F  hidden channels of the feed-forward layer, F = 4 C
     r  rank of a LoRA update             K  classes
     N  all tokens or messages of a set, laid end to end
+    M  candidates of a sampled softmax
 
 A line that changes a shape ends with the new one: `# (B, H, T, D)`.
 """

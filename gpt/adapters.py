@@ -61,6 +61,8 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 def load_adapter(model, file):
     """Lay an adapter over a model, in place, taking off the one that it wears; the base weights are not read again.
 
+    Afterwards everything is frozen but each A and B, and a head of classes that has no LoRA.
+
     Output: Adapter, the metadata
     Raises: ValueError, before anything is changed, for a damaged file, another base model, and tensors that are
         missing, left over, or of another shape or type than the model wants

@@ -55,7 +55,8 @@ def blank(config):
 
 
 def check_tensors(wanted, tensors):
-    """Hold tensors against the parameters of a model: the same names, the same shapes, floating point.
+    """Hold tensors against the parameters of a model: the same names, the same shapes, and float32,
+    float16 or bfloat16.
 
     Input: wanted {name: parameter}; tensors {name: torch.Tensor}
     Raises: ValueError, a line for each of the first ten faults: the tensor, both shapes, the likely cause
@@ -83,6 +84,8 @@ def likely_cause(name, wants, has):
         return "was the model built with qkv_bias=False? GPT-2 has these biases"
     if isinstance(wants, str) or isinstance(has, str):
         return "is it another kind of model, one of another depth, or one with LoRA in it?"
+    if name == "pos_emb.weight" and wants[1:] == has[1:]:
+        return "was the model built with another context_length?"
     if has == wants[::-1]:
         return "is it transposed? A linear weight is (out, in) here"
     for size, config in GPT2_SIZES.items():

@@ -21,7 +21,10 @@ class KVCache:
         self.keys = self.values = None
 
     def extend(self, keys, values):
-        """Append the keys and values of new tokens, (B, H, T, D) each; return all so far, (B, H, length, D) each."""
+        """Append the keys and values of new tokens, (B, H, T, D) each; return all so far, (B, H, length, D) each.
+
+        Raises: ValueError, with nothing appended, where there is no room for them
+        """
         B, H, T, D = keys.shape
         if self.length + T > self.size:
             raise ValueError(f"the cache has room for {self.size} tokens and holds {self.length}: {T} more do not fit")
@@ -85,8 +88,9 @@ class MultiHeadAttention(nn.Module):
     Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x.
 
     Input: x (B, T, C); cache: a KVCache to read and extend, or None; at: None, or (B,) the one position of each row to
-        answer for
+        answer for. Not both: `at` counts from the first token of x (GPTModel.hidden refuses them together)
     Output: (B, T, C), or (B, 1, C) with `at`
+    Raises: ValueError for heads that cannot share the channels evenly
     Source: Vaswani et al. 2017, section 3.2.2. GPT-2's files hold query, key and value as one matrix c_attn; here
     they are three layers, so that LoRA can be given to each of them alone.
     """

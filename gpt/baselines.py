@@ -32,7 +32,8 @@ class Majority:
 class LengthRule:
     """One class up to `threshold` characters, one for longer messages: spam fills the SMS that it pays for.
 
-    The threshold and the two classes are those that answer most training messages rightly; of several, the lowest.
+    The threshold, one of the lengths that occur, and the two classes are those that answer most training messages
+    rightly; of several, the lowest. Where no message is longer, both classes are the same.
     """
 
     def fit(self, texts, labels):

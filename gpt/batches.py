@@ -111,7 +111,10 @@ class BatchesByLength:
 
 class SeededLoader(DataLoader):
     """The blog's loader, batches of random messages with an incomplete last one dropped, in an order that seed and
-    epoch alone decide, so that an interrupted run can take it up again."""
+    epoch alone decide, so that an interrupted run can take it up again.
+
+    That is the order of the first pass after `set_epoch`; a second pass without it has another.
+    """
 
     def __init__(self, dataset, batch_size, seed):
         super().__init__(dataset, batch_size, shuffle=True, drop_last=True, generator=torch.Generator())

@@ -31,8 +31,9 @@ def swap_head(model, n_classes, zero=True):
 def class_logits(model, batch):
     """The class scores of each message, read where the model has seen all of it.
 
-    Attention is causal, so only the last real token knows the whole message, and it never sees the padding behind it.
-    The last block and the head answer for that one position of each row.
+    Attention is causal, so of the real tokens only the last knows the whole message, and it never sees the padding
+    behind it. (The padding knows the message too, which is how the blog's way works.) The last block and the head
+    answer for that one position of each row.
 
     Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog
         has it, read at the last position, which is a padding token in all but the longest messages

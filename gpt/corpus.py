@@ -20,7 +20,9 @@ def read_wikitext(path):
     """WikiText-2's articles as running text.
 
     The file has its tokens apart: "a 5 @-@ year @-@ old ship of 1 @,@ 200 tons , sunk in 1 @.@ 5 hours"
-    becomes "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours".
+    becomes "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours". What closes up to the left: , . ; : ! ? % ) ] 's n't
+    and ' with small letters; to the right: ( [ $ £ #; a pair of quotation marks on one line: around its text.
+    An article begins at a line " = Title = ", without = inside.
 
     Input: path of train.raw.gz or valid.raw.gz
     Output: list of str, one for each article
@@ -50,6 +52,8 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_newsgroups(path):
     """The posts of 20 Newsgroups: (training posts, test posts), two lists of str, as the archive divides them.
 
+    The two files hold the same posts in two orders: in the .pkz they are shuffled.
+
     Input: path of 20news-bydate.tar.gz, or of the same posts as 20news-bydate_py3.pkz
     """
     if path.name.endswith(".pkz"):
@@ -63,13 +67,19 @@ def read_newsgroups(path):
     return parts["20news-bydate-train"], parts["20news-bydate-test"]
 
 
-# A quoted line (> or | with initials before it), the line that introduces it, or 40 signs without a space.
+# A quoted line (> | : or } after at most 4 letters or digits, the initials of who is quoted), the line that introduces
+# it (it ends in writes, wrote, says or said, or begins with "In article"), or 40 signs without a space, as an
+# encoded file has. It costs lines of the writer's own too, such as "PS: ...".
 QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
 
 
 def clean_post(post):
-    """What the writer of a post wrote, as running text: no headers, quoted lines, signature, e-mail addresses, rulers,
-    or encoded files; the lines of a paragraph are joined."""
+    """What the writer of a post wrote, as running text: no headers, quoted lines, e-mail addresses or encoded files;
+    the lines of a paragraph are joined.
+
+    The headers end at the first empty line. The post ends at its signature ("--" alone on a line), or at a line that
+    begins with 10 of - _ = * +, whatever follows it; neither is looked for in its first line.
+    """
     body = post.partition("\n\n")[2]
     body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]
     body = re.sub(r"<?\b[\w.+-]+@[\w-]+\.[\w.-]*\w>?", "", body)
@@ -89,10 +99,12 @@ def encode_documents(documents, tokenizer):
 class TextWindows:
     """A long row of tokens cut into batches of windows, (B, T + 1) each, in an order that (seed, epoch) decides.
 
-    Each epoch starts its cuts at another offset, so that a token is seen at other positions too. `batches` ends an
-    epoch early.
+    Neighbouring windows share one token: the last to predict of one is the first to read of the next. Each epoch starts
+    its cuts at another offset, so that a token is seen at other positions too. N tokens make (N - 1) // window - 1
+    windows an epoch; its last batch may be smaller. `batches` ends an epoch early.
 
     rows: for each batch of this epoch, the places in the text where its windows begin
+    Raises: ValueError for fewer than 2 window + 1 tokens
     """
 
     def __init__(self, tokens, window, batch_size, seed=0, batches=None):

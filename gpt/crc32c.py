@@ -23,7 +23,7 @@ POLYNOMIAL = 0x82F63B78    # Castagnoli's, lowest bit first
 BITS = np.arange(32, dtype=np.uint32)
 LONG_LANE = 1024           # bytes, for large tensors: few lanes to join
 SHORT_LANE = 64            # bytes, for small ones: few steps to walk
-TOGETHER = 16384           # lanes walked in step; their registers, 64 KB, stay in the processor's cache
+AT_ONCE = 16384            # lanes walked in step; their registers, 64 KB, stay in the processor's cache
 
 
 def move(registers, matrix):
@@ -65,7 +65,10 @@ def walk(words, registers):
 
 
 def join(registers, lane):
-    """Registers of neighbouring lanes -> the register of all of them; each but the first was begun at 0."""
+    """Registers of neighbouring lanes -> the register of all of them, an int; each but the first was begun at 0.
+
+    Input: registers (lanes,) uint32; lane, the bytes of one, a power of 2
+    """
     doublings = (8 * lane).bit_length() - 1
     while len(registers) > 1:
         if len(registers) % 2:                          # one more in front: 0 stays 0 over zero bytes
@@ -92,15 +95,15 @@ def crc32c(data):
     registers = np.zeros(len(words), dtype=np.uint32)
     if len(words):
         registers[0] = register
-        for start in range(0, len(words), TOGETHER):
-            some = slice(start, start + TOGETHER)
+        for start in range(0, len(words), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
             registers[some] = walk(words[some], registers[some])
         register = join(registers, lane)
     return register ^ 0xFFFFFFFF
 
 
 def masked(crc):
-    """As TensorFlow stores it: rotated and offset.
+    """As TensorFlow stores it: rotated right by 15 bits, plus 0xA282EAD8, modulo 2^32.
 
     Data with their own plain checksum behind them bring the register to one and the same value, whatever they are:
     a checksum over both would check nothing.

@@ -1,7 +1,8 @@
 """fetch(name): the path of a verified file under data/, from the first source that delivers it.
 
-A download is written to a `.part` beside its place and gets its name once its checksum is right, so what is called
-data/<name> is the whole file. Nothing else of this project, with gpt/http_get.py, touches the network.
+A download is written to a `.part` beside its place and gets its name once its size and checksum are right, as far as
+gpt/assets.py knows them (of the larger GPT-2 it knows neither), so what is called data/<name> is no broken-off
+download. Nothing else of this project, with gpt/http_get.py, touches the network.
 
 Read along: chapters/05_spam_classifier.py        The table of files: gpt/assets.py
 """

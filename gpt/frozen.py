@@ -16,7 +16,7 @@ from gpt.attention import pick
 def frozen_blocks(model):
     """How many blocks, from the first on, have nothing that trains; 0 where the embeddings train.
 
-    Output: 0 (everything trains) to n_layers (the final norm and the head at most)
+    Output: 0 (block 0 or an embedding trains) to n_layers (the final norm and the head at most)
     """
     def trains(module):
         return any(p.requires_grad for p in module.parameters())
@@ -58,11 +58,13 @@ class CachedBatches:
     """
 
     def __init__(self, loader, model, first):
-        if first > frozen_blocks(model):
-            raise ValueError(f"block {frozen_blocks(model)} or what comes before it trains, so what block {first} "
-                             f"reads changes with every step: freeze it, or keep fewer blocks")
-        if first and model.config.drop_rate > 0:
-            raise ValueError(f"drop_rate is {model.config.drop_rate}: dropout would be drawn once and kept for ever")
+        before = nn.ModuleList([model.tok_emb, model.pos_emb, model.drop_emb, *model.trf_blocks[:first]])
+        if any(p.requires_grad for p in before.parameters()):
+            raise ValueError(f"an embedding or a block before block {first} trains, so what that block reads changes "
+                             f"with every step: freeze it, or keep fewer blocks")
+        if dropping := [part.p for part in before.modules() if isinstance(part, nn.Dropout) and part.p > 0]:
+            raise ValueError(f"before block {first} something drops out, with probability {dropping[0]}: what is left "
+                             f"would be drawn once and kept for ever")
         self.loader, self.model, self.first, self.kept = loader, model, first, {}    # kept: row -> its rows of x
         self.only_last = first == model.config.n_layers
 

@@ -29,20 +29,21 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     Up to context_length tokens a step reads one new token. Past it the window moves on: the model reads the last
     context_length tokens, each at a new position, so the cache is of no use and every step computes all of them.
     A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early. Dropout is off while
-    it writes; afterwards the model's mode is what it was.
+    it writes; afterwards each module's mode is what it was.
 
     Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens
-    Raises: ValueError for prompts of unequal length, an empty prompt and settings that leave nothing to choose from
+    Raises: ValueError for prompts of unequal length, an empty prompt, settings that leave nothing to choose from, and a
+        negative max_new_tokens or temperature
     """
     _check_settings(max_new_tokens, temperature, top_k, top_p)
     token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
     limit, cache = model.config.context_length, model.new_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
     unread = token_ids[:, -limit:]                                                    # (B, T) or (B, limit)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
     model.eval()    # dropout has no part in the choice
     try:
         for _ in range(max_new_tokens):
@@ -58,17 +59,19 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
             if stop is not None and stopped.all():
                 break
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
     return token_ids
 
 
 def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     """One token for each row of scores.
 
-    Scores are divided by the temperature; top_k keeps the k highest; top_p then keeps the smallest set of most probable
-    tokens whose probabilities reach p; what is left is scaled to sum 1 and drawn from.
+    Scores are divided by the temperature; top_k keeps the k highest, exactly k where some are equal; top_p then keeps
+    the smallest set of most probable tokens whose probabilities reach p; what is left is scaled to sum 1 and drawn
+    from. At temperature 0 the highest score is taken and nothing is drawn.
 
-    Input: logits (B, V)
+    Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers
     """
     if temperature == 0:

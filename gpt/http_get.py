@@ -108,7 +108,7 @@ def _write(response, part, start, total, limit):
 
 
 def _open(url, headers):
-    """The response to a GET, its body still to come; an unreachable site costs seconds, and only once."""
+    """The response to a GET, its body still to come; an unreachable site costs seconds, once in SHUN of them."""
     site = urlsplit(url).netloc
     tried, why = _unreachable.get(site, (float("-inf"), ""))
     if time.monotonic() - tried < SHUN:

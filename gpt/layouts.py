@@ -84,7 +84,7 @@ def nest(arrays):
 
 
 def flatten(params):
-    """The book's nested params -> {OpenAI's name: array}; the way back from `nest`."""
+    """The book's nested params -> {OpenAI's name without "model/": array}; linear weights stay (in, out)."""
     def walk(place, prefix):
         for key, value in place.items():
             yield from walk(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]

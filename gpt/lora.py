@@ -25,7 +25,7 @@ TOGETHER = ("W_query", "W_key", "W_value")    # they read the same x, so they ca
 
 
 class LoRALayer(nn.Module):
-    """The correction: x -> scale * (x A) B, of rank r at most.
+    """The correction: x -> scale * (x A) B, of rank r at most; in training dropout(x) in place of x.
 
     A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for
     the number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: nothing changes yet.
@@ -101,8 +101,7 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
         targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer;
-        share_a, whether query, key and value of an attention share one A;
-        generator, where the A's are drawn from (torch's global one where it is None)
+        share_a, whether query, key and value of an attention share one A; generator, for drawing A (None: torch's)
     Output: how many layers were replaced
     Raises: ValueError for a model that has LoRA already, a target that matches nothing, and a layer whose weight is
         tied to another module's: the correction would change one of the two

@@ -35,12 +35,8 @@ def next_token_loss(model, token_ids, chunk=1024):
     """
     hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
     targets = token_ids[:, 1:].flatten()                                              # (N,)
-    total = 0.0
-    for part, part_targets in zip(hidden.split(chunk), targets.split(chunk)):
-        if torch.is_grad_enabled():
-            total = total + checkpoint(_chunk_loss, part, part_targets, model.out_head, use_reentrant=False)
-        else:
-            total = total + _chunk_loss(part, part_targets, model.out_head)
+    total = sum(checkpoint(_chunk_loss, part, part_targets, model.out_head, use_reentrant=False)
+                for part, part_targets in zip(hidden.split(chunk), targets.split(chunk)))
     return total / len(targets)
 
 
@@ -48,14 +44,16 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
 
     -ln p(y) = ln Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. So Z is
-    estimated as in a poll. The M candidates asked are the batch's own N targets and `samples` tokens drawn from the text's shares
-    q_v. The targets come from the same text, so all are taken for n = N + samples draws. Token v is among them with
-    probability pi_v = 1 - (1 - q_v)^n; its answer counts 1 / pi_v times, for all the times that it is not asked. Only
-    the target y, which is always asked about itself, counts once:
+    estimated as in a poll. Asked are the batch's own N targets and `samples` tokens drawn with replacement from the
+    text's shares q_v; the M different tokens among them are the candidates. The targets come from the same text, so all
+    are taken for n = N + samples draws. Token v is among them with probability pi_v = 1 - (1 - q_v)^n; its answer
+    counts 1 / pi_v times, for all the times that it is not asked. Only the target y, which is always asked about
+    itself, counts once:
 
         Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
 
-    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws
+    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws,
+        from `generator`
     Output: a scalar in nats a token
     Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
     Source: Jean et al. 2015, section 3 (the idea); Horvitz and Thompson 1952 (the weights 1 / pi_v)

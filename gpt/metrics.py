@@ -90,7 +90,8 @@ def classification_report(labels, probabilities, names=None):
 
     Input: labels (n,); probabilities (n, K), the most probable class is the prediction; names, K strings
     Output: a dict: n, accuracy, interval [low, high], confusion (K rows of K), classes (name -> messages,
-    precision, recall, f1, roc_auc against the rest), roc_auc (of class 1 if K = 2, else the mean over the classes)
+    precision, recall, f1, roc_auc against the rest), roc_auc (of class 1 if K = 2, else the mean over the classes whose
+    own is known, None if none is)
     Raises: ValueError for sizes that do not fit together, no messages, and a probability that is NaN
     """
     labels = torch.as_tensor(labels, device="cpu")                                    # (n,)

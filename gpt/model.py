@@ -1,7 +1,7 @@
 """GPT-2: token ids in, a score for every possible next token out.
 
 Read along: chapters/03_gpt_model.py. Source: Radford et al. 2019, section 2.3; Radford et al. 2018.
-Names are those of the book's GPTModel, so that its saved state_dicts load. Shape letters: gpt/__init__.py.
+Names are those of the book's GPTModel; `gpt.weights.load_book` reads its files. Shape letters: gpt/__init__.py.
 """
 
 import math
@@ -61,10 +61,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer to it.
+    """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer, after dropout.
 
     Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to
-        answer for
+        answer for, without a cache
     Output: (B, T, C), or (B, 1, C) with `at`
     """
 
@@ -105,7 +105,7 @@ class GPTModel(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """Draw fresh weights in place: N(0, 0.02), biases 0.
+        """Draw fresh weights in place from N(0, std 0.02), biases 0; LayerNorm's scale and shift are left as they are.
 
         Each block adds two answers to the stream; dividing the weights that make them by sqrt(2 n_layers) lets all
         blocks together add as much variance whatever their number. Source: Radford et al. 2019, section 2.3, which
@@ -117,7 +117,7 @@ class GPTModel(nn.Module):
                 parameter.zero_()
             elif name.endswith(("out_proj.weight", "layers.2.weight")):
                 parameter.normal_(0.0, residual, generator=generator)
-            elif name.endswith("weight"):             # scale and shift of LayerNorm keep their 1 and 0
+            elif name.endswith("weight"):             # not LayerNorm's: they are called scale and shift
                 parameter.normal_(0.0, 0.02, generator=generator)
 
     def new_cache(self):
@@ -141,8 +141,11 @@ class GPTModel(nn.Module):
 
         With a cache (`new_cache`), token_ids are only the tokens that come after those already in it. With `at`, (B,),
         only one position of each row is answered for, -> (B, 1, C): the last block then leaves out the others, which
-        nobody reads. The blocks before it cannot: their answers at every position are its keys and values.
+        nobody reads. The blocks before it cannot: the next block's keys and values are made from their answers at every
+        position. Raises: ValueError for both at once, and what `embed` refuses.
         """
+        if cache and at is not None:
+            raise ValueError("`at` and a cache exclude each other: `at` counts from the first token that is read")
         x = self.embed(token_ids, start=cache[0].length if cache else 0)              # (B, T, C)
         last = len(self.trf_blocks) - 1
         for i, block in enumerate(self.trf_blocks):

@@ -70,7 +70,7 @@ def plot_token_times(positions, milliseconds, model):
     axes.set_xlabel("tokens in the text")
     axes.set_ylabel("time for one more token, ms")
     axes.set_ylim(bottom=0)
-    axes.set_title(f"Without a cache each token takes longer than the last ({model})", loc="left", fontsize=12)
+    axes.set_title(f"{model}: without a cache each token takes longer", loc="left", fontsize=12)
     axes.legend()
     fig.tight_layout()
     return fig

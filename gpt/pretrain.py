@@ -17,7 +17,8 @@ from gpt.train import train, warmup_then_cosine
 def read_mini_texts(tokenizer, documents=None):
     """Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as in text messages.
 
-    WikiText-2 has a held-out part of its own; of the posts every 40th is kept aside.
+    WikiText-2 has a held-out part of its own; of the posts, once cleaned and without those of at most 40 characters,
+    every 40th is kept aside. (Which these are depends on the source of the posts: each has another order.)
 
     Input: documents, how many to read of each (None: all)
     Output: (N,) token ids to train on; {name: (N,) token ids} to measure on
@@ -46,7 +47,8 @@ def shares(token_ids, vocab_size):
 def text_losses(model, held_out, windows):
     """The mean surprise in each of the texts, nats a token, where a token has at most context_length before it.
 
-    Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each
+    Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each, which needs
+        windows * (context_length + 1) ids
     Output: {name: loss}
     """
     losses, length, device = {}, model.config.context_length + 1, model.tok_emb.weight.device
@@ -58,7 +60,10 @@ def text_losses(model, held_out, windows):
 
 
 def decay_matrices(model, learning_rate):
-    """AdamW that pulls the matrices towards 0, and leaves biases, scales and shifts alone."""
+    """AdamW that pulls the matrices, embeddings among them, towards 0 and does not decay biases, scales and shifts.
+
+    Weight decay 0.1, betas (0.9, 0.95).
+    """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
@@ -69,7 +74,10 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
              resume=False):
     """Train a fresh model on text, in place: nearly all steps score a sample of the words, the last ones all words.
 
-    Both phases share the optimizer and one schedule; each has a checkpoint in the folder.
+    Both phases share the optimizer, `decay_matrices` at 4e-3, and one schedule: 100 steps of warm-up, then a cosine
+    down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws, and every 500 steps of a phase
+    the losses of the held-out texts are printed. Each phase has a checkpoint in the folder, sampled-softmax.pt and
+    full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second; the draws are from seed.
 
     Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
         first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`

@@ -1,7 +1,7 @@
 """From a file of text messages to three tables: read, balance, split.
 
 Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spam Collection (UCI, CC BY 4.0);
-Raschka 2024, section 6.2, for what is called the blog's way here.
+Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's chapter 6 and appendix E.
 """
 
 from pathlib import Path
@@ -50,7 +50,10 @@ def decode_utf8(path):
 
 
 def create_balanced_dataset(df, random_state=123):
-    """As many ham as spam: a random sample of the "ham" rows, then every "spam" row."""
+    """As many ham as spam: a random sample of the "ham" rows, by DataFrame.sample, then every "spam" row.
+
+    Raises: ValueError unless 0 < spam <= ham
+    """
     ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
     if not 0 < len(spam) <= len(ham):
         raise ValueError(f"balancing draws one ham for each spam, but there are {len(ham)} ham and {len(spam)} "
@@ -59,9 +62,10 @@ def create_balanced_dataset(df, random_state=123):
 
 
 def random_split(df, train_frac, validation_frac, random_state=123):
-    """Shuffle the rows and cut them in three: train, validation and, with what is left, test.
+    """Shuffle the rows, by DataFrame.sample, and cut them in three: train, validation and, with what is left, test.
 
-    Copies of a message may fall on both sides of a cut; `split_without_leaks` keeps them together.
+    The first two sizes are rounded down. Copies of a message may fall on both sides of a cut; `split_without_leaks`
+    keeps them together.
     """
     df = df.sample(frac=1, random_state=random_state).reset_index(drop=True)
     train_end = int(len(df) * train_frac)
@@ -81,10 +85,12 @@ def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     """Split so that no test message is, give or take digits and punctuation, one that was trained on.
 
     Rows whose texts are equal after `normalised` form a group, all rows without letters form one too, and a group
-    goes to one split. Label by label and the largest first, groups draw their split; the chance of a split is in
-    proportion to the rows of that label that it still lacks. A group has the label of its first row.
+    goes to one split. Label by label and the largest first, groups draw their split from np.random.default_rng(seed):
+    one of those that have room for all of the group, with chances in proportion to their room, the rows of that label
+    that they still lack. Where none has, the one with the most room takes it. A group has the label of its first row.
 
     Output: train, validation, test: shuffled, renumbered from 0; every row of df is in exactly one of them
+    Raises: ValueError for fractions that do not cut the table in three
     """
     sizes = np.array([int(len(df) * train_frac), int(len(df) * validation_frac), 0])
     sizes[2] = len(df) - sizes.sum()

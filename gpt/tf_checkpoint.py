@@ -23,20 +23,21 @@ MOST_AXES = 8              # a GPT-2 has 3
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of one tensor. Offset and size are in bytes of the data file; crc32c is masked."""
+    """What the index says of one tensor, with the numbers of the fields that say it."""
 
-    shape: tuple
-    dtype: int
-    shard: int
-    offset: int
-    size: int
-    crc32c: int
+    shape: tuple    # 2, a message whose field 2 is there once for each axis: a message with its size in field 1
+    dtype: int      # 1
+    shard: int      # 3, which data file
+    offset: int     # 4, in bytes of the data file
+    size: int       # 5, in bytes
+    crc32c: int     # 6, masked
 
 
 def fields(message):
     """(field number, value) of a protocol buffer: a whole number, or bytes where the field is a message or text.
 
-    Each begins with a tag: the field's number, and in its lowest 3 bits how the value is stored.
+    Each begins with a tag, a varint: 8 times the field's number, plus how the value is stored: 0, as a varint; 1, in
+    eight bytes, or 5, in four, lowest first; 2, as a length, a varint, and so many bytes. All else is a ValueError.
     """
     at = 0
     while at < len(message):
@@ -65,7 +66,7 @@ def read_message(message, known):
 
 
 def only(values):
-    """The value of a field that may be there once. TensorFlow leaves it out where it is 0 or empty."""
+    """The value of a field that is there once, or 0: TensorFlow leaves out what is 0 or empty. Twice: a ValueError."""
     if len(values) > 1:
         raise ValueError("a field is there twice: damaged")
     return values[0] if values else 0
@@ -81,11 +82,13 @@ def read_entry(message):
 
 
 def read_entries(pairs):
-    """The table's (key, value) pairs -> {tensor name: Entry}. The first has an empty key and is about them all."""
+    """The table's (key, value) pairs, sorted, -> {tensor name: Entry}. The first has an empty key and is a header:
+    field 1, the number of data files, must be 1; 2, the order of bytes, 0 or left out: lowest first; 3 is a version.
+    """
     index, last = {}, None
     for key, value in pairs:
         if last is None:
-            header = read_message(value, {1: int, 2: int, 3: bytes})    # shards, endianness, version
+            header = read_message(value, {1: int, 2: int, 3: bytes})
             if key or header[1] != [1] or any(header[2]):
                 raise ValueError("its header is not that of a single data file with the lowest byte first")
         elif key <= last:
@@ -99,10 +102,7 @@ def read_entries(pairs):
 
 
 def read_index(path):
-    """What a model.ckpt.index holds: {tensor name: Entry}, sorted by name.
-
-    Raises: ValueError for a file that is damaged, cut short or no index at all
-    """
+    """A model.ckpt.index -> {tensor name: Entry}, sorted by name; ValueError where it is damaged, cut or no index."""
     with open(path, "rb") as file:
         data = file.read(LARGEST_INDEX + 1)
     try:

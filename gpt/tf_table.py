@@ -60,8 +60,11 @@ def block(data, offset, size):
 def entries(block):
     """(key, value) of each entry. A key is stored as how much it shares with the one before it, and its own rest.
 
-    The block ends with the positions at which nothing is shared, for binary search, and their count; a reader who
-    wants everything skips them.
+    An entry is three varints, the bytes shared, the bytes of the rest and those of the value; then rest and value. The
+    block ends with the positions at which nothing is shared, for binary search, and their count, 4 bytes each, lowest
+    first; a reader who wants everything skips them.
+
+    Raises: ValueError for a key of more than LONGEST_KEY bytes and where a part of an entry is missing
     """
     restarts = int.from_bytes(part(block, len(block) - 4, 4), "little")
     block = part(block, 0, len(block) - 4 * restarts - 4)

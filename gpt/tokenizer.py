@@ -15,15 +15,16 @@ END_OF_TEXT = 50256    # the id of <|endoftext|>, after 256 bytes and 50,000 mer
 
 # Where text is cut before merging; no merge crosses a cut. The first of these that fits: the end of a contraction
 # (lower case, straight apostrophe only); a word, a number or other signs, each with at most one space before it; white
-# space up to the last one, which is left for the word that follows; white space. What fits is a piece, nothing is lost.
+# space but for its last sign, or all of it at the end of a text; that last sign, where it is no space, which would have
+# joined what follows: "a\n\nb" gives a, \n, \n, b. What fits is a piece, nothing is lost.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 def byte_alphabet():
     """The 256 bytes in GPT-2's order, and the visible sign that stands for each in vocab.bpe.
 
-    Bytes that print are written as themselves; the 68 others (space, line feed, ...) come after them and are written
-    as the signs from number 256 on: a space is "Ġ".
+    Bytes that print in Latin-1, 33 to 126, 161 to 172 and 174 to 255 in this order, are written as themselves; the 68
+    others (space, line feed, ...) come after them and are written as the signs from number 256 on: a space is "Ġ".
 
     Output: dict from sign to byte, in the order of the ids 0..255
     """

@@ -16,14 +16,14 @@ from gpt.progress import Progress, finishing_the_step, look, rest_of_epoch, save
 
 def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None,
           after_step=None, after_epoch=None, checkpoint=None):
-    """Go through the loader `epochs` times, one step of the optimizer for each batch.
+    """Go through the loader `epochs` times, one step of the optimizer for each batch. The model stays in training mode.
 
     Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> what to multiply each learning rate by; clip, the
         largest norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to
         add to progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows;
-        KeyboardInterrupt after Ctrl-C, once the step under way is done and saved
+        KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
     """
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
     model.train()
@@ -69,7 +69,11 @@ def set_learning_rates(optimizer, factor):
 
 
 def warmup_then_cosine(warmup, total, last=0.0):
-    """A schedule: from 0 to 1 in `warmup` steps, then along half a cosine down to `last` at step `total`."""
+    """A schedule: up to 1 in `warmup` steps, then along half a cosine down to `last`, which step `total` would get.
+
+        (step + 1) / warmup                        while step < warmup: the first step, step 0, is not wasted
+        last + (1 - last) (1 + cos(pi f)) / 2      then, with f = (step - warmup) / max(1, total - warmup), at most 1
+    """
     def factor(step):
         if step < warmup:
             return (step + 1) / warmup
@@ -90,7 +94,7 @@ def calc_loss_loader(data_loader, model, device, num_batches=None):
 
 
 def train_classifier_simple(model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter):
-    """The seed's training function: after the first step and every eval_freq it looks at the losses of eval_iter
+    """The blog's training function: after the first step and every eval_freq it looks at the losses of eval_iter
     batches, after each epoch at their accuracies.
 
     Output: train_losses, val_losses (nats a message), train_accs, val_accs (0..1), examples_seen

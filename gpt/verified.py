@@ -1,5 +1,6 @@
 """Whether a downloaded file is whole, without hashing 0.5 GB at every start.
 
+Whole means: not empty, and of the size and checksum that gpt/assets.py knows (of the larger GPT-2 it knows neither).
 What was found whole is noted in data/.verified.json with its size and time; a file that has changed is hashed again.
 Read along: chapters/05_spam_classifier.py, after gpt/download.py
 """

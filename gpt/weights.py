@@ -1,7 +1,9 @@
 """Weights from files: OpenAI's, Hugging Face's, the book's and our own -> a GPTModel.
 
 Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each
-is strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it.
+is strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it, or the
+first ten; where the config counts other blocks than there are, only both counts. (A file without a config tells its
+depth by its blocks alone: without its last one it is a GPT-2 of one block less.)
 
 Read along: chapters/04_weights.py. Their names and shapes: gpt/layouts.py. OpenAI's format: gpt/tf_checkpoint.py.
 """
@@ -48,7 +50,12 @@ def load_huggingface(file, n_heads=None):
 
 
 def load_book(file, n_heads=None):
-    """The GPT-2 in a .pth that the book's code saved. It holds no config; without n_heads it is emb_dim // 64."""
+    """The GPT-2 in a .pth that the book's code saved. It holds no config; without n_heads it is emb_dim // 64.
+
+    Its constant masks, which load_state_dict would refuse, are left out.
+    Raises: ValueError for a head that is not its embedding: the book does not tie them, so what its code has trained is
+        refused, and what it saved after loading OpenAI's weights is read
+    """
     with about(file):
         tensors = {name: tensor for name, tensor in read_state_dict(file).items() if not BOOK_MASK.fullmatch(name)}
         tensors = drop_tied_head(tensors)

@@ -124,6 +124,15 @@ def test_another_size_of_gpt2_is_recognised():
                       {name: found[name] for name in list(found) if "blocks.3." in name})
 
 
+def test_positions_for_another_length_are_not_taken_for_another_gpt2():
+    mini, small = (dict(blank(GPT2_SIZES[name]).named_parameters()) for name in ("mini", "gpt2-small (124M)"))
+    for model, has in ((mini, torch.ones(1024, 128)), (small, torch.ones(256, 768))):
+        with pytest.raises(ValueError, match="was the model built with another context_length"):
+            check_tensors({"pos_emb.weight": model["pos_emb.weight"]}, {"pos_emb.weight": has})
+    with pytest.raises(ValueError, match="is this the gpt2-small .124M. checkpoint"):
+        check_tensors({"pos_emb.weight": mini["pos_emb.weight"]}, {"pos_emb.weight": torch.ones(1024, 768)})
+
+
 def test_the_model_owns_its_numbers(small_model):
     tensors = {name: parameter.detach() for name, parameter in small_model.named_parameters()}
     model = assemble(small_model.config, tensors)

@@ -11,6 +11,7 @@ from gpt.batches import BatchesByLength
 from gpt.classify import class_logits, predict_logits, swap_head
 from gpt.config import GPTConfig
 from gpt.frozen import CachedBatches, Tail, frozen_blocks
+from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
 from gpt.train import classifier_loss, train
 
@@ -154,11 +155,28 @@ def test_a_batch_of_what_was_kept_gives_the_scores_of_its_messages(classifier, l
 
 def test_keeping_what_still_trains_is_refused(classifier, loader):
     trainable_from(classifier, 1)
-    with pytest.raises(ValueError, match="block 1 or what comes before it trains.*block 2 reads changes"):
+    with pytest.raises(ValueError, match="before block 2 trains"):
         CachedBatches(loader, classifier, 2)
 
 
-def test_keeping_what_drops_out_is_refused(loader):
+@pytest.mark.parametrize("first", range(LAYERS + 1))
+@pytest.mark.parametrize("embedding", ["tok_emb", "pos_emb"])
+def test_keeping_what_embeddings_that_train_say_is_refused(classifier, loader, embedding, first):
+    getattr(classifier, embedding).requires_grad_(True)
+    with pytest.raises(ValueError, match=f"an embedding .*before block {first} trains"):
+        CachedBatches(loader, classifier, first)
+
+
+@pytest.mark.parametrize("first", range(LAYERS + 1))
+def test_keeping_what_drops_out_is_refused(loader, first):
     model = GPTModel(GPTConfig(101, 24, 30, 5, 3, drop_rate=0.25)).requires_grad_(False)
-    with pytest.raises(ValueError, match="drop_rate is 0.25"):
-        CachedBatches(loader, model, 2)
+    with pytest.raises(ValueError, match=f"before block {first} something drops out, with probability 0.25"):
+        CachedBatches(loader, model, first)
+
+
+def test_a_lora_with_dropout_may_stand_behind_what_is_kept_and_not_before(classifier, loader):
+    replace_linear_with_lora(classifier.trf_blocks[1], rank=2, alpha=1, dropout=0.5)
+    classifier.requires_grad_(False)    # nothing trains, but in training mode it would still drop out
+    CachedBatches(loader, classifier, 1)
+    with pytest.raises(ValueError, match="before block 2 something drops out, with probability 0.5"):
+        CachedBatches(loader, classifier, 2)

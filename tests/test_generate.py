@@ -132,6 +132,11 @@ def test_dropout_is_off_while_it_writes_and_the_models_mode_stays():
     model.eval()
     assert torch.equal(in_training, generate(model, prompts(1, 5), 30, temperature=1.0, generator=seeded()))
     assert not model.training
+    model.train()
+    model.trf_blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    generate(model, prompts(1, 5), 1)
+    assert [module.training for module in model.modules()] == modes, "a frozen part would drop out again"
 
 
 # ---- stopping ---------------------------------------------------------------------------------------------------

@@ -335,6 +335,14 @@ def test_a_hidden_state_asked_for_alone_is_the_one_among_all(small_model):
     assert torch.allclose(alone[:, 0], among, atol=1e-5), "may a query look past its own position?"
 
 
+def test_one_position_of_each_row_and_a_cache_exclude_each_other(small_model):
+    token_ids, cache = torch.randint(101, (2, 5)), small_model.new_cache()
+    small_model.hidden(token_ids, cache)
+    with pytest.raises(ValueError, match="`at` and a cache exclude each other"):
+        small_model.hidden(token_ids, cache, at=torch.tensor([4, 1]))
+    assert [of_block.length for of_block in cache] == [5, 5, 5], "refused after the cache had been extended?"
+
+
 def test_gradients_through_one_position_are_those_through_all(small_model):
     token_ids, at = torch.randint(101, (3, 7)), torch.tensor([6, 2, 0])
     gradients = []

@@ -1,7 +1,9 @@
 """gpt/plots.py: what is drawn is what was given."""
 
 import matplotlib
+import pytest
 
+from gpt.config import GPT2_SIZES
 from gpt.plots import plot_padding, plot_text_losses, plot_token_times
 
 matplotlib.use("Agg")
@@ -36,3 +38,11 @@ def test_two_losses_stand_beside_the_levels_to_beat_and_the_turn_is_marked():
     assert drawn["held-out loss"] == ([7, 14, 21], [6.0, 5.5, 7.0])
     assert drawn["its lowest point"] == ([14], [5.5]), "overfitting begins where the held-out loss is lowest"
     assert [text.get_text() for text in axes.texts] == ["ln V", "counting"] and axes.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("model", GPT2_SIZES)
+def test_a_title_is_not_cut_off(model):
+    fig = plot_token_times([16, 64, 256], {"cache": [1.0, 1.0, 2.0]}, model)
+    fig.canvas.draw()
+    titles = [axes._left_title for axes in fig.axes]    # matplotlib has no public name for a title on the left
+    assert all(title.get_window_extent().x1 <= fig.bbox.x1 for title in titles)

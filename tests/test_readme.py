@@ -112,7 +112,9 @@ def test_mini_is_what_the_pages_say():
 def test_readmes_table_is_that_of_the_results_files():
     """Each row of the table of three seeds, against the results.json files that were committed with it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for row, name, of in (("GPT-2 mini, LoRA", "06-mini-default", lambda r: r["test_accuracy"]),
+    ways = [(f"chapter 5: {way}", "05-mini-default", lambda r, way=way: r["results"][f"GPT-2 mini, {way}"]["test_accuracy"])
+            for way in ("everything", "last block", "head")]
+    for row, name, of in (*ways, ("GPT-2 mini, LoRA", "06-mini-default", lambda r: r["test_accuracy"]),
                           ("the same LoRA on mini untrained", "06-mini-untrained-default", lambda r: r["test_accuracy"]),
                           ("naive Bayes", "06-mini-default", lambda r: r["baselines"][2]["test"]),
                           ("message length", "06-mini-default", lambda r: r["baselines"][1]["test"])):

@@ -68,7 +68,7 @@ def test_walking_in_lanes_changes_no_checksum():
 
 
 def test_lanes_that_do_not_fit_into_one_group_continue_in_the_next(monkeypatch):
-    monkeypatch.setattr("gpt.crc32c.TOGETHER", 7)
+    monkeypatch.setattr("gpt.crc32c.AT_ONCE", 7)
     data = random.Random(1).randbytes(10_000)
     assert crc32c(np.frombuffer(data, np.uint8)) == by_the_byte(data)
 

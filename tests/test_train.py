@@ -392,7 +392,7 @@ def the_books_training(model, train_loader, val_loader, optimizer, device, epoch
     return *losses, *accuracies, seen
 
 
-def test_the_seeds_training_function_gives_what_the_books_gives(small_model, capsys):
+def test_the_blogs_training_function_gives_what_the_books_gives(small_model, capsys):
     def loader(n, seed):
         ids = torch.randint(101, (n, 7), generator=torch.Generator().manual_seed(seed))
         return DataLoader(TensorDataset(ids, ids[:, 0] % 2), batch_size=4)
