@@ -59,12 +59,11 @@ for loss in cross_entropy_by_hand, F.cross_entropy:
 
 # %%
 section("4.2  One step downhill")
-# The slope of ln Z in a score is that word's p, and the score of the word that came is subtracted: so its slope is p -
-# 1, and p for all others. Gradient descent goes against the slope: score - rate * slope. What autograd and SGD, the
-# simplest optimizer, do is no more than that. AdamW goes along the mean of the recent slopes divided by their recent
-# size: two numbers to remember for each parameter, and a first step of the rate itself, however steep the slope.
-# (zero_grad: backward adds to the gradients that are there. clip shortens all of them together where they are too
-# long.)
+# The slope of ln Z in a score is that word's p, and the score of the word that came is subtracted. So the slope of the
+# surprise is p - 1 for this word and p for all others. Gradient descent goes against it: score - rate * slope. What
+# autograd and SGD, the simplest optimizer, do is no more than that. AdamW goes along the mean of the recent slopes
+# divided by their recent size: two numbers to remember for each parameter, and a first step of the rate itself, however
+# steep the slope. (zero_grad: backward adds to the gradients that are there. clip shortens them all where too long.)
 
 scores, came, rate = logits[:1].clone().requires_grad_(), targets[:1], 0.1
 slope = probabilities[:1] - F.one_hot(came, 4)
@@ -157,7 +156,7 @@ predict("tensors in which the resumed run differs, if only by a bit", 0, same.co
 # %%
 section("4.6  A sample stands for all words")
 # A row times a matrix of C x V is 2 C V operations. A block has 12 C^2 weights, the head C V, and V does not shrink
-# with the model: most of what mini computes is scores. (Nothing later needs 4.6. Who is in a hurry goes on with 4.9.)
+# with the model: most of what mini computes is scores. (Who is in a hurry goes on with 4.7: nothing needs this.)
 
 for name, size in GPT2_SIZES.items():
     head, blocks = size.vocab_size, 12 * size.emb_dim * size.n_layers    # of 2 C each; attention's products left out
