@@ -37,9 +37,15 @@ def _plain_tensors(model):
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
     """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them; merged or not.
 
+    Tensors and metadata are those that gpt/adapter_file.py describes. Layers are named as without LoRA. A head that has
+    a LoRA goes into the file as it was before merging, as `_plain_tensors` has it. An A that several layers share is
+    written once, for the first of them; the others say whose it is, and only they have a "shares_a". The model stays as
+    it is.
+
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
-    Raises: ValueError where something else was trained too, which the file would lose, and where the labels do not
-        fit the head: what `load_adapter` would refuse is not written
+    Raises: ValueError, with the names, where something else trains too, which the file would lose; where there is no
+        LoRA layer; where the labels do not fit the head: what `load_adapter` would refuse is not written
+        (`_check_tensors` finds the last)
     """
     layers, owners = {}, {}
     tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
@@ -61,11 +67,14 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 def load_adapter(model, file):
     """Lay an adapter over a model, in place, taking off the one that it wears; the base weights are not read again.
 
-    Afterwards everything is frozen but each A and B, and a head of classes that has no LoRA.
+    Each layer gets its LoRA with the rank, alpha and scale of the file; layers that shared an A share one again, the
+    same Parameter. Where the file has labels, the model gets a head for as many classes. Afterwards everything is
+    frozen but each A and B, and a head of classes that has no LoRA.
 
     Output: Adapter, the metadata
-    Raises: ValueError, before anything is changed, for a damaged file, another base model, and tensors that are
-        missing, left over, or of another shape or type than the model wants
+    Raises: ValueError that begins with the file's name, before anything is changed, for a damaged file (`read_adapter`
+        finds that), another base model (one with another `fingerprint`; the message says "load the same base first"),
+        and tensors that are missing, left over, or of another shape or type than the model wants (`_check_tensors`)
     """
     adapter, tensors = read_adapter(file)
     if adapter.fingerprint != (here := fingerprint(model)):

@@ -23,7 +23,8 @@ class KVCache:
     def extend(self, keys, values):
         """Append the keys and values of new tokens, (B, H, T, D) each; return all so far, (B, H, length, D) each.
 
-        Raises: ValueError, with nothing appended, where there is no room for them
+        The first call takes the room, in the type and on the device of what it is given. What is returned are views.
+        Raises: ValueError with size, length and T, and nothing appended, where there is no room for them
         """
         B, H, T, D = keys.shape
         if self.length + T > self.size:
@@ -39,8 +40,9 @@ class KVCache:
 def causal_attention_by_hand(query, key, value):
     """Softmax(Q K^T / sqrt(D) + mask) V, one line per operation.
 
-    The last query belongs to the last key: with a cache there are more keys than queries. Where a key lies in a
-    query's future the mask makes the score -inf, and softmax turns -inf into exactly 0.
+    The last query belongs to the last key: with a cache there are more keys than queries. So query t may look at keys
+    0 to S - T + t. Where a key lies in a query's future the mask makes the score -inf, and softmax, which is over the
+    keys, turns -inf into exactly 0.
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T
     Output: (B, H, T, D)
@@ -85,7 +87,8 @@ def pick(x, at):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, then one linear layer that mixes their answers.
 
-    Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x.
+    Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x. The
+    answers of the heads stand side by side as `split_heads` cuts them. Dropout takes away weights, in training only.
 
     Input: x (B, T, C); cache: a KVCache to read and extend, or None; at: None, or (B,) the one position of each row to
         answer for. Not both: `at` counts from the first token of x (GPTModel.hidden refuses them together)
@@ -107,7 +110,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)    # never called: it holds the probability where the field looks for it
 
     def split_heads(self, x):
-        """(B, T, C) -> (B, H, T, D): head h takes channels h * D up to (h + 1) * D."""
+        """(B, T, C) -> (B, H, T, D), a view: head h takes channels h * D to (h + 1) * D - 1 of every token."""
         B, T, C = x.shape
         return x.view(B, T, self.num_heads, C // self.num_heads).transpose(1, 2)      # (B, H, T, D)
 

@@ -70,6 +70,12 @@ class NaiveBayes:
     """
 
     def fit(self, texts, labels):
+        """Count, and keep the logarithms: `classes`, ascending; `log_prior`, a list of log P(k) in their order; and
+        `log_likelihood`, a dict that has for each word of training such a list of log P(w | k).
+
+        Output: self
+        Raises: ValueError where there are not as many labels as texts
+        """
         counts, messages = {}, Counter(labels)
         for text, label in zip(texts, labels, strict=True):
             counts.setdefault(label, Counter()).update(words(text))

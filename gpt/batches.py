@@ -49,7 +49,11 @@ def encode(texts, tokenizer, context_length=None, pad_token_id=PAD):
 
 
 def pad(rows, pad_token_id=PAD, width=None):
-    """Lists of token ids -> ids (B, T), padded on the right, and lengths (B,). T is width, or the longest row."""
+    """Lists of token ids side by side in one tensor, padded on the right.
+
+    Output: ids (B, T) and lengths (B,), whole numbers (torch.long). T is width, or the longest row's length; a length
+        counts what is in the list, which may hold the padding token too
+    """
     lengths = torch.tensor([len(row) for row in rows])                                # (B,)
     ids = torch.full((len(rows), width or int(lengths.max())), pad_token_id)          # (B, T)
     for padded, row in zip(ids, rows):
@@ -90,7 +94,15 @@ class BatchesByLength:
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Fix the order of an epoch: sort by length, blurred by up to 5 %, cut into batches, shuffle these."""
+        """Fix the order of an epoch: sort by length, blurred by up to 5 %, cut into batches, shuffle these.
+
+        Blurred: each message's length times a random factor of its own, from 0.95 to 1.05, so that every epoch brings
+        other messages together. All is drawn from np.random.default_rng([seed, epoch]): a seed of two numbers, where
+        their sum would give epoch 1 of seed 1 the order of epoch 0 of seed 2. With seed=None there is neither blur nor
+        shuffling, and equal lengths stay in the table's order.
+
+        Output: none; self.rows becomes a list with a list of row numbers for each of the len(self) batches
+        """
         lengths = np.array([len(row) for row in self.token_ids])
         rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         if rng:

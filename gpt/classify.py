@@ -17,6 +17,10 @@ from gpt.batches import encode, pad
 def swap_head(model, n_classes, zero=True):
     """Give the model a new head from C channels to K classes, in place; the token embedding stays.
 
+    out_head becomes an nn.Linear with bias, of the embedding's type and on its device, in the model's mode (training or
+    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight: what is done to
+    that is done to both.
+
     A head that starts at zero answers 1/K for every class, so the first loss is exactly ln K, whatever the text.
     zero=False keeps the random start of nn.Linear, as the blog does.
     """
@@ -33,7 +37,7 @@ def class_logits(model, batch):
 
     Attention is causal, so of the real tokens only the last knows the whole message, and it never sees the padding
     behind it. (The padding knows the message too, which is how the blog's way works.) The last block and the head
-    answer for that one position of each row.
+    answer for that one position of each row: model.hidden takes it as `at`.
 
     Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog
         has it, read at the last position, which is a padding token in all but the longest messages
@@ -53,6 +57,7 @@ def to_device(batch, device):
 def evaluating(model):
     """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
 
+    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode.
     (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
     dropout of the training steps that follow.)
     """
@@ -84,7 +89,14 @@ def predict_logits(model, loader, device, num_batches=None):
 
 
 def calc_accuracy_loader(data_loader, model, device, num_batches=None):
-    """The share of messages, 0..1, whose highest score is the right class's; of the first num_batches, or of all."""
+    """The share of messages, 0..1, whose highest score is the right class's; in the first num_batches, or in all.
+
+    Every message counts the same, also in a batch that is smaller than the others. Looking leaves the model's mode and
+    torch's random state alone, as `predict_logits` does.
+
+    Output: a float
+    Raises: ValueError for a loader without batches
+    """
     labels, logits = predict_logits(model, data_loader, device, num_batches)
     return (logits.argmax(dim=-1) == labels).float().mean().item()
 

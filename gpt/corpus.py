@@ -126,5 +126,6 @@ class TextWindows:
         return self.batches
 
     def __iter__(self):
+        """For each batch of `rows`: the T + 1 tokens from each of its beginnings on, int64, one window a row."""
         for starts in self.rows:
             yield self.tokens[torch.tensor(starts)[:, None] + torch.arange(self.window + 1)].long()    # (B, T + 1)

@@ -13,8 +13,8 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 
     As in the book it runs in the mode that the model is in: call model.eval() first.
 
-    Input: idx (B, T) integers; context_size, how many of the last tokens the model reads
-    Output: (B, T + max_new_tokens)
+    Input: model, (B, T) -> logits (B, T, V); idx (B, T) integers; context_size, how many of the last tokens it reads
+    Output: (B, T + max_new_tokens), all of idx and what follows
     """
     for _ in range(max_new_tokens):
         logits = model(idx[:, -context_size:])[:, -1]                                 # (B, V)
@@ -26,17 +26,18 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None, stop=None, generator=None):
     """Continue each row of a batch, keeping the keys and values of the tokens already read.
 
-    Up to context_length tokens a step reads one new token. Past it the window moves on: the model reads the last
-    context_length tokens, each at a new position, so the cache is of no use and every step computes all of them.
-    A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early. Dropout is off while
-    it writes; afterwards each module's mode is what it was.
+    Up to context_length tokens a step reads one new token, and the first step the prompt. Past it the window moves on:
+    the model reads the last context_length tokens, each at a new position, so the cache is of no use and every step
+    computes all of them. The head runs on the last position alone. A row that has produced `stop` goes on with `stop`;
+    when all rows have, generation ends early. Dropout is off while it writes; afterwards each module's mode is what it
+    was.
 
     Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens
-    Raises: ValueError for prompts of unequal length, an empty prompt, settings that leave nothing to choose from, and a
-        negative max_new_tokens or temperature
+    Raises: ValueError for settings that leave nothing to choose from and a negative max_new_tokens or temperature
+        (`_check_settings`), and for prompts of unequal length and an empty prompt (`_one_length`)
     """
     _check_settings(max_new_tokens, temperature, top_k, top_p)
     token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
@@ -67,9 +68,10 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
 def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     """One token for each row of scores.
 
-    Scores are divided by the temperature; top_k keeps the k highest, exactly k where some are equal; top_p then keeps
-    the smallest set of most probable tokens whose probabilities reach p; what is left is scaled to sum 1 and drawn
-    from. At temperature 0 the highest score is taken and nothing is drawn.
+    Scores are divided by the temperature; top_k keeps the k highest, exactly k where some are equal, whose
+    probabilities then sum to 1; of these top_p keeps the smallest set of most probable tokens whose probabilities reach
+    p; what is left is scaled to sum 1 and drawn from. At temperature 0 the highest score is taken and nothing is drawn.
+    The caller's logits stay as they are.
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers

@@ -49,7 +49,14 @@ def our_name(name):
 
 
 def from_openai(tensors):
-    """{their name: torch.Tensor} -> {our name: view}: linear weights (out, in), c_attn in three."""
+    """{their name: torch.Tensor} -> {our name: view}: linear weights (out, in), c_attn in three.
+
+    The linear layers are those of attention and feed-forward; their weights come as (1, in, out) or (in, out). The
+    outputs of c_attn are those of W_query, W_key and W_value side by side, weight and bias alike. What else there is
+    only gets another name (`our_name`). Whether the shapes are a model's is not asked here.
+
+    Raises: ValueError for a name that no GPT-2 has, and for two names of one tensor, with ours
+    """
     ours = {}
     for theirs, tensor in tensors.items():
         name = our_name(theirs)

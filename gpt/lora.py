@@ -25,18 +25,15 @@ TOGETHER = ("W_query", "W_key", "W_value")    # they read the same x, so they ca
 
 
 class LoRALayer(nn.Module):
-    """The correction: x -> scale * (x A) B, of rank r at most; in training dropout(x) in place of x.
-
-    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. (kaiming_uniform_ on an (in, r) tensor would take r for
-    the number of inputs; `init="blog"` does so, 7 times larger at in = 768, r = 16.) B is zero: nothing changes yet.
-
-    Input: x (..., in)
-    Output: (..., out)
-    Raises: ValueError for a rank below 1, an unknown scale or init
-    Source: Hu et al. 2021, section 4.1, equation 3
-    """
+    """The correction, of rank r at most. Source: Hu et al. 2021, section 4.1, equation 3."""
 
     def __init__(self, in_dim, out_dim, rank, alpha, *, scale="alpha/r", init=None, dropout=0.0, generator=None):
+        """Keep rank, alpha and, as rule, the name `scale`; make scale, its number; parameters A, B; dropout, a module.
+
+        A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is; with init="blog" r stands in
+        for in, as kaiming_uniform_ has it: 7 times larger at in = 768, r = 16. B (r, out) is 0: nothing changes yet.
+        Raises: ValueError that names the value, for a rank below 1, an unknown scale or init
+        """
         super().__init__()
         if rank < 1:
             raise ValueError(f"a LoRA of rank {rank} cannot hold anything: rank must be at least 1")
@@ -50,30 +47,27 @@ class LoRALayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
+        """scale * (x A) B: x (..., in) -> (..., out); in training dropout(x) takes the place of x."""
         # The scale goes on the thin tensor (..., r): multiplying all of (..., out) would be another pass over it.
         return self.scale * (self.dropout(x) @ self.A) @ self.B                       # (..., out)
 
 
 class LinearWithLoRA(nn.Module):
-    """A linear layer and its correction: y = linear(x) + lora(x).
-
-    `merge` adds scale * A B to the weight, so that the layer costs what a plain one costs; the original tensor is kept,
-    and `unmerge` puts it back bit for bit. (Subtracting what was added would leave rounding errors.)
-
-    Input: x (..., in)
-    Output: (..., out)
-    Raises: RuntimeError in training while merged, where A and B would get no gradient and silently stay as they are
-    """
+    """A linear layer and its correction. original: while merged, the weight (out, in) as it was before; else None."""
 
     def __init__(self, linear, rank, alpha, **options):
         super().__init__()
         self.linear = linear
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha, **options)
         self.lora.to(linear.weight)                                  # the linear layer's device and dtype
-        self.register_buffer("original", None, persistent=False)     # the weight before merging, while merged
+        self.register_buffer("original", None, persistent=False)     # moves with the model, but into no file
         self.train(linear.training)                                  # a new module trains, and would drop out
 
     def forward(self, x):
+        """linear(x) + lora(x): x (..., in) -> (..., out); while merged linear(x) alone, which holds the sum.
+
+        Raises: RuntimeError while merged, in training mode with gradients on: A and B would get none, and not learn
+        """
         if self.original is None:
             return self.linear(x) + self.lora(x)                                      # (..., out)
         if self.training and torch.is_grad_enabled():
@@ -82,6 +76,10 @@ class LinearWithLoRA(nn.Module):
 
     @torch.no_grad()
     def merge(self):
+        """Make the weight, (out, in), a new tensor, weight + scale * (A B)^T, and keep the old one in `original`.
+
+        The layer then costs what a plain one costs. Raises: RuntimeError where it is merged already.
+        """
         if self.original is not None:
             raise RuntimeError("this layer is merged already: merging again would add the correction twice")
         update = self.lora.scale * (self.lora.A @ self.lora.B).T                      # (out, in)
@@ -90,6 +88,7 @@ class LinearWithLoRA(nn.Module):
 
     @torch.no_grad()
     def unmerge(self):
+        """Put `original` back bit for bit: subtracting would round. Raises: RuntimeError where nothing is merged."""
         if self.original is None:
             raise RuntimeError("this layer is not merged: there is nothing to take out")
         self.linear.weight.data, self.original = self.original, None
@@ -97,14 +96,15 @@ class LinearWithLoRA(nn.Module):
 
 def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r", init=None, dropout=0.0,
                              share_a=False, generator=None):
-    """Freeze everything inside `model` and give its linear layers a LoRA each, in place.
+    """Freeze everything inside `model` and give its linear layers, however deep, a LoRA each, in place.
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
-        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer;
-        share_a, whether query, key and value of an attention share one A; generator, for drawing A (None: torch's)
-    Output: how many layers were replaced
-    Raises: ValueError for a model that has LoRA already, a target that matches nothing, and a layer whose weight is
-        tied to another module's: the correction would change one of the two
+        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer:
+        _find_linears finds them; share_a, whether layers of one parent whose names are in TOGETHER have one and the
+        same A; generator, for drawing A (None: torch's)
+    Output: how many layers were replaced; in `model` only their A's and B's train then
+    Raises: ValueError, before anything is changed, for a model that has LoRA layers already, a target that matches
+        nothing, a layer whose weight is tied to another module's, and what LoRALayer refuses
     """
     if any(True for _ in lora_layers(model)):
         raise ValueError("this model has LoRA layers already: a second injection would wrap a wrapped layer")
@@ -121,7 +121,7 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
 
 
 def _find_linears(model, targets):
-    """The linear layers to replace: {name: (parent, child's name, layer)}; see replace_linear_with_lora."""
+    """The linear layers to replace: {name: (parent, child's name, layer)}. Raises: see replace_linear_with_lora."""
     places = [module for _, module in model.named_modules(remove_duplicate=False)]    # one layer used twice: two places
     owners = [id(p) for module in places for p in module.parameters(recurse=False)]
     found, unmatched = {}, set(targets or ())

@@ -15,11 +15,12 @@ def wilson_interval(correct, total, z=1.96):
 
         (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = correct / n, n = total
 
-    Unlike p -+ z sqrt(p (1 - p)/n) it stays within 0..1, and 20 out of 20 does not come out as certain.
+    Unlike p -+ z sqrt(p (1 - p)/n) it stays within 0..1, which rounding must not undo, and 20 out of 20 does not
+    come out as certain.
 
     Input: z, how many standard deviations; the normal distribution holds 95 % within 1.96
     Output: (low, high), 0..1
-    Raises: ValueError unless 0 <= correct <= total and total > 0
+    Raises: ValueError with both numbers, "3 correct out of 2", unless 0 <= correct <= total and total > 0
     Source: Wilson 1927
     """
     if not 0 <= correct <= total or total == 0:

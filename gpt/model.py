@@ -63,6 +63,8 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer, after dropout.
 
+    Attention reads it through norm1. Feed-forward reads through norm2 what is there once attention has added to it.
+
     Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to
         answer for, without a cache
     Output: (B, T, C), or (B, 1, C) with `at`
@@ -125,7 +127,12 @@ class GPTModel(nn.Module):
         return [KVCache(self.config.context_length) for _ in self.trf_blocks]
 
     def embed(self, token_ids, start=0):
-        """Token vector plus position vector: (B, T) integers -> (B, T, C). `start` is the first token's position."""
+        """Token vector plus position vector, then dropout: (B, T) integers -> (B, T, C).
+
+        `start` is the first token's position; the first row of pos_emb is that of position 0.
+        Raises: ValueError for no token, for positions that reach beyond context_length, with both numbers, and for ids
+        outside 0 to vocab_size - 1, with the lowest and highest id and the highest allowed
+        """
         T, limit, vocab = token_ids.shape[-1], self.config.context_length, self.config.vocab_size
         if T < 1 or start + T > limit:
             raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "

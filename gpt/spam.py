@@ -16,12 +16,15 @@ from gpt.batches import LABELS, PAD, encode, label_ids, message_texts, pad
 def read_sms(path, blog=False):
     """The messages of the SMS file as a DataFrame with the columns Label ("ham" or "spam") and Text.
 
-    Each line is a label, a tab and the message; a quotation mark is a character like any other: 5,574 messages.
-    With blog=True pandas reads the file as a CSV with quoted cells, as the blog does, and finds 5,572: one opening
-    quote swallows two line ends and glues three messages into one row, and 52 rows lose quotes that were text.
+    Each line, which ends in "\\n" or "\\r\\n" and nowhere else, is a label, a tab and the message. Further tabs belong
+    to the message, and a quotation mark is a character like any other: 5,574 messages. With blog=True pandas.read_csv
+    reads the same file, as the blog does, with tabs between the cells, no header, and all else as pandas has it. It
+    takes quotation marks for those around a cell and finds 5,572: one opening quote swallows two line ends and glues
+    three messages into one row, and 52 rows lose quotes that were text.
 
-    Raises: ValueError that names file:line for a line without label, tab and message, for a label that is neither
-    ham nor spam, for bytes that are not UTF-8, and for an empty file; whichever way the file is read
+    Raises: ValueError that begins with file:line and a colon, and says what is wrong: the file is empty; "expected a
+    label, a tab and a message", where one is missing; the label, if it is neither ham nor spam; a byte that is not
+    UTF-8 (`decode_utf8` says so). Whichever way the file is read
     """
     lines = decode_utf8(path).removesuffix("\n").split("\n")   # splitlines() would also cut at U+0085 and the like
     if lines == [""]:
@@ -52,7 +55,9 @@ def decode_utf8(path):
 def create_balanced_dataset(df, random_state=123):
     """As many ham as spam: a random sample of the "ham" rows, by DataFrame.sample, then every "spam" row.
 
-    Raises: ValueError unless 0 < spam <= ham
+    No row comes twice, the rows keep the numbers that they had, and the "spam" rows their order.
+
+    Raises: ValueError with both numbers, "3 ham and 5 spam", unless 0 < spam <= ham
     """
     ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
     if not 0 < len(spam) <= len(ham):
@@ -85,12 +90,15 @@ def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     """Split so that no test message is, give or take digits and punctuation, one that was trained on.
 
     Rows whose texts are equal after `normalised` form a group, all rows without letters form one too, and a group
-    goes to one split. Label by label and the largest first, groups draw their split from np.random.default_rng(seed):
-    one of those that have room for all of the group, with chances in proportion to their room, the rows of that label
-    that they still lack. Where none has, the one with the most room takes it. A group has the label of its first row.
+    goes to one split. A group has the label of its first row. Label by label, as they first occur, and the largest
+    first, groups draw their split from np.random.default_rng(seed): one of those that have room for all of the group,
+    with chances in proportion to their room. Where none has, the one with the most room takes it. Room is how many rows
+    of that label a split still lacks: its share of the table times the rows in the label's groups, and what room the
+    labels before left over or overdrew.
 
-    Output: train, validation, test: shuffled, renumbered from 0; every row of df is in exactly one of them
-    Raises: ValueError for fractions that do not cut the table in three
+    Output: train, validation, test: shuffled with the same generator, renumbered from 0; every row of df is in
+    exactly one of them. The first two sizes are the fractions rounded down, give or take a group that found no room
+    Raises: ValueError with both fractions if they leave less than nothing to test; what `message_texts` raises
     """
     sizes = np.array([int(len(df) * train_frac), int(len(df) * validation_frac), 0])
     sizes[2] = len(df) - sizes.sum()

@@ -27,7 +27,11 @@ def part(data, start, size):
 
 
 def varint(data, at):
-    """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next at)."""
+    """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next at).
+
+    Raises: ValueError where the data end first (`part` does it); and, with `at`, for a number of more than 10 bytes,
+        and for one whose last byte of several is 0, which nobody writes
+    """
     number = 0
     for i in range(10):    # 64 bits fit into 10 bytes
         byte = part(data, at + i, 1)[0]

@@ -24,7 +24,8 @@ def byte_alphabet():
     """The 256 bytes in GPT-2's order, and the visible sign that stands for each in vocab.bpe.
 
     Bytes that print in Latin-1, 33 to 126, 161 to 172 and 174 to 255 in this order, are written as themselves; the 68
-    others (space, line feed, ...) come after them and are written as the signs from number 256 on: a space is "Ġ".
+    others (space, line feed, ...) come after them, in rising order, and are written as the signs number 256 to 323, in
+    this order: byte 0 is sign 256, and the space, the 33rd of them, is sign 288, "Ġ".
 
     Output: dict from sign to byte, in the order of the ids 0..255
     """
@@ -40,7 +41,7 @@ def read_ranks(vocab_bpe):
     is a rank as well: of the pairs that a piece of text has, the one whose token has the lowest id is merged first.
 
     Input: vocab_bpe, the text of the file; its first line is a version
-    Output: dict from a token's bytes to its id, 50,256 entries
+    Output: dict from a token's bytes to its id, in the order of the ids; 50,256 entries for GPT-2's file
     """
     alphabet = byte_alphabet()
     ranks = {bytes([byte]): i for i, byte in enumerate(alphabet.values())}

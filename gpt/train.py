@@ -50,7 +50,12 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
 
 
 def training_step(model, batch, loss_fn, optimizer, clip=None):
-    """Loss, gradients, one step. A loss that is not finite changes nothing. Output: the loss as a float."""
+    """Loss, gradients of this loss alone, one step of the optimizer. A loss that is not finite changes nothing.
+
+    Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
+        together may have, or None: longer ones are shortened, in proportion
+    Output: the loss, from before the step, as a float
+    """
     loss = loss_fn(model, batch)
     value = loss.item()
     if math.isfinite(value):
@@ -73,6 +78,8 @@ def warmup_then_cosine(warmup, total, last=0.0):
 
         (step + 1) / warmup                        while step < warmup: the first step, step 0, is not wasted
         last + (1 - last) (1 + cos(pi f)) / 2      then, with f = (step - warmup) / max(1, total - warmup), at most 1
+
+    Output: a function, from how many steps are done (0 before the first) to the factor
     """
     def factor(step):
         if step < warmup:

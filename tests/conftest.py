@@ -1,34 +1,121 @@
-"""Puts the repository root on the path and names the fixtures that several test files share."""
+"""Puts the repository root on the path, names the fixtures that several test files share, and runs single exercises.
 
+    python -m pytest --exercise 6.1      the tests of one exercise: exit status 0 if all pass, 1 if one fails
+    python -m pytest --hidden 7          other sizes and other random numbers, drawn from the seed 7: what grading runs
+
+A test says which exercises it checks: @pytest.mark.exercise("6.1", "6.3"). The ids are those of exercise_table.py.
+"""
+
+import random
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 
+# gpt is imported where it is used, not here: a student's mistake in one module must not stop the tests of another.
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpt.config import GPTConfig  # noqa: E402  (the path comes first)
-from gpt.model import GPTModel  # noqa: E402
+from exercise_table import EXERCISES  # noqa: E402  (the path comes first)
 
 TINY = Path(__file__).parent / "fixtures" / "openai_tiny"   # written by TensorFlow in OpenAI's layout
+SLOW = {"chapters": "runs whole chapters, minutes in all; only with -m chapters",
+        "museum": "runs each exercise's tests on the classic mistakes; only with -m museum"}
+
+
+# Fixtures
+
+@pytest.fixture
+def sizes(pytestconfig):
+    """B, T, C, H, D, V as in gpt/__init__.py; context and layers of `small_model`. With --hidden they are others."""
+    return draw_sizes(pytestconfig.getoption("--hidden"))
+
+
+def draw_sizes(seed):
+    """Sizes that are all different, so that no two axes can be mistaken for each other; C = H D.
+
+    With a seed, V, context and layers are at least as large as without: a token or a layer that a test names is there.
+    """
+    if seed is None:
+        return SimpleNamespace(B=2, T=7, C=30, H=5, D=6, V=101, context=24, layers=3)
+    draw = random.Random(seed).randint
+    while True:
+        H, D = draw(2, 8), draw(2, 9)
+        found = dict(B=draw(2, 5), T=draw(6, 13), C=H * D, H=H, D=D, V=draw(103, 130), context=draw(25, 33))
+        if len(set(found.values())) == len(found) and found["C"] not in (30, found["T"] + 1) and found["C"] > 16:
+            return SimpleNamespace(**found, layers=draw(3, 4))
 
 
 @pytest.fixture
-def small_model():
-    """A GPT-2 whose sizes are all different, so that no two axes can be mistaken for each other."""
-    config = GPTConfig(vocab_size=101, context_length=24, emb_dim=30, n_heads=5, n_layers=3)
-    return GPTModel(config, torch.Generator().manual_seed(0)).eval()
+def small_model(sizes, pytestconfig):
+    """A GPT-2 of these sizes with the weights that the generator's seed gives: 0, or that of --hidden."""
+    import torch
+
+    from gpt.config import GPTConfig
+    from gpt.model import GPTModel
+    config = GPTConfig(vocab_size=sizes.V, context_length=sizes.context, emb_dim=sizes.C, n_heads=sizes.H,
+                       n_layers=sizes.layers)
+    return GPTModel(config, torch.Generator().manual_seed(pytestconfig.getoption("--hidden") or 0)).eval()
+
+
+@pytest.fixture(autouse=True)
+def hidden_numbers(pytestconfig):
+    """With --hidden, a test that draws from the global generators starts at the hidden seed."""
+    seed = pytestconfig.getoption("--hidden")
+    if seed is not None:
+        random.seed(seed)
+        if "torch" in sys.modules:    # a test file that has not imported it draws nothing from it
+            sys.modules["torch"].manual_seed(seed)
+
+
+# Which tests run
+
+def pytest_addoption(parser):
+    group = parser.getgroup("exercises")
+    group.addoption("--exercise", metavar="ID", help="run exactly the tests of this exercise, such as 6.1")
+    group.addoption("--hidden", metavar="SEED", type=int, help="grading: other sizes and random numbers")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "chapters: runs whole chapters, minutes in all; only with -m chapters")
+    config.addinivalue_line("markers", "exercise(id, ...): checks these exercises; --exercise ID runs those of one")
+    for name, meaning in SLOW.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    wanted = config.getoption("--exercise")
+    if wanted is not None and wanted not in EXERCISES:
+        raise pytest.UsageError(f"there is no exercise {wanted}: there are {', '.join(EXERCISES)}")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Without -m the chapters are not run; pytest says how many tests were deselected."""
-    if not config.getoption("-m"):
-        slow = [item for item in items if item.get_closest_marker("chapters")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+def marked(source):
+    """The ids of all exercises that the tests in this source check."""
+    return {name for ids in re.findall(r"mark\.exercise\(([^)]*)\)", source) for name in re.findall(r"[\d.]+", ids)}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With --exercise, a test file without a test of it is not even imported."""
+    wanted = config.getoption("--exercise")
+    if wanted is not None and collection_path.suffix == ".py":
+        return wanted not in marked(collection_path.read_text(encoding="utf-8")) or None
+
+
+def pytest_collection_modifyitems(session, config, items):
+    """The exercise's tests alone, or all but the slow ones; pytest says how many tests were deselected."""
+    wanted = config.getoption("--exercise")
+    if wanted is not None:
+        runs = [item for item in items if any(wanted in mark.args for mark in item.iter_markers("exercise"))]
+        if not runs and not session.testsfailed:    # a file that cannot be imported counts as a failed test
+            raise pytest.UsageError(f'exercise {wanted} has no test: none is marked @pytest.mark.exercise("{wanted}")')
+    elif not config.getoption("-m"):
+        runs = [item for item in items if not any(item.get_closest_marker(name) for name in SLOW)]
+    else:
+        return
+    kept = set(runs)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = runs
+
+
+def pytest_sessionfinish(session):
+    """A student's file that cannot be imported is a failed exercise, exit status 1, as a failed test is."""
+    if session.config.getoption("--exercise") is not None and session.testsfailed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

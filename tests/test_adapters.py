@@ -65,6 +65,7 @@ def same(one, other):
 
 # ---- there and back -------------------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("6.7", "6.8")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_adapter_comes_back_bit_for_bit(small_model, tmp_path, kind, merged):
@@ -78,6 +79,7 @@ def test_an_adapter_comes_back_bit_for_bit(small_model, tmp_path, kind, merged):
     assert adapter.labels == KINDS[kind][0] and adapter.base == "small"
 
 
+@pytest.mark.exercise("6.7")
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_before_saving_does_not_change_the_file(small_model, tmp_path, kind):
     model = wearing(small_model, kind)
@@ -87,38 +89,46 @@ def test_merging_before_saving_does_not_change_the_file(small_model, tmp_path, k
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes(), "merged weights were saved"
 
 
+@pytest.mark.exercise("6.7")
 def test_saving_leaves_the_model_alone(small_model, tmp_path):
     model = wearing(small_model, "blog")
     merge_lora(model)
     before = state(model)
     save(model, tmp_path / "a", "blog")
-    assert same(before, state(model))
+    assert same(before, state(model)), "the model was unmerged, moved or frozen by saving"
 
 
+@pytest.mark.exercise("6.7")
 def test_the_file_holds_the_lora_the_head_and_what_is_needed_to_use_them(small_model, tmp_path):
     file = save(wearing(small_model, "shared A"), tmp_path / "a", pad_to=20)
     tensors = {name: tuple(tensor.shape) for name, tensor in load_file(file).items()}
-    block = {"att.W_query.lora.A": (30, 4), "att.out_proj.lora.A": (30, 4), "ff.layers.0.lora.A": (30, 4),
-             "ff.layers.2.lora.A": (120, 4), "att.W_query.lora.B": (4, 30), "att.W_key.lora.B": (4, 30),
-             "att.W_value.lora.B": (4, 30), "att.out_proj.lora.B": (4, 30), "ff.layers.0.lora.B": (4, 120),
-             "ff.layers.2.lora.B": (4, 30)}
-    assert tensors == {f"trf_blocks.{i}.{name}": shape for i in range(3) for name, shape in block.items()} | {
-        "out_head.weight": (2, 30), "out_head.bias": (2,)}, "the base does not belong into it, and a shared A but once"
+    C = small_model.config.emb_dim
+    block = {"att.W_query.lora.A": (C, 4), "att.out_proj.lora.A": (C, 4), "ff.layers.0.lora.A": (C, 4),
+             "ff.layers.2.lora.A": (4 * C, 4), "att.W_query.lora.B": (4, C), "att.W_key.lora.B": (4, C),
+             "att.W_value.lora.B": (4, C), "att.out_proj.lora.B": (4, C), "ff.layers.0.lora.B": (4, 4 * C),
+             "ff.layers.2.lora.B": (4, C)}
+    blocks = range(small_model.config.n_layers)
+    assert tensors == {f"trf_blocks.{i}.{name}": shape for i in blocks for name, shape in block.items()} | {
+        "out_head.weight": (2, C), "out_head.bias": (2,)}, "the base does not belong into it, and a shared A but once"
     adapter, _ = read_adapter(file)
-    assert (adapter.base, adapter.labels, adapter.pad_to) == ("small", ["ham", "spam"], 20)
-    assert adapter.fingerprint == fingerprint(small_model)
+    assert (adapter.base, adapter.labels, adapter.pad_to) == ("small", ["ham", "spam"], 20), "not what was handed in"
+    assert adapter.fingerprint == fingerprint(small_model), "the fingerprint is that of the base model"
     plain = {"rank": 4, "alpha": 6, "scale": "alpha/sqrt(r)"}
-    assert adapter.layers["trf_blocks.1.att.W_query"] == adapter.layers["trf_blocks.1.ff.layers.0"] == plain
-    assert adapter.layers["trf_blocks.1.att.W_value"] == plain | {"shares_a": "trf_blocks.1.att.W_query"}
+    assert adapter.layers["trf_blocks.1.att.W_query"] == adapter.layers["trf_blocks.1.ff.layers.0"] == plain, (
+        "a layer needs its rank, its alpha and the name of its scale")
+    assert adapter.layers["trf_blocks.1.att.W_value"] == plain | {"shares_a": "trf_blocks.1.att.W_query"}, (
+        "W_value uses the A of the first layer that has it, W_query")
 
 
+@pytest.mark.exercise("6.7", "6.8")
 def test_an_adapter_in_half_precision_comes_back_too(small_model, tmp_path):
     small_model.to(torch.bfloat16)
     model = wearing(small_model, "default")
     load_adapter(small_model, save(model, tmp_path / "a"))
-    assert same(state(model), state(small_model))
+    assert same(state(model), state(small_model)), "the tensors have another type, or other bits"
 
 
+@pytest.mark.exercise("6.8")
 def test_a_loaded_adapter_trains_on_as_the_saved_one_would(small_model, tmp_path):
     model = wearing(small_model, "shared A")
     load_adapter(small_model, save(model, tmp_path / "a"))
@@ -126,11 +136,12 @@ def test_a_loaded_adapter_trains_on_as_the_saved_one_would(small_model, tmp_path
         optimizer = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=0.1)
         each(torch.arange(12).view(2, 6)).square().sum().backward()
         optimizer.step()
-    assert same(state(model), state(small_model))
+    assert same(state(model), state(small_model)), "something else trains, or a shared A became three"
 
 
 # ---- what is refused when saving ------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("6.7")
 @pytest.mark.parametrize("labels", [(), ["ham"], ["ham", "spam", "eggs"], [0, 1], ["ham", None]])
 def test_labels_that_do_not_fit_the_head_are_refused_when_saving(small_model, tmp_path, labels):
     model = wearing(small_model, "default")
@@ -139,11 +150,13 @@ def test_labels_that_do_not_fit_the_head_are_refused_when_saving(small_model, tm
     assert not list(tmp_path.iterdir()), "a file that load_adapter would refuse was written"
 
 
+@pytest.mark.exercise("6.7")
 def test_labels_for_a_language_model_are_refused_when_saving(small_model, tmp_path):
     with pytest.raises(ValueError, match="out_head.bias.*2 labels"):
         save_adapter(wearing(small_model, "writer"), tmp_path / "a", base="small", labels=["ham", "spam"])
 
 
+@pytest.mark.exercise("6.7")
 def test_what_the_file_would_lose_is_an_error_that_names_it(small_model, tmp_path):
     model = wearing(small_model, "default")
     model.final_norm.shift.requires_grad_(True)
@@ -189,6 +202,7 @@ def test_the_fingerprint_is_of_the_numbers_and_not_of_how_they_lie_in_memory(sma
     assert not weight.is_contiguous() and fingerprint(small_model) == expected
 
 
+@pytest.mark.exercise("6.8")
 @pytest.mark.parametrize("config", [
     GPTConfig(vocab_size=101, context_length=24, emb_dim=30, n_heads=5, n_layers=3),    # the same sizes, other weights
     GPTConfig(vocab_size=101, context_length=24, emb_dim=40, n_heads=5, n_layers=3),
@@ -200,11 +214,12 @@ def test_another_base_model_is_refused(small_model, tmp_path, config):
     before = state(other)
     with pytest.raises(ValueError, match=r"a was trained on 'small' with weights .*load the same base first"):
         load_adapter(other, file)
-    assert same(before, state(other))
+    assert same(before, state(other)), "the model was changed before the fingerprints were compared"
 
 
 # ---- switching ------------------------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("6.8")
 @pytest.mark.parametrize("merged", [False, True])
 def test_adapters_are_switched_without_a_trace_of_the_one_before(small_model, tmp_path, merged):
     base, expected = state(small_model), {}
@@ -421,6 +436,17 @@ def test_a_damaged_adapter_is_refused_and_the_model_stays_as_it_was(dressed, dam
     assert_refused(dressed, reason)
 
 
+@pytest.mark.exercise("6.8")
+@pytest.mark.parametrize("damage", [
+    "a LoRA tensor is missing", "a head tensor is missing", "a tensor too many", "a transposed tensor",
+    "labels too many", "a layer that does not exist", "an A shared in a circle", "rank 0",
+])
+def test_loading_looks_at_the_whole_file_before_it_touches_the_model(dressed, damage):
+    change, _ = DAMAGE[damage]
+    rewrite(dressed[1], change)
+    assert_refused(dressed)
+
+
 def test_a_lora_on_a_tied_head_is_refused(small_model, tmp_path):
     file = save(wearing(small_model, "writer"), tmp_path / "adapter", "writer")
     rewrite(file, renamed("out_head", Q))
@@ -442,6 +468,7 @@ def test_a_safetensors_file_that_is_no_adapter_is_refused(dressed, metadata):
     assert_refused(dressed, "metadata")
 
 
+@pytest.mark.exercise("6.8")
 @pytest.mark.parametrize("length", [0, 4, 8, 100, -100, -1])
 def test_a_cut_file_is_refused(dressed, length):
     _, file, _ = dressed

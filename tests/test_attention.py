@@ -9,7 +9,12 @@ import torch
 from gpt.attention import KVCache, MultiHeadAttention, causal_attention, causal_attention_by_hand
 
 B, H, D, S = 2, 3, 5, 7    # all different, so that no two axes can be mistaken for each other
-BOTH = pytest.mark.parametrize("attention", [causal_attention, causal_attention_by_hand])
+BOTH = pytest.mark.parametrize("attention", [
+    causal_attention, pytest.param(causal_attention_by_hand, marks=pytest.mark.exercise("2.1"))])
+NEW = pytest.mark.parametrize("new", ["one", "some", "all"])    # of the S tokens, how many ask: see `how_many`
+CUTS = pytest.mark.parametrize("cuts", [
+    lambda S: [1] * S, lambda S: [S], lambda S: [S // 2, S - S // 2], lambda S: [S // 2, 1, S - S // 2 - 1],
+    lambda S: [1, S - 2, 1]], ids=["one by one", "at once", "halves", "one between", "both ends"])
 
 
 def numbers(*shape, seed=0):
@@ -29,28 +34,69 @@ def attention_by_loops(query, key, value):
     return answer
 
 
+def how_many(new, S):
+    return {"one": 1, "some": S // 2 + 1, "all": S}[new]
+
+
 @pytest.fixture
-def module():
-    """Attention from 6 channels to 15 in 3 heads, in which no bias is zero."""
+def qkv(sizes):
+    """qkv(T): T queries (B, H, T, D), and keys and values of S >= T tokens (B, H, S, D)."""
+    def qkv(T=None):
+        shape = (sizes.B, sizes.H, sizes.T, sizes.D)
+        return numbers(*shape)[:, :, :T], numbers(*shape, seed=1), numbers(*shape, seed=2)
+    return qkv
+
+
+@pytest.fixture
+def module(sizes):
+    """Attention from C + 1 channels to C = H D, in which no bias is zero."""
     torch.manual_seed(0)
-    return MultiHeadAttention(6, H * D, H, qkv_bias=True).double()
+    return MultiHeadAttention(sizes.C + 1, sizes.C, sizes.H, qkv_bias=True).double()
+
+
+@pytest.fixture
+def x(sizes):
+    """What the module reads."""
+    return numbers(sizes.B, sizes.T, sizes.C + 1)
 
 
 # ---- softmax(Q K^T / sqrt(D) + mask) V --------------------------------------------------------------------------
 
 @BOTH
-@pytest.mark.parametrize("T", [1, 4, S])
-def test_attention_is_what_loops_over_the_past_give(attention, T):
-    query, key, value = numbers(B, H, T, D), numbers(B, H, S, D, seed=1), numbers(B, H, S, D, seed=2)
+@NEW
+def test_the_weights_of_a_query_sum_to_1(attention, new, qkv, sizes):
+    query, key, value = qkv(how_many(new, sizes.T))
+    answer = attention(query, key, torch.ones_like(value))
+    assert answer.shape == query.shape
+    assert not answer.isnan().any(), "a query has no key to look at, only scores of -inf: it may look at itself"
+    assert torch.allclose(answer, torch.ones_like(answer)), \
+        "row sums are not 1: is the softmax over the keys, the last axis, and is the mask on the scores before it?"
+
+
+@BOTH
+def test_scores_are_divided_by_the_root_of_the_size_of_a_head(attention, sizes):
+    D = sizes.D
+    query, key, value = torch.ones(1, 1, 2, D), torch.zeros(1, 1, 2, D), torch.zeros(1, 1, 2, D)
+    key[..., 0, :], value[..., 0, :] = math.log(3) / math.sqrt(D), 4.0    # scores sqrt(D) ln 3 and 0, values 4 and 0
+    answer = attention(query, key, value)[..., 1, :].mean().item()    # the second token's: it sees both
+    assert math.isclose(answer, 3.0, rel_tol=1e-5), \
+        f"after the division e^score is 3 to 1, so the mean of 4 and 0 is 3, not {answer:.3f}: is it by sqrt(D)?"
+
+
+@BOTH
+@NEW
+def test_attention_is_what_loops_over_the_past_give(attention, new, qkv, sizes):
+    query, key, value = qkv(how_many(new, sizes.T))
     difference = (attention(query, key, value) - attention_by_loops(query, key, value)).abs().max()
-    assert difference < 1e-12, "is 1/sqrt(D) missing, or does the mask not end at each query's own token?"
+    assert difference < 1e-12, "is 1/sqrt(D) missing, or does the mask not end at each query's own token? The last " \
+        "query's is the last key, and with fewer queries than keys the first query's is not the first"
 
 
-@pytest.mark.parametrize("T", [1, 4, S])
-def test_the_hand_written_attention_and_the_fused_one_have_the_same_gradients(T):
-    inputs = [numbers(B, H, T, D), numbers(B, H, S, D, seed=1), numbers(B, H, S, D, seed=2)]
-    inputs = [x.requires_grad_() for x in inputs]
-    weights = numbers(B, H, T, D, seed=3)
+@pytest.mark.exercise("2.1")
+@NEW
+def test_the_hand_written_attention_and_the_fused_one_have_the_same_gradients(new, qkv, sizes):
+    inputs = [x.requires_grad_() for x in qkv(how_many(new, sizes.T))]
+    weights = numbers(*inputs[0].shape, seed=3)
     fused, by_hand = (torch.autograd.grad((attention(*inputs) * weights).sum(), inputs)
                       for attention in (causal_attention, causal_attention_by_hand))
     for name, one, other in zip(("query", "key", "value"), fused, by_hand):
@@ -58,14 +104,15 @@ def test_the_hand_written_attention_and_the_fused_one_have_the_same_gradients(T)
 
 
 @BOTH
-def test_the_future_cannot_change_the_past(attention):
-    query, key, value = (numbers(B, H, S, D, seed=seed) for seed in range(3))
-    before = attention(query, key, value)
+def test_the_future_cannot_change_the_past(attention, qkv, sizes):
+    query, key, value = qkv()
+    before, now = attention(query, key, value), sizes.T // 2
     for tensor in (query, key, value):
-        tensor[:, :, 4:] = 100.0
+        tensor[:, :, now:] = 100.0
     after = attention(query, key, value)
-    assert torch.equal(after[:, :, :4], before[:, :, :4]), "0 times a changed value is 0: not even rounding may differ"
-    assert not torch.isclose(after[:, :, 4:], before[:, :, 4:]).any(), "a token looks at itself as well"
+    assert torch.equal(after[:, :, :now], before[:, :, :now]), \
+        "a token sees one that comes after it: 0 times a changed value is 0, not even rounding may differ"
+    assert not torch.isclose(after[:, :, now:], before[:, :, now:]).any(), "a token looks at itself as well"
 
 
 def bytes_kept(attention, *inputs):
@@ -81,10 +128,11 @@ def bytes_kept(attention, *inputs):
     return sum(kept.values())
 
 
+@pytest.mark.exercise("2.1")
 def test_the_fused_kernel_keeps_no_weights_and_the_hand_written_attention_does():
     T, weights = 128, 8 * B * H * 128 * 128    # bytes
     inputs = [numbers(B, H, T, D, seed=seed).requires_grad_() for seed in range(3)]
-    assert bytes_kept(causal_attention_by_hand, *inputs) > weights
+    assert bytes_kept(causal_attention_by_hand, *inputs) > weights, "by hand means without the fused kernel"
     assert bytes_kept(causal_attention, *inputs) < weights / 4, "torch has not chosen its fused kernel"
     with_dropout = bytes_kept(lambda *inputs: causal_attention(*inputs, dropout=0.5), *inputs)
     assert with_dropout > weights, "torch has a fused kernel with dropout now: correct the docstring"
@@ -104,6 +152,7 @@ def test_huge_scores_pick_one_token_instead_of_overflowing(attention):
     assert answer[0, 0, :, 0].tolist() == [1.0, 2.0, 2.0], "exp() of a score of 10^5 is inf: subtract the maximum first"
 
 
+@pytest.mark.exercise("2.1")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_attention_keeps_the_type_of_its_numbers(dtype):
     query, key, value = (numbers(B, H, S, D, seed=seed).to(dtype) for seed in range(3))
@@ -125,19 +174,55 @@ def test_dropout_takes_weights_away_and_makes_up_for_them():
 
 # ---- heads ------------------------------------------------------------------------------------------------------
 
-def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module):
-    x = numbers(B, S, 6)
-    heads = []
-    for h in range(H):
+@pytest.mark.exercise("2.2")
+@pytest.mark.parametrize("heads", ["H", "one", "C"])
+def test_each_number_goes_to_the_head_of_its_channel_and_stays_with_its_token(heads, module, sizes):
+    B, T, C, H = sizes.B, sizes.T, sizes.C, {"H": sizes.H, "one": 1, "C": sizes.C}[heads]
+    x, module.num_heads, D = numbers(B, T, C), H, sizes.C // H
+    split = module.split_heads(x)
+    assert split.shape == (B, H, T, D), "heads come before tokens: attention works on the last two axes, (T, D)"
+    for h, t in itertools.product(range(H), range(T)):
+        assert torch.equal(split[:, h, t], x[:, t, h * D:(h + 1) * D]), \
+            f"head {h} of token {t} is not channels {h * D} to {(h + 1) * D - 1} of token {t}: " \
+            "view(B, H, T, D) in one step cuts the text into heads, and the axes of view(B, T, D, H) mix them"
+
+
+@pytest.mark.exercise("2.2")
+def test_cutting_into_heads_moves_no_number(module, sizes):
+    x = numbers(sizes.B, sizes.T, sizes.C)
+    before = x.clone()
+    split = module.split_heads(x)
+    assert torch.equal(x, before) and split.untyped_storage().data_ptr() == x.untyped_storage().data_ptr(), \
+        "heads are another way of looking at the same memory: no copy"
+
+
+@pytest.mark.exercise("2.3")
+def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module, x, sizes):
+    heads, D = [], sizes.D
+    for h in range(sizes.H):
         channels = slice(h * D, (h + 1) * D)
         query, key, value = (linear(x)[..., channels] for linear in (module.W_query, module.W_key, module.W_value))
         heads.append(attention_by_loops(query[:, None], key[:, None], value[:, None])[:, 0])
     expected = module.out_proj(torch.cat(heads, dim=-1))
-    assert (module(x) - expected).abs().max() < 1e-12, "the heads' channels are mixed up, or out_proj is missing"
+    answer = module(x)
+    assert answer.shape == expected.shape, "the answer has a token's channels again, heads side by side"
+    assert (answer - expected).abs().max() < 1e-12, \
+        "query, key and value mistaken for each other, heads not put back behind the tokens, or out_proj missing?"
 
 
-def test_every_head_reads_all_channels(module):
-    x, nudged = numbers(1, 1, 6), numbers(1, 1, 6)
+@pytest.mark.exercise("2.3")
+def test_one_position_of_each_row_gets_the_answer_that_it_gets_among_all(module, x, sizes):
+    at = torch.arange(sizes.B) * 3 % sizes.T
+    alone, among = module(x, at=at), module(x)[torch.arange(sizes.B), at]
+    assert alone.shape == (sizes.B, 1, sizes.C), "with `at` there is one query a row"
+    assert (alone[:, 0] - among).abs().max() < 1e-12, \
+        "the query is that of position `at`, keys and values those of all tokens: does causal_attention know `at`?"
+
+
+@pytest.mark.exercise("2.2", "2.3")
+def test_every_head_reads_all_channels(module, sizes):
+    x = numbers(1, 1, sizes.C + 1)
+    nudged = x.clone()
     nudged[..., 0] += 1.0
     for linear in (module.W_query, module.W_key, module.W_value):
         moved = module.split_heads(linear(nudged)) != module.split_heads(linear(x))
@@ -161,9 +246,10 @@ def test_heads_that_do_not_divide_the_channels_are_an_error():
         MultiHeadAttention(6, 15, 4)
 
 
-def test_dropout_acts_in_training_only():
+@pytest.mark.exercise("2.3")
+def test_dropout_acts_in_training_only(sizes):
     torch.manual_seed(0)
-    module, x = MultiHeadAttention(6, 15, 3, dropout=0.5), numbers(B, S, 6).float()
+    module, x = MultiHeadAttention(6, sizes.C, sizes.H, dropout=0.5), numbers(sizes.B, sizes.T, 6).float()
     assert not torch.equal(module(x), module(x)), "in training each pass drops other weights"
     module.eval()
     dropped, module.dropout.p = module(x), 0.0
@@ -172,28 +258,50 @@ def test_dropout_acts_in_training_only():
 
 # ---- the cache --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("pieces", [[1] * S, [S], [3, 4], [4, 1, 2], [1, 5, 1]])
-def test_a_text_read_in_pieces_gives_the_answers_of_a_text_read_at_once(module, pieces):
-    x, cache = numbers(B, S, 6), KVCache(size=S + 2)
-    answers = torch.cat([module(piece, cache) for piece in x.split(pieces, dim=1)], dim=1)
-    assert cache.length == S
-    assert (answers - module(x)).abs().max() < 1e-12, "new tokens must see all the cache, and no new token after them"
-
-
-def test_the_cache_gives_back_all_tokens_in_order_and_copies_no_past():
-    keys, values = numbers(B, H, S, D), numbers(B, H, S, D, seed=1)
-    cache, places = KVCache(size=S), set()
-    for t in range(S):
-        all_keys, all_values = cache.extend(keys[:, :, t:t + 1], values[:, :, t:t + 1])
-        assert torch.equal(all_keys, keys[:, :, :t + 1]) and torch.equal(all_values, values[:, :, :t + 1])
+@pytest.mark.exercise("3.5")
+@CUTS
+def test_the_cache_gives_back_all_tokens_in_order_and_copies_no_past(qkv, cuts, sizes):
+    _, keys, values = qkv()
+    cache, places, t = KVCache(size=sizes.T + 2), set(), 0
+    for new in cuts(sizes.T):
+        all_keys, all_values = cache.extend(keys[:, :, t:t + new], values[:, :, t:t + new])
+        t += new
+        assert cache.length == t, f"{t} tokens are in it, and length says {cache.length}"
+        assert all_keys.shape == keys[:, :, :t].shape, "all tokens so far, not the new ones alone nor the empty room"
+        assert torch.equal(all_keys, keys[:, :, :t]), "new keys stand behind the old ones: are they written at 0 again?"
+        assert torch.equal(all_values, values[:, :, :t]), "these are not the values, or not in the order of the text"
         places.add((all_keys.data_ptr(), all_values.data_ptr()))
     assert len(places) == 1, "the past was moved: growing by torch.cat costs T^2 copies"
 
 
+@pytest.mark.exercise("3.5")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_cache_keeps_numbers_of_its_own_in_the_type_that_it_is_given(qkv, dtype):
+    keys, values = (x.to(dtype) for x in qkv()[1:])
+    before = keys.clone()
+    cached = KVCache(size=keys.shape[2]).extend(keys, values)
+    assert cached[0].dtype == cached[1].dtype == dtype, "the room has another type than what goes into it"
+    keys.zero_()
+    assert torch.equal(cached[0], before), "the cache holds the caller's tensor, which may change under it"
+
+
+@pytest.mark.exercise("3.5")
 def test_a_full_cache_says_so_and_stays_as_it_was():
-    cache = KVCache(size=6)
-    cache.extend(numbers(B, H, 4, D), numbers(B, H, 4, D))
-    with pytest.raises(ValueError, match="room for 6 tokens and holds 4: 3 more do not fit"):
-        cache.extend(numbers(B, H, 3, D), numbers(B, H, 3, D))
-    assert cache.length == 4
-    assert cache.extend(numbers(B, H, 2, D), numbers(B, H, 2, D))[0].shape == (B, H, 6, D)
+    cache, new = KVCache(size=6), numbers(B, H, 4, D)
+    cache.extend(new, new)
+    with pytest.raises(ValueError) as error:
+        cache.extend(new[:, :, :3], new[:, :, :3])
+    assert {"6", "4", "3"} <= set(str(error.value)), "the message names the room, what is in it, and what was to come"
+    assert cache.length == 4, "an error must leave the length as it was: look before anything is written"
+    keys, _ = cache.extend(new[:, :, :2], new[:, :, :2])
+    assert keys.shape == (B, H, 6, D), "6 tokens fit into a room for 6"
+    assert torch.equal(keys[:, :, :4], new), "an error must leave what was in the cache"
+
+
+@pytest.mark.exercise("2.3", "3.5")
+@CUTS
+def test_a_text_read_in_pieces_gives_the_answers_of_a_text_read_at_once(module, x, cuts, sizes):
+    cache = KVCache(size=sizes.T + 2)
+    answers = torch.cat([module(piece, cache) for piece in x.split(cuts(sizes.T), dim=1)], dim=1)
+    assert cache.length == sizes.T, "the cache was not extended by each piece, or more than once"
+    assert (answers - module(x)).abs().max() < 1e-12, "new tokens must see all the cache, and no new token after them"

@@ -68,6 +68,7 @@ def by_hand(model, ids, length):
 
 # ---- where the class is read ----------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("5.7")
 @pytest.mark.parametrize("width", [11, 12, 17, 24])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_class_does_not_depend_on_how_much_padding_there_is_or_of_what_tokens(classifier, width, seed):
@@ -84,6 +85,7 @@ def test_the_class_does_not_depend_on_how_much_padding_there_is_or_of_what_token
     assert (last - expected[0]).abs().max() > 0.01, "the last position says the same, so that this test proves nothing"
 
 
+@pytest.mark.exercise("5.7")
 def test_a_token_of_the_message_does_change_the_answer(classifier):
     ids, lengths = messages([1, 4, 10], 12)
     for place in (0, -1):
@@ -95,70 +97,83 @@ def test_a_token_of_the_message_does_change_the_answer(classifier):
         assert ((one - other).abs().amax(dim=1) > 1e-4).all(), "the first or the last token of a message is not read"
 
 
+@pytest.mark.exercise("5.7")
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_a_loader_of_ids_and_labels_is_read_at_its_last_position_as_in_the_blog(classifier, kind):
     ids, lengths = messages([2, 7, 12], 12)
     with torch.no_grad():
         logits = class_logits(classifier, kind((ids, lengths)))
-        torch.testing.assert_close(logits, classifier(ids)[:, -1, :])
+        torch.testing.assert_close(logits, classifier(ids)[:, -1, :],
+                                   msg="a batch of ids and labels is read at the last position of its rows")
 
 
 # ---- the new head ---------------------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("5.6")
 @pytest.mark.parametrize("classes", [2, 7])
 def test_a_head_that_starts_at_zero_has_a_first_loss_of_ln_K(small_model, classes):
     swap_head(small_model, classes)
     ids, lengths = messages([1, 5, 9], 9)
     loss = class_loss(class_logits(small_model, (ids, lengths, None)), torch.tensor([0, 1, 1]))
-    assert loss.item() == pytest.approx(math.log(classes), abs=1e-6)
+    assert loss.item() == pytest.approx(math.log(classes), abs=1e-6), "do weight and bias both start at zero?"
     loss.backward()
     assert small_model.out_head.weight.grad.any() and small_model.out_head.bias.grad.any(), "it could never leave zero"
 
 
+@pytest.mark.exercise("5.6")
 def test_the_blogs_head_starts_as_torchs_linear_layer_does(small_model):
     torch.manual_seed(4)
-    expected = nn.Linear(30, 2)
+    expected = nn.Linear(small_model.config.emb_dim, 2)
     torch.manual_seed(4)
     swap_head(small_model, 2, zero=False)
-    assert torch.equal(small_model.out_head.weight, expected.weight)
-    assert torch.equal(small_model.out_head.bias, expected.bias)
+    assert torch.equal(small_model.out_head.weight, expected.weight), "zero=False keeps the start of nn.Linear"
+    assert torch.equal(small_model.out_head.bias, expected.bias), "zero=False keeps the start of nn.Linear"
 
 
+@pytest.mark.exercise("5.6")
 def test_swapping_the_head_leaves_the_rest_alone_and_the_head_trains_in_a_frozen_model(small_model):
     before = copy.deepcopy(small_model)
     swap_head(small_model.requires_grad_(False), 2)
     assert torch.equal(small_model.tok_emb.weight, before.tok_emb.weight), "zeroed together with the tied head?"
     ids, _ = messages([9], 9)
-    assert torch.equal(small_model.hidden(ids), before.hidden(ids))
-    assert count_parameters(small_model) == (2 * 30 + 2, count_parameters(before)[0] + 2 * 30 + 2)
+    assert torch.equal(small_model.hidden(ids), before.hidden(ids)), "more than the head was changed"
+    head = 2 * small_model.config.emb_dim + 2
+    assert count_parameters(small_model) == (head, count_parameters(before)[1] + head), (
+        "the new head has weight and bias and must train; all else stays as it was, frozen or not")
 
 
+@pytest.mark.exercise("5.6")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_new_head_has_the_models_type_and_mode(small_model, dtype):
     swap_head(small_model.to(dtype), 2)
-    assert small_model.out_head.weight.dtype == small_model.out_head.bias.dtype == dtype
-    assert not small_model.out_head.training
+    assert small_model.out_head.weight.dtype == small_model.out_head.bias.dtype == dtype, "not the embedding's type"
+    assert not small_model.out_head.training, "a new module is in training mode: this model was not"
     swap_head(small_model.train(), 2)
-    assert small_model.out_head.training
+    assert small_model.out_head.training, "the model is in training mode and its head is not"
 
 
 # ---- looking without touching ---------------------------------------------------------------------------------------
 
+@pytest.mark.exercise("5.11")
 def test_evaluating_gives_back_every_modules_mode_and_the_random_state_even_after_an_error(classifier):
     classifier.train()
     classifier.trf_blocks[1].eval()    # as one does to keep a part from dropping out
     modes, state = [module.training for module in classifier.modules()], torch.get_rng_state()
     with pytest.raises(KeyError):
         with evaluating(classifier):
-            assert not any(module.training for module in classifier.modules()) and not torch.is_grad_enabled()
+            assert not any(module.training for module in classifier.modules()), "dropout would be at work"
+            assert not torch.is_grad_enabled(), "gradients would be kept"
             torch.rand(3)
             raise KeyError
     assert [module.training for module in classifier.modules()] == modes, "a part in eval mode was put into training"
-    assert torch.equal(torch.get_rng_state(), state) and torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state), "the next step of training would draw other dropout"
+    assert torch.is_grad_enabled(), "training would go on without gradients"
 
 
+@pytest.mark.exercise("5.11")
 @pytest.mark.parametrize("look", [
-    lambda model, loader: calc_accuracy_loader(loader, model, "cpu", 2),
+    pytest.param(lambda model, loader: calc_accuracy_loader(loader, model, "cpu", 2),
+                 marks=pytest.mark.exercise("5.8")),
     lambda model, loader: predict_logits(model, loader, "cpu"),
     lambda model, loader: classify(model, ["a", "bc"], Letters(), LABELS),
 ])
@@ -194,24 +209,29 @@ def test_predictions_come_in_the_loaders_order_each_at_its_last_real_token(class
     assert not logits.requires_grad
 
 
+@pytest.mark.exercise("5.8")
 @pytest.mark.parametrize("num_batches, share", [(1, 1 / 3), (2, 2 / 5), (None, 4 / 8), (99, 4 / 8)])
 def test_accuracy_is_the_share_of_messages_and_not_a_mean_over_batches(classifier, num_batches, share):
     _, logits = predict_logits(classifier, batches(), "cpu")
     best, right = logits.argmax(dim=-1), [True, False, False, True, False, True, True, False]
     marked = torch.where(torch.tensor(right), best, (best + 1) % 3).split([3, 2, 3])
     loader = [(ids, lengths, labels) for (ids, lengths, _), labels in zip(batches(), marked)]
-    assert calc_accuracy_loader(loader, classifier, "cpu", num_batches) == pytest.approx(share)
+    accuracy = calc_accuracy_loader(loader, classifier, "cpu", num_batches)
+    assert accuracy == pytest.approx(share), "is it right answers / messages, of the first num_batches alone?"
+    assert isinstance(accuracy, float), "a tensor holds on to more than the number"
 
 
+@pytest.mark.exercise("5.8")
 def test_accuracy_on_the_blogs_loader_is_the_blogs(classifier):
     """The blog: argmax of model(ids)[:, -1, :], correct predictions divided by examples seen."""
     loader = DataLoader([(row, label) for ids, _, labels in [(*messages([9] * 7, 9), torch.arange(7) % 3)]
                          for row, label in zip(ids, labels)], batch_size=3)
     with torch.no_grad():
         right = sum((classifier(ids)[:, -1, :].argmax(dim=-1) == labels).sum().item() for ids, labels in loader)
-    assert calc_accuracy_loader(loader, classifier, "cpu") == pytest.approx(right / 7)
+    assert calc_accuracy_loader(loader, classifier, "cpu") == pytest.approx(right / 7), "the last batch has one message"
 
 
+@pytest.mark.exercise("5.8")
 def test_a_loader_without_batches_is_an_error_with_the_likely_cause(classifier):
     rows = [(torch.arange(4), 0)] * 3
     with pytest.raises(ValueError, match="no batch.*drop_last"):

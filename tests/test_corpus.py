@@ -157,12 +157,15 @@ def windows(loader, epoch=0):
 
 
 @pytest.mark.parametrize("length", [17, 40, 41, 47, 48, 49])
+@pytest.mark.exercise("1.3")
 def test_windows_are_pieces_of_the_text_that_overlap_in_one_token(length):
     loader = TextWindows(torch.arange(100, 100 + length, dtype=torch.int32), window=8, batch_size=2)
     for epoch in range(30):
         rows = windows(loader, epoch)
-        assert rows.dtype == torch.int64 and rows.shape == ((length - 1) // 8 - 1, 9)
-        assert (rows.diff(dim=1) == 1).all() and rows.min() >= 100 and rows.max() < 100 + length
+        assert rows.dtype == torch.int64, "an embedding and a loss want int64; the text may be int32"
+        assert rows.shape == ((length - 1) // 8 - 1, 9), "T tokens to read and one more, the last to predict"
+        assert (rows.diff(dim=1) == 1).all(), "a window is a row of tokens in the order of the text"
+        assert rows.min() >= 100 and rows.max() < 100 + length, "are these the places in the text, and not its tokens?"
         starts = rows[:, 0].sort().values
         assert (starts.diff() == 8).all(), "a token is predicted twice in an epoch, or left out between two windows"
 
@@ -198,11 +201,22 @@ def test_batches_are_full_but_the_last_and_an_epoch_may_end_early():
     assert len(TextWindows(tokens, window=8, batch_size=4, batches=100)) == 3
 
 
+@pytest.mark.exercise("1.3")
 def test_rows_tell_where_the_windows_of_a_batch_begin():
     loader = TextWindows(torch.arange(801), window=8, batch_size=16, seed=3)
     for epoch in (0, 1):
         loader.set_epoch(epoch)
-        assert [batch[:, 0].tolist() for batch in loader] == loader.rows
+        assert [batch[:, 0].tolist() for batch in loader] == loader.rows, "a window begins at its place, not before"
+
+
+@pytest.mark.exercise("1.3")
+def test_the_tokens_are_the_texts_and_not_their_places():
+    text = torch.tensor([7, 3, 3, 9, 1, 50256, 2, 8, 4, 6, 5], dtype=torch.int32)
+    loader = TextWindows(text, window=2, batch_size=3)
+    loader.rows = [[4, 0, 8], [2]]
+    expected = [[[1, 50256, 2], [7, 3, 3], [4, 6, 5]], [[3, 9, 1]]]
+    assert [batch.tolist() for batch in loader] == expected, "for each beginning in self.rows what the text holds"
+    assert [batch.tolist() for batch in loader] == expected, "a second pass over the same epoch gives the same batches"
 
 
 def test_a_text_shorter_than_two_windows_is_an_error_with_both_numbers():

@@ -49,23 +49,40 @@ class FixedHidden(nn.Module):
 
 # All tokens
 
-def test_cross_entropy_by_hand_is_torchs():
-    logits = 30 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+@pytest.mark.exercise("4.1")
+def test_equal_scores_cost_ln_v_and_a_sure_right_answer_nothing(sizes):
+    N, V = sizes.B * sizes.T, sizes.V
+    targets = torch.randint(V, (N,), generator=torch.Generator().manual_seed(2))
+    loss = cross_entropy_by_hand(torch.zeros(N, V), targets)
+    assert loss.shape == (), "one number for all tokens"
+    assert math.isclose(loss.item(), math.log(V), rel_tol=1e-5), \
+        f"who knows nothing is ln V = {math.log(V):.3f} surprised: is it the mean, of natural logarithms, over V?"
+    assert cross_entropy_by_hand(50 * F.one_hot(targets, V).float(), targets).abs() < 1e-5, "the target's score counts"
+
+
+@pytest.mark.exercise("4.1")
+def test_cross_entropy_by_hand_is_the_mean_over_tokens_of_minus_ln_p(sizes):
+    logits = torch.randn(sizes.T, sizes.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.randint(sizes.V, (sizes.T,), generator=torch.Generator().manual_seed(1))
+    by_hand = 0.0
+    for row, target in zip(logits.tolist(), targets.tolist()):
+        by_hand -= math.log(math.exp(row[target]) / sum(math.exp(score) for score in row)) / sizes.T
+    assert math.isclose(cross_entropy_by_hand(logits, targets).item(), by_hand), \
+        "softmax over the V scores of a token, minus its logarithm, and the mean over tokens, not the sum"
+
+
+@pytest.mark.exercise("4.1")
+def test_cross_entropy_by_hand_is_torchs_and_so_is_its_gradient():
+    logits = 30 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.tensor([0, 4, 2, 2, 1, 3, 0])
-    assert torch.allclose(cross_entropy_by_hand(logits, targets), F.cross_entropy(logits, targets))
+    loss, torchs = cross_entropy_by_hand(logits, targets), F.cross_entropy(logits, targets)
+    assert torch.allclose(loss, torchs)
+    assert torch.allclose(*(torch.autograd.grad(one, logits)[0] for one in (loss, torchs)), atol=1e-6)
     huge = cross_entropy_by_hand(1000 + logits, targets)
     assert torch.allclose(huge, F.cross_entropy(logits, targets), atol=1e-3), "exp(1000) is infinite"
 
 
-@pytest.mark.parametrize("chunk", [1, 7, N, 1000])
-def test_chunks_change_neither_the_loss_nor_a_gradient(trained_model, token_ids, chunk):
-    expected, loss = full_loss(trained_model, token_ids), next_token_loss(trained_model, token_ids, chunk)
-    assert torch.allclose(loss, expected, rtol=1e-5), "is the last chunk, which is shorter, weighted like the others?"
-    assert torch.allclose(gradients(trained_model, loss), gradients(trained_model, expected), rtol=1e-4, atol=1e-6)
-    with torch.no_grad():
-        assert torch.allclose(next_token_loss(trained_model, token_ids, chunk), expected, rtol=1e-5)
-
-
+@pytest.mark.exercise("4.7")
 def test_the_target_of_a_token_is_the_one_after_it(trained_model):
     echo = torch.full((1, 9), 7)
     echo[0, -1] = 8    # the model has seen 7 alone; only the last target differs
@@ -75,13 +92,25 @@ def test_the_target_of_a_token_is_the_one_after_it(trained_model):
         assert torch.allclose(next_token_loss(trained_model, echo), expected), "are the targets not shifted by one?"
 
 
+@pytest.mark.exercise("4.7")
+@pytest.mark.parametrize("chunk", [1, 7, N, 1000])
+def test_chunks_change_neither_the_loss_nor_a_gradient(trained_model, token_ids, chunk):
+    expected, loss = full_loss(trained_model, token_ids), next_token_loss(trained_model, token_ids, chunk)
+    assert torch.allclose(loss, expected, rtol=1e-5), "is it a mean over all tokens? The last chunk is shorter"
+    assert torch.allclose(gradients(trained_model, loss), gradients(trained_model, expected), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(next_token_loss(trained_model, token_ids, chunk), expected, rtol=1e-5)
+
+
+@pytest.mark.exercise("4.7")
 def test_the_head_never_makes_more_than_one_chunk_of_logits(trained_model, token_ids):
     rows, kept = [], []
     trained_model.out_head.register_forward_hook(lambda head, inputs, logits: rows.append(logits.shape[:-1].numel()))
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
         loss = next_token_loss(trained_model, token_ids, chunk=4)
-    assert rows == [4, 4, 4, 4, 2]
-    assert not [shape for shape in kept if len(shape) == 2 and shape[0] <= 4 and shape[1] == V], \
+    assert rows == [4, 4, 4, 4, 2], "18 tokens in chunks of 4: the head must not see more of them at once"
+    vocab_size = trained_model.config.vocab_size
+    assert not [shape for shape in kept if len(shape) == 2 and shape[0] <= 4 and shape[1] == vocab_size], \
         "the logits of every chunk are kept for the backward pass: where is checkpoint()?"
     loss.backward()
     assert sum(rows) == 2 * N and max(rows) == 4, "in training each chunk is computed twice, and never all at once"
@@ -92,7 +121,7 @@ def test_the_head_never_makes_more_than_one_chunk_of_logits(trained_model, token
 
 
 @pytest.mark.parametrize("loss_fn", [
-    next_token_loss,
+    pytest.param(next_token_loss, marks=pytest.mark.exercise("4.7")),
     lambda model, ids: sampled_softmax_loss(model, ids, torch.full((2000,), 1 / 2000), 1000,
                                             torch.Generator().manual_seed(0))])
 def test_an_untrained_model_knows_nothing(loss_fn):

@@ -42,27 +42,57 @@ def numbers(*shape, seed=0):
 
 # ---- its parts --------------------------------------------------------------------------------------------------
 
-def test_layer_norm_divides_by_the_biased_variance_with_eps_inside_the_root():
-    norm = LayerNorm(7).double()
+@pytest.mark.exercise("3.1")
+def test_a_fresh_layer_norm_gives_each_token_mean_0_and_variance_1(sizes):
+    y = LayerNorm(sizes.C).double()(100 * numbers(sizes.B, sizes.T, sizes.C) + 7)
+    assert y.mean(dim=-1).abs().max() < 1e-6, "the mean is taken over the channels of each token, the last axis"
+    assert (y.var(dim=-1, correction=0) - 1).abs().max() < 1e-6, \
+        "the variance is the mean square over C channels: C - 1 is torch.var's default; and it is divided by its root"
+
+
+@pytest.mark.exercise("3.1")
+def test_layer_norm_scales_and_shifts_with_what_it_has_learnt(sizes):
+    norm, x = LayerNorm(sizes.C).double(), numbers(sizes.B, sizes.T, sizes.C)
+    plain = norm(x)
     fill(norm)
-    x = 0.003 * numbers(2, 3, 7) + 5    # the variance is as small as eps, so that eps's place matters
-    mean = x.sum(dim=-1, keepdim=True) / 7
-    variance = ((x - mean) ** 2).sum(dim=-1, keepdim=True) / 7
+    assert (norm(x) - (norm.scale * plain + norm.shift)).abs().max() < 1e-12, "scale times the normalised, plus shift"
+
+
+@pytest.mark.exercise("3.1")
+def test_layer_norm_divides_by_the_biased_variance_with_eps_inside_the_root(sizes):
+    norm = LayerNorm(sizes.C).double()
+    fill(norm)
+    x = 0.003 * numbers(sizes.B, sizes.T, sizes.C) + 5    # variance as small as eps, so that eps's place matters
+    mean = x.sum(dim=-1, keepdim=True) / sizes.C
+    variance = ((x - mean) ** 2).sum(dim=-1, keepdim=True) / sizes.C
     expected = norm.scale * (x - mean) / torch.sqrt(variance + 1e-5) + norm.shift
-    assert (norm(x) - expected).abs().max() < 1e-10, "divided by C - 1, or eps added to the root?"
+    assert (norm(x) - expected).abs().max() < 1e-10, "divided by C - 1, or eps added to the root and not inside it?"
 
 
-def test_a_fresh_layer_norm_gives_each_token_mean_0_and_variance_1():
-    y = LayerNorm(50).double()(100 * numbers(2, 3, 50) + 7)
-    assert y.mean(dim=-1).abs().max() < 1e-6 and (y.var(dim=-1, correction=0) - 1).abs().max() < 1e-6
+@pytest.mark.exercise("3.1")
+def test_a_token_of_equal_channels_is_normalised_to_the_shift_and_not_to_nan(sizes):
+    norm = LayerNorm(sizes.C).double()
+    fill(norm)
+    y = norm(torch.full((sizes.B, 1, sizes.C), 3.0, dtype=torch.float64))
+    assert torch.allclose(y, norm.shift), "0 / 0, without eps inside the root"
 
 
+@pytest.mark.exercise("3.2")
 def test_gelu_is_the_tanh_form_and_not_the_exact_one():
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
-    tanh_form = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     exact = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-    assert (GELU()(x) - tanh_form).abs().max() < 1e-12
-    assert 4e-4 < (GELU()(x) - exact).abs().max() < 5e-4, "GPT-2 was trained with the tanh form"
+    assert 4e-4 < (GELU()(x) - exact).abs().max() < 5e-4, "GPT-2 was trained with the tanh form, close to the exact one"
+    tanh_form = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    assert (GELU()(x) - tanh_form).abs().max() < 1e-12, "is it sqrt(2/pi), x cubed, and half of x?"
+
+
+@pytest.mark.exercise("3.2")
+def test_gelu_leaves_large_numbers_alone_and_makes_negative_ones_nearly_0(sizes):
+    x = 20 * numbers(sizes.B, sizes.T, sizes.C)
+    y = GELU()(x)
+    assert y.shape == x.shape and torch.allclose(y - GELU()(-x), x), "GELU(x) - GELU(-x) is x, whatever x is"
+    assert torch.allclose(y[x > 6], x[x > 6]) and y[x < -6].abs().max() < 1e-6, "far from 0 it is a ReLU"
+    assert -0.171 < y.min() and GELU()(torch.zeros(1)).item() == 0.0, "it is never below -0.17, and 0 at 0"
 
 
 def test_feed_forward_widens_four_times_and_sees_one_token_at_a_time():
@@ -75,12 +105,66 @@ def test_feed_forward_widens_four_times_and_sees_one_token_at_a_time():
             assert (ff(x)[b, t] - expected).abs().max() < 1e-12
 
 
-def test_a_block_whose_two_projections_are_zero_hands_the_stream_on_unchanged():
-    block, x = TransformerBlock(CONFIG), numbers(B, T, C).float()
+@pytest.fixture
+def block(small_model):
+    """The first block of small_model, every parameter drawn anew: the two norms differ."""
+    block = small_model.trf_blocks[0].double()
+    fill(block)
+    return block
+
+
+@torch.no_grad()
+def silence(projection, answer=0.0):
+    """Let a branch of a block give `answer` for every token, whatever it reads. projection: its last linear layer"""
+    projection.weight.zero_()
+    projection.bias.fill_(answer)
+
+
+@pytest.mark.exercise("3.3")
+def test_a_block_whose_two_projections_are_zero_hands_the_stream_on_unchanged(block, sizes):
+    x = numbers(sizes.B, sizes.T, sizes.C)
     for projection in (block.att.out_proj, block.ff.layers[2]):
-        nn.init.zeros_(projection.weight)
-        nn.init.zeros_(projection.bias)
+        silence(projection)
     assert torch.equal(block(x), x), "each branch must add to the stream, and no norm may stand on the stream itself"
+
+
+@pytest.mark.exercise("3.3")
+def test_attention_and_feed_forward_each_read_their_own_norm(block, sizes):
+    x = numbers(sizes.B, sizes.T, sizes.C)
+    projections = {block.att: block.att.out_proj, block.ff: block.ff.layers[2]}
+    for branch, other, norm in ((block.att, block.ff, block.norm1), (block.ff, block.att, block.norm2)):
+        state = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+        silence(projections[other])
+        assert (block(x) - x - branch(norm(x))).abs().max() < 1e-12, \
+            f"{type(branch).__name__} must read {'norm1' if branch is block.att else 'norm2'} of the stream, alone"
+        block.load_state_dict(state)
+
+
+@pytest.mark.exercise("3.3")
+def test_feed_forward_reads_the_stream_after_attention_has_added_to_it(block, sizes):
+    x = numbers(sizes.B, sizes.T, sizes.C)
+    with torch.no_grad():
+        block.att.out_proj.weight.zero_()
+        block.att.out_proj.bias.copy_(numbers(sizes.C, seed=5))    # attention's answer is this, for every token
+    stream = x + block.att.out_proj.bias
+    assert (block(x) - stream - block.ff(block.norm2(stream))).abs().max() < 1e-12, \
+        "the two branches stand one after the other: do both read the block's input?"
+
+
+@pytest.mark.exercise("3.3")
+def test_a_block_asked_for_one_position_gives_what_it_gives_there_among_all(block, sizes):
+    x, at = numbers(sizes.B, sizes.T, sizes.C), torch.arange(sizes.B) * 3 % sizes.T
+    alone, among = block(x, at=at), block(x)[torch.arange(sizes.B), at]
+    assert alone.shape == (sizes.B, 1, sizes.C), "with `at` a block answers for one position of each row"
+    assert (alone[:, 0] - among).abs().max() < 1e-12, "is the answer for position `at` added to another position?"
+
+
+@pytest.mark.exercise("3.3")
+def test_a_block_hands_its_cache_to_attention(block, small_model, sizes):
+    x, cache = numbers(sizes.B, sizes.T, sizes.C), small_model.new_cache()[0]
+    pieces = torch.cat([block(piece, cache) for piece in x.split([sizes.T - 2, 2], dim=1)], dim=1)
+    assert cache.length == sizes.T, "the cache must be given to attention, once"
+    assert (pieces - block(x)).abs().max() < 1e-12
 
 
 def test_the_gradients_of_a_block_are_those_of_finite_differences():
@@ -157,6 +241,26 @@ def test_the_order_of_the_words_matters(lively_model):
     assert (logits[0, 3] - logits[1, 3]).abs().max() > 0.01, "without positions attention sees a bag of words"
 
 
+@pytest.mark.exercise("1.4")
+def test_a_tokens_vector_is_its_own_plus_that_of_its_position(small_model, sizes):
+    model, ids = small_model.double(), torch.randint(sizes.V, (sizes.B, sizes.T))
+    fill(model)
+    x = model.embed(ids)
+    assert x.shape == (sizes.B, sizes.T, sizes.C)
+    positions = x - torch.stack([torch.stack([model.tok_emb.weight[token] for token in row]) for row in ids])
+    assert torch.allclose(positions[0], positions[1]), "what is added to the tokens' vectors is the same in every row"
+    assert torch.allclose(positions[0], model.pos_emb.weight[:sizes.T]), "position t of the row has row t: from 0 or 1?"
+
+
+@pytest.mark.exercise("1.4")
+def test_positions_go_on_where_the_text_before_ended(small_model, sizes):
+    ids = torch.randint(sizes.V, (sizes.B, sizes.context))    # as long as the window: every position there is
+    whole = small_model.embed(ids)
+    for start in (1, sizes.T, sizes.context - 1):
+        assert torch.equal(small_model.embed(ids[:, start:], start), whole[:, start:]), \
+            f"with start={start} the first token stands at position {start}"
+
+
 @pytest.mark.parametrize("pieces", [[1] * 24, [24], [9, 14, 1], [23, 1]])
 def test_a_text_read_in_pieces_gives_the_logits_of_a_text_read_at_once(lively_model, pieces):
     ids, cache = tokens(B, 24), lively_model.new_cache()
@@ -187,6 +291,38 @@ def test_every_size_has_the_parameters_it_should_have(name, count):
     with torch.device("meta"):    # shapes without memory
         model = GPTModel(GPT2_SIZES[name])
     assert sum(parameter.numel() for parameter in model.parameters()) == count, "an untied head would be counted twice"
+
+
+@pytest.mark.exercise("3.7")
+def test_a_count_is_of_numbers_and_a_tied_tensor_counts_once(small_model, sizes):
+    from gpt.lora import count_parameters    # here, so that a mistake in gpt/lora.py stops no other test
+    V, C, F = sizes.V, sizes.C, 4 * sizes.C
+    block = 4 * (C * C + C) + C * F + F + F * C + C + 4 * C
+    by_hand = V * C + sizes.context * C + sizes.layers * block + 2 * C
+    total = count_parameters(small_model)[1]
+    assert total > 16 * sizes.layers + 4, "these are so many tensors: how many numbers are in them?"
+    assert total != by_hand + V * C, "the head is the token embedding: the tied matrix is counted twice"
+    assert count_parameters(small_model) == (by_hand, by_hand), "a fresh model trains all that it has"
+
+
+@pytest.mark.exercise("3.7")
+def test_frozen_numbers_are_counted_in_the_total_alone(small_model, sizes):
+    from gpt.lora import count_parameters
+    total = count_parameters(small_model)[1]
+    small_model.requires_grad_(False)
+    assert count_parameters(small_model) == (0, total), "trainable first, then the total, frozen ones too"
+    small_model.pos_emb.weight.requires_grad_(True)
+    small_model.eval()
+    assert count_parameters(small_model) == (sizes.context * sizes.C, total), "requires_grad says what trains, no mode"
+
+
+@pytest.mark.exercise("3.7")
+@pytest.mark.parametrize("name, total", [("gpt2-small (124M)", 124_439_808), ("mini", 7_259_008)])
+def test_the_count_of_a_gpt2_is_the_one_in_its_name(name, total):
+    from gpt.lora import count_parameters
+    with torch.device("meta"):    # shapes without memory
+        model = GPTModel(GPT2_SIZES[name])
+    assert count_parameters(model) == (total, total)
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
@@ -269,6 +405,7 @@ def test_the_drop_rate_reaches_the_embedding_the_weights_and_both_branches_and_n
     assert rates == dict.fromkeys(places, 0.25)
 
 
+@pytest.mark.exercise("1.4")
 def test_the_sum_of_token_and_position_is_dropped():
     model = GPTModel(GPTConfig(101, 24, 30, 5, 3, drop_rate=0.25))
     torch.manual_seed(0)
@@ -277,6 +414,7 @@ def test_the_sum_of_token_and_position_is_dropped():
     assert_dropped(dropped, model.eval().embed(ids), 0.25)
 
 
+@pytest.mark.exercise("3.3")
 @pytest.mark.parametrize("branch", ["attention", "feed-forward"])
 @torch.no_grad()
 def test_a_branch_is_dropped_before_it_joins_the_stream_and_the_stream_is_not(branch):
@@ -302,25 +440,36 @@ def test_dropout_ends_with_training():
 
 # ---- errors -----------------------------------------------------------------------------------------------------
 
-def test_a_row_longer_than_the_context_is_an_error_with_both_numbers(small_model):
-    assert small_model(tokens(B, 24)).shape == (B, 24, V), "a row as long as the context fits"
-    with pytest.raises(ValueError, match="25 tokens do not fit: .* 1 to 24"):
-        small_model(tokens(B, 25))
+@pytest.mark.exercise("1.4")
+def test_a_row_longer_than_the_context_is_an_error_with_both_numbers(small_model, sizes):
+    limit, error = sizes.context, rf"\b{sizes.context + 1}\b.*\b{sizes.context}\b"
+    assert small_model.embed(tokens(B, limit)).shape == (B, limit, sizes.C), "a row as long as the context fits"
+    with pytest.raises(ValueError, match=error):
+        small_model.embed(tokens(B, limit + 1))
+    with pytest.raises(ValueError, match=error):
+        small_model.embed(tokens(B, 5), start=limit - 4)
+
+
+def test_a_text_longer_than_the_context_is_an_error_with_a_cache_too(small_model):
     cache = small_model.new_cache()
     small_model.hidden(tokens(B, 20), cache)
     with pytest.raises(ValueError, match="25 tokens do not fit: .* 1 to 24"):
         small_model.hidden(tokens(B, 5), cache)
 
 
+@pytest.mark.exercise("1.4")
 def test_an_empty_row_is_an_error(small_model):
-    with pytest.raises(ValueError, match="0 tokens do not fit"):
-        small_model(tokens(B, 0))
+    with pytest.raises(ValueError, match=r"\b0\b"):
+        small_model.embed(tokens(B, 0))
 
 
-@pytest.mark.parametrize("token, range_", [(101, "0 and 101"), (-1, "-1 and 0"), (50256, "0 and 50256")])
-def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model, token, range_):
-    with pytest.raises(ValueError, match=f"between {range_}, the vocabulary has 0 to 100"):
-        small_model(torch.tensor([[0, token]]))
+@pytest.mark.exercise("1.4")
+@pytest.mark.parametrize("token, range_", [("V", "V"), (-1, "1"), (50256, "50256")])
+def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model, sizes, token, range_):
+    V = sizes.V
+    with pytest.raises(ValueError, match=rf"\b{range_.replace('V', str(V))}\b.*\b{V - 1}\b"):
+        small_model.embed(torch.tensor([[0, V if token == "V" else token]]))
+    assert small_model.embed(torch.tensor([[0, V - 1]])).shape == (1, 2, sizes.C), "V - 1 is the last token"
 
 
 def test_heads_that_do_not_divide_the_channels_are_an_error():

@@ -11,6 +11,7 @@ from conftest import TINY
 from write_openai import (HEADER, block, entry, field, index_pairs, one_block, seal, table, tail, varint,
                           write_checkpoint)
 
+from gpt import tf_table
 from gpt.crc32c import crc32c, masked
 from gpt.tf_checkpoint import open_checkpoint, read_index
 
@@ -71,6 +72,39 @@ def test_lanes_that_do_not_fit_into_one_group_continue_in_the_next(monkeypatch):
     monkeypatch.setattr("gpt.crc32c.AT_ONCE", 7)
     data = random.Random(1).randbytes(10_000)
     assert crc32c(np.frombuffer(data, np.uint8)) == by_the_byte(data)
+
+
+# ---- numbers of several bytes -----------------------------------------------------------------------------------
+
+@pytest.mark.exercise("4.5")
+@pytest.mark.parametrize("data, number", [
+    (b"\x00", 0), (b"\x01", 1), (b"\x7f", 127), (b"\x80\x01", 128), (b"\xac\x02", 300), (b"\x80\x80\x01", 16384),
+    (b"\xff" * 8 + b"\x7f", 2**63 - 1), (b"\xff" * 9 + b"\x01", 2**64 - 1)])
+def test_a_number_has_7_bits_a_byte_and_the_lowest_first(data, number):
+    assert tf_table.varint(data, 0) == (number, len(data)), "the number without the top bits, and the next one's place"
+    assert tf_table.varint(b"\xff\x80" + data + b"\x05\x80", 2) == (number, 2 + len(data)), "it begins at `at`"
+
+
+@pytest.mark.exercise("4.5")
+def test_any_number_comes_back_from_its_bytes():
+    chance = random.Random(0)
+    for number in [chance.getrandbits(bits) for bits in range(1, 65) for _ in range(20)]:
+        assert tf_table.varint(varint(number), 0) == (number, len(varint(number)))
+
+
+@pytest.mark.exercise("4.5")
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\xff" * 9])
+def test_a_number_that_is_cut_short_is_an_error(data):
+    with pytest.raises(ValueError):
+        tf_table.varint(data, 0)
+
+
+@pytest.mark.exercise("4.5")
+@pytest.mark.parametrize("data", [b"\x80" * 10 + b"\x01", b"\xff" * 1000, b"\x80\x00", b"\xac\x82\x00"],
+                         ids=["11 bytes", "1000 bytes", "0 in two bytes", "a needless 0"])
+def test_a_number_of_more_bytes_than_it_needs_is_an_error(data):
+    with pytest.raises(ValueError, match=r"\b2\b"):    # where it begins
+        tf_table.varint(b"\x01\x01" + data, 2)
 
 
 # ---- the fixture ------------------------------------------------------------------------------------------------

@@ -71,16 +71,50 @@ def test_the_loop_is_these_lines_bit_for_bit():
         "gradients of the step before, dropout left off, another order, or a draw too many"
 
 
+@pytest.mark.exercise("4.2")
 def test_a_step_lowers_the_loss_and_ends_where_plain_descent_ends(classifier):
     batch = next(iter(loader_of(messages(8), 8)))
     before, loss = weights(classifier), classifier_loss(classifier, batch)
     gradients = torch.autograd.grad(loss, list(classifier.parameters()), allow_unused=True)
-    assert training_step(classifier, batch, classifier_loss, sgd(classifier, 0.001)) == loss.item()
+    value = training_step(classifier, batch, classifier_loss, sgd(classifier, 0.001))
+    assert isinstance(value, float) and value == loss.item(), "returned is the loss from before the step, as a float"
     for (name, p), gradient in zip(classifier.named_parameters(), gradients):
-        assert gradient is None or torch.allclose(p, before[name] - 0.001 * gradient), name
+        assert gradient is None or torch.allclose(p, before[name] - 0.001 * gradient), \
+            f"{name} did not move against its gradient: are backward and step there, in this order?"
     assert classifier_loss(classifier, batch) < loss
 
 
+@pytest.mark.exercise("4.2")
+def test_a_step_uses_the_gradients_of_its_own_batch_alone(classifier):
+    """The loss is the sum of all parameters times the batch, so that each gradient is the batch."""
+    def loss_fn(model, batch):
+        return sum(p.sum() for p in model.parameters()) * batch
+
+    optimizer, before = sgd(classifier), weights(classifier)
+    for p in classifier.parameters():
+        p.grad = torch.full_like(p, 100.0)    # left by whatever was computed before
+    for batch, moved in ((0.25, 0.25), (0.5, 0.75)):
+        training_step(classifier, batch, loss_fn, optimizer)
+        for name, p in classifier.named_parameters():
+            distance = (before[name] - p).mean().item()
+            assert math.isclose(distance, moved, rel_tol=1e-3), f"{name} has moved by {distance:.2f} so far, " \
+                f"not {moved}: are the old gradients cleared before backward, and is there one step?"
+
+
+@pytest.mark.exercise("4.2")
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(classifier, poison):
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=0.1)
+    batch = next(iter(loader_of(messages(8), 8)))
+    training_step(classifier, batch, classifier_loss, optimizer)
+    before, memory = weights(classifier), str(optimizer.state_dict())
+    value = training_step(classifier, batch, lambda *args: classifier_loss(*args) * poison, optimizer)
+    assert not math.isfinite(value), "the loss is returned as it is, so that the caller sees it"
+    assert not changed(before, weights(classifier)), f"a step was taken for a loss of {poison}"
+    assert str(optimizer.state_dict()) == memory, "the optimizer's memory holds the poison"
+
+
+@pytest.mark.exercise("4.2")
 def test_clipping_shortens_the_step_of_all_parameters_together(classifier):
     batch = next(iter(loader_of(messages(8), 8)))
 
@@ -156,12 +190,24 @@ def test_a_shuffling_loader_of_torch_gives_every_epoch_its_own_order(classifier)
 
 # The learning rate
 
+@pytest.mark.exercise("4.3")
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
     factor = warmup_then_cosine(4, 104, last=0.1)
-    assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert math.isclose(factor(54), 0.55), "half way down after half of the steps"
-    assert math.isclose(factor(29), 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0], "a first step with factor 0 is wasted"
+    assert factor(4) == 1.0, "the fall begins at 1, where the warmup ends: how much is between 1 and `last`?"
+    assert math.isclose(factor(54), 0.55), "half way down after half of the steps: is warmup taken off both numbers?"
+    assert math.isclose(factor(29), 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), "half a cosine, not a line"
+
+
+@pytest.mark.exercise("4.3")
+def test_the_schedule_ends_at_its_last_value_and_stays_there():
+    factor = warmup_then_cosine(4, 104, last=0.1)
     assert math.isclose(factor(104), 0.1) and math.isclose(factor(500), 0.1), "past the end it stays at the last value"
+    assert warmup_then_cosine(4, 104)(104) == 0.0, "`last` is 0 where nothing is said"
+
+
+@pytest.mark.exercise("4.3")
+def test_a_schedule_may_have_no_warmup_and_may_be_nothing_else():
     assert warmup_then_cosine(0, 10)(0) == 1.0 and warmup_then_cosine(0, 10)(10) == 0.0
     assert [warmup_then_cosine(5, 5)(step) for step in (4, 5)] == [1.0, 1.0], "a run that is all warmup divides by no 0"
 

@@ -1,0 +1,87 @@
+"""The command line of the exercises, and pytest's option --exercise."""
+
+import re
+
+import pytest
+from exercise_table import Exercise
+from take_out import cut
+from toy_course import TOY, call, new_course
+
+
+@pytest.fixture
+def course(tmp_path):
+    return new_course(tmp_path / "a course")
+
+
+@pytest.mark.parametrize("order", [("1.1", "1.2"), ("1.2", "1.1")])
+def test_exercises_of_one_file_are_started_and_restored_in_any_order(course, order):
+    file = course / "gpt" / "x.py"
+    call(course, "start", "1.1", "1.2")
+    assert file.read_text().count("NotImplementedError") == 2 and "whoever" not in file.read_text()
+    states = re.findall(r"^(\S+) .* (open|-) ", call(course, "list"), re.MULTILINE)
+    assert states == [("1.1", "open"), ("1.2", "open"), ("2.1", "-")]
+    for name in order:
+        assert "is the original again" in call(course, "restore", name)
+    assert file.read_bytes() == TOY.replace("\n", "\r\n").encode(), "not byte for byte"
+    assert not list((course / "data" / "exercises").iterdir())
+
+
+def test_restoring_saves_what_the_student_wrote(course):
+    file, own = course / "gpt" / "x.py", "    def forward(self, x):\r\n        return 2 * x\r\n"
+    exercise = Exercise("1.1", "gpt/x.py", "Double.forward", "Double it.", 2, "easy", ())
+    for number in (1, 2):
+        call(course, "start", "1.1")
+        parts = cut(file.read_bytes().decode(), exercise)
+        file.write_bytes((parts.before + own + parts.after).encode())
+        assert f"yours is saved in data/exercises/1.1-yours-{number}.py" in call(course, "restore", "1.1")
+        assert (course / "data" / "exercises" / f"1.1-yours-{number}.py").read_bytes() == own.encode()
+        assert file.read_bytes() == TOY.replace("\n", "\r\n").encode()
+
+
+def test_hints_come_one_at_a_time_and_the_answer_is_the_original(course):
+    assert [call(course, "hint", "1.1") for _ in range(2)] == ["1 of 2: Add.\n", "2 of 2: Add it to itself.\n"]
+    assert "1 of 2: Add.\n2 of 2: Add it to itself.\n" in call(course, "hint", "1.1")
+    for _ in range(2):
+        answer = "@staticmethod\ndef forward(x):\n    threefold_result = x + x + x\n\n    return threefold_result\n"
+        assert call(course, "answer", "1.2") == answer
+        if not (course / "data" / "exercises" / "1.2.py").exists():
+            call(course, "start", "1.2")
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["start", "9.9"], "there is no exercise 9.9: there are 1.1, 1.2, 2.1"),
+    (["start", "1.1"], "1.1 is started already: write the body of Double.forward in gpt/x.py, or put the original"),
+    (["restore", "1.2"], "1.2 is not started: nothing to restore"),
+    (["list", "7"], "there is no chapter 7 with exercises: there are 1, 2"),
+    (["release", "..", "1"], "is there already and not empty: name a folder that does not exist yet"),
+    (["release", "week1", "1"], "lies inside this repository"),
+    (["release", "../week1", "2"], "1.1 started here: put the originals back first, with: .* restore 1.1"),
+    (["grade", "..", "1"], "1.1 started here: put the originals back first, with: .* restore 1.1")])
+def test_a_command_that_cannot_be_done_says_why_in_one_line(course, words, complaint):
+    call(course, "start", "1.1")
+    assert re.search(complaint, call(course, *words, expect=1))
+
+
+@pytest.mark.parametrize("edit, complaint", [
+    (lambda text: text.replace("class Double", "class D"), "has no Double.forward, .*kept in data/exercises/1.1.py"),
+    (lambda text: text + "def (:", "x.py, line 1[0-9]: .*must be corrected first.*kept in data/exercises/1.1.py"),
+    (lambda text: text + "\0", "gpt/x.py is no Python source")])
+def test_a_students_file_that_cannot_be_restored_is_left_alone(course, edit, complaint):
+    call(course, "start", "1.1")
+    file = course / "gpt" / "x.py"
+    edited = edit(file.read_text())
+    file.write_text(edited)
+    assert re.search(complaint, call(course, "restore", "1.1", expect=1)) and file.read_text() == edited
+
+
+def test_the_option_exercise_runs_its_tests_and_says_how_they_went(course):
+    assert "2 passed, 1 deselected" in call(course, "pytest", "--exercise", "1.2")
+    (course / "tests" / "test_other.py").write_text("raise RuntimeError('imported')")
+    assert "2 passed" in call(course, "pytest", "--exercise", "1.1"), "a file without its tests was imported"
+    assert "no exercise 9.9: there are 1.1, 1.2, 2.1" in call(course, "pytest", "--exercise", "9.9", expect=4)
+    assert "exercise 2.1 has no test" in call(course, "pytest", "--exercise", "2.1", expect=4)
+    call(course, "start", "1.1")
+    said = call(course, "pytest", "--exercise", "1.1", expect=1)
+    assert "NotImplementedError: exercise 1.1: Double it. (hint: " in said
+    (course / "gpt" / "x.py").write_text("def (:")
+    assert "SyntaxError" in call(course, "pytest", "--exercise", "1.1", expect=1), "what cannot be imported has failed"
