@@ -227,7 +227,7 @@ CHAPTER_3 = (
     Bug("all parameters counted as trainable", "3.7", "gpt/lora.py",
         "return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)",
         "return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters)",
-        "6.3 stops: 127,107,874 numbers train, not 2,666,528."),
+        "6.3 stops: 124,441,346 numbers train in a model that was frozen."),
 )
 
 CHAPTER_4 = (
@@ -582,7 +582,7 @@ CHAPTER_6 = (
         "6.7 stops: every shape fits, and merged answers are others."),
     Bug("merged into the only copy of the weight", "6.5", "gpt/lora.py",
         "self.linear.weight.data = self.original + update", "self.linear.weight.data += update",
-        "unmerge gives the merged weight back: the original was the same memory."),
+        "6.7 counts 24 tensors that changed: the original kept was the merged weight's own memory."),
     Bug("unmerged by subtraction", "6.6", "gpt/lora.py",
         "self.linear.weight.data, self.original = self.original, None",
         "self.linear.weight.data -= self.lora.scale * (self.lora.A @ self.lora.B).T\n        self.original = None",
@@ -592,7 +592,7 @@ CHAPTER_6 = (
         "After unmerging the model answers as without its LoRA, for it thinks the correction is in the weight."),
     Bug("the scale saved as alpha", "6.7", "gpt/adapters.py",
         '"alpha": layer.lora.alpha,', '"alpha": layer.lora.scale,',
-        "A loaded adapter's corrections are r times too small: it answers nearly as the base model does."),
+        "6.8 stops: a loaded adapter's corrections are r times too small."),
     Bug("a shared A saved with each layer", "6.7", "gpt/adapters.py",
         "owner = owners.setdefault(id(layer.lora.A), name)", "owner = name",
         "Saving stops: safetensors refuses tensors that share memory; copied, they would train apart."),

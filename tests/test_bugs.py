@@ -88,7 +88,8 @@ def of_ours():
 def run_tests(arguments, file=None, source=None):
     """pytest on freshly imported modules, with `source` in place of `file`: -> passed, failed, what it printed."""
     before, paths, printed = of_ours(), sys.path[:], io.StringIO()
-    outcomes, finder = Outcomes(), InPlaceOf(file, source)
+    outcomes, finder, threads = Outcomes(), InPlaceOf(file, source), torch.get_num_threads()
+    torch.set_num_threads(1)    # the models are tiny, and several runs at once would get in each other's way
     for name in before:
         del sys.modules[name]
     sys.meta_path.insert(0, finder)
@@ -98,6 +99,7 @@ def run_tests(arguments, file=None, source=None):
     finally:
         sys.meta_path.remove(finder)
         sys.path[:] = paths
+        torch.set_num_threads(threads)
         for name in of_ours():
             del sys.modules[name]
         sys.modules.update(before)
@@ -119,8 +121,7 @@ class Runs:
         if FORK:
             for name in OUTSIDE:
                 importlib.import_module(name)
-            one_thread = torch.set_num_threads, (1,)    # more would get in each other's way
-            self.pool = multiprocessing.get_context("fork").Pool(max(2, os.cpu_count() or 1), *one_thread, 1)
+            self.pool = multiprocessing.get_context("fork").Pool(max(2, os.cpu_count() or 1), maxtasksperchild=1)
             self.begun = {key: self.pool.apply_async(run_tests, job) for key, job in jobs.items()}
 
     def __getitem__(self, key):
