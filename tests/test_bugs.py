@@ -189,3 +189,8 @@ def test_every_change_of_gpt_in_a_chapters_break_it_box_is_in_the_museum():
         in_box = Counter(re.findall(r"^#   (gpt/\w+\.py)[,:] ", box, re.MULTILINE))
         here = Counter(bug.file for bug in BUGS if chapter.name[:2] in bug.box.split())
         assert in_box == here, f"{chapter.name}: box and museum do not have the same bugs: {in_box} and {here}"
+
+
+def test_the_page_says_how_many_bugs_there_are():
+    page = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    assert f"in {len(BUGS)} ways" in page and f"with {len(BUGS)} mistakes" in page
