@@ -81,6 +81,17 @@ with_lora = LinearWithLoRA(linear, rank=1, alpha=1)
 predict("a fresh LoRA changes the answer by", 0.0, (with_lora(x) - linear(x)).abs().max().item())
 #> a fresh LoRA changes the answer by: predicted 0, measured 0
 
+# With r = 2, alpha = 6 and B at 1/2 the answer moves by 3 x (A B), whether the correction stands beside W or is merged.
+with_lora = LinearWithLoRA(linear, rank=2, alpha=6)
+with torch.no_grad():
+    A, B, plain = with_lora.lora.A, with_lora.lora.B.fill_(0.5), linear(x)
+    for how in ("beside", "merged"):
+        if how == "merged":
+            with_lora.merge()
+        moved = with_lora(x) - plain
+        predict(f"{how}: the answer moves by 3 x (A B)", True, torch.allclose(moved, 3 * (x @ A) @ B, atol=1e-6))
+#> merged: the answer moves by 3 x (A B): predicted True, measured True
+
 # %%
 section("6.3  How many numbers is that?")
 # A layer with `in` inputs and `out` outputs gets r (in + out) numbers. Counted on the shapes of the full-size model
