@@ -220,7 +220,6 @@ section("5.9  Train: frozen layers are computed once")
 
 rate, C = 1e-3 if args.model == "mini" else 5e-5, pretrained.config.emb_dim
 trained = {}
-kept_vectors = {"head": len(splits[0]), "last block": sum(map(len, raw["train"].token_ids))}
 for way, rounds in args.rounds.items():
     model, loaders, epochs = copy.deepcopy(pretrained), raw, args.epochs or rounds
     swap_head(model, 2)
@@ -229,13 +228,14 @@ for way, rounds in args.rounds.items():
     if first:
         loaders = {name: CachedBatches(loader, model, first) for name, loader in raw.items()}
         net = Tail(model, first)    # shares the model's tensors
+        print(f"{way}: will keep {loaders['train'].predicted_bytes:,} bytes of the training messages")
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], rate, weight_decay=0.0, fused=True)
     clock = [time.perf_counter()]    # when training began, and when each epoch ended
     train(net, loaders["train"], classifier_loss, optimizer, epochs, device=args.device,
           schedule=warmup_then_cosine(20, epochs * len(raw["train"])),
           after_epoch=lambda progress, clock=clock: clock.append(time.perf_counter()))
     if first:
-        predict(f"{way}: bytes kept", 4 * C * kept_vectors[way], loaders["train"].bytes)
+        predict(f"{way}: bytes kept", loaders["train"].predicted_bytes, loaders["train"].bytes)
         tails, whole = (predict_logits(one, batches["validation"], args.device)[1]
                         for one, batches in ((net, loaders), (model, raw)))
         predict(f"{way}: the whole model answers as its tail, to 1e-3", True, torch.allclose(tails, whole, 1e-3, 1e-3))
