@@ -44,13 +44,21 @@ FLAGS = {
     "--text": dict(metavar="TEXT", help="a text of your own to classify"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
     "--full": dict(action="store_true", help="train mini anew, as it is shipped: an hour"),
+    "--csv": dict(metavar="FILE", help="a table of your own: CSV with a line of column names"),
+    "--column": dict(metavar="NAME", help="the column of --csv that holds the texts"),
+    "--text-column": dict(metavar="NAME", help="the column of --csv that holds the texts"),
+    "--label-column": dict(metavar="NAME", help="the column of --csv that holds the classes"),
+    "--predict": dict(metavar="FILE", help="a CSV whose texts get a label each, from --adapter, into --out"),
+    "--out": dict(metavar="FILE", help="the CSV that --predict writes"),
+    "--idx": dict(metavar="FOLDER", help="MNIST's four idx files, in place of Fashion-MNIST"),
 }
 
 
 def start(doc, quick, full, *flags):
     """Read the command line, seed torch and choose a device; in a notebook every flag has its default.
 
-    Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, those of FLAGS
+    Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, names in FLAGS,
+        or pairs (name, options) of what only this chapter has
     Output: a namespace with the flags, the settings of quick or full, device, and chapter: its stem, or "notebook"
     """
     for stream in (sys.stdout, sys.stderr):
@@ -62,7 +70,8 @@ def start(doc, quick, full, *flags):
     parser.add_argument("--seed", type=int, default=123, help="of initialisation, data order and sampling")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     for flag in flags:
-        (size if flag == "--full" else parser).add_argument(flag, **FLAGS[flag])
+        name, options = (flag, FLAGS[flag]) if isinstance(flag, str) else flag
+        (size if name == "--full" else parser).add_argument(name, **options)
     notebook = "ipykernel" in sys.modules
     args = parser.parse_args([] if notebook else None)
     for name, value in (quick if args.quick else full).items():

@@ -2,8 +2,10 @@
 
     python -m pytest -m museum            all of them; without -m museum none is run
 
-A bug runs in a process of its own, forked from this one, so torch is imported once; where there is no fork, in this
-process. In either the broken source takes the file's place as Python imports it: no file is written.
+A bug runs in a process of its own, forked from a server that has imported torch and does nothing else; where there is
+no fork, in this process. In either the broken source takes the file's place as Python imports it: no file is written.
+(Not multiprocessing.Pool with fork: it forks from a thread while other threads are at work, and of some 600 processes
+two never answered.)
 """
 
 import contextlib
@@ -14,7 +16,9 @@ import multiprocessing
 import os
 import re
 import sys
+import time
 from collections import Counter
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.museum
 ROOT = Path(__file__).resolve().parent.parent
 FORK = sys.platform == "linux"    # macOS has fork, but its own libraries do not survive it
 SECONDS = 120                     # for one bug, after which it counts as an endless loop
-OUTSIDE = ("pandas", "safetensors.torch", "tiktoken", "torch._dynamo", "torch.utils.checkpoint", "tqdm")    # slow
+OUTSIDE = ("pandas", "pytest", "safetensors.torch", "tiktoken", "torch._dynamo", "torch.utils.checkpoint", "tqdm")
 
 
 OPTIONS = ["-q", "--tb=short", f"--rootdir={ROOT}", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
@@ -113,23 +117,54 @@ def arguments(exercise):
     return ["--exercise", exercise, str(ROOT / "tests")] if exercise in EXERCISES else [str(ROOT / exercise)]
 
 
+def send_outcome(pipe, *job):
+    pipe.send(run_tests(*job))
+
+
 class Runs:
-    """Runs of pytest. jobs: {key: arguments of run_tests}. With fork all begin at once, else each when it is wanted."""
+    """Runs of pytest, each begun in its turn. jobs: {key: arguments of run_tests}. Without fork, when it is wanted."""
 
     def __init__(self, jobs):
-        self.jobs, self.begun, self.pool = jobs, {}, None
+        self.jobs, self.waiting, self.begun, self.ended = jobs, list(jobs), {}, {}    # begun: key -> process, pipe, when
+        self.context = multiprocessing.get_context("forkserver" if FORK else None)
         if FORK:
-            for name in OUTSIDE:
-                importlib.import_module(name)
-            self.pool = multiprocessing.get_context("fork").Pool(max(2, os.cpu_count() or 1), maxtasksperchild=1)
-            self.begun = {key: self.pool.apply_async(run_tests, job) for key, job in jobs.items()}
+            self.context.set_forkserver_preload(list(OUTSIDE))
 
     def __getitem__(self, key):
-        if self.pool:
-            return self.begun[key].get(SECONDS)    # in the order of `jobs`, so little of it is spent in the queue
-        if key not in self.begun:
-            self.begun[key] = run_tests(*self.jobs[key])
-        return self.begun[key]
+        if not FORK and key not in self.ended:
+            self.ended[key] = run_tests(*self.jobs[key])
+        while key not in self.ended:
+            self.keep_busy()
+            wait([pipe for _, pipe, _ in self.begun.values()], timeout=1)
+            self.collect()
+        return self.ended[key]
+
+    def keep_busy(self):
+        while self.waiting and len(self.begun) < max(2, os.cpu_count() or 1):
+            key = self.waiting.pop(0)
+            ours, theirs = self.context.Pipe(duplex=False)
+            process = self.context.Process(target=send_outcome, args=(theirs, *self.jobs[key]), daemon=True)
+            process.start()
+            theirs.close()    # so that the end of the process is the end of the pipe
+            self.begun[key] = process, ours, time.monotonic()
+
+    def collect(self):
+        for key, (process, pipe, began) in list(self.begun.items()):
+            if pipe.poll():
+                try:
+                    self.ended[key] = pipe.recv()
+                except EOFError:
+                    process.join()
+                    self.ended[key] = set(), {}, f"its process ended with {process.exitcode} and no answer"
+            elif time.monotonic() - began > SECONDS:
+                self.ended[key] = set(), {}, f"no answer within {SECONDS} seconds: an endless loop?"
+            if key in self.ended:
+                process.kill()    # it has nothing more to say
+                del self.begun[key]
+
+    def end(self):
+        for process, _, _ in self.begun.values():
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +180,7 @@ def runs(request, tmp_path_factory):
             jobs[bug.name] = (["-x", *options, basetemp], bug.file, broken(bug))
     runs = Runs(jobs)
     yield runs
-    if runs.pool:
-        runs.pool.terminate()
+    runs.end()
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[re.sub(r"\W+", "_", bug.name) for bug in BUGS])
