@@ -1,4 +1,4 @@
-"""Write a file whole or not at all.
+"""Write a file, or a folder of files, whole or not at all.
 
 Read along: chapters/04_weights.py.
 """
@@ -31,3 +31,39 @@ def written_whole(path):
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole_folder(path):
+    """Write files into the temporary folder that is handed out; it takes the name `path` if the block ends without
+    error. There must be no folders in it.
+
+    A folder that is at `path` already is replaced if it holds nothing but files of the names that were written: an
+    older version. No system swaps two folders in one step, so for an instant there is none at `path`, or, if the
+    process is killed just then, for good; but never one that is half old and half new.
+
+    Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+        new, old = Path(place) / "new", Path(place) / "old"
+        new.mkdir()
+        yield new
+        names = sorted(file.name for file in new.iterdir())
+        for name in names:
+            with open(new / name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(new / name, 0o644)    # safetensors writes files for their owner alone
+        if path.exists():
+            others = sorted(file.name for file in path.iterdir() if file.name not in names) if path.is_dir() else [path]
+            if others:
+                raise FileExistsError(f"{path} holds {', '.join(map(str, others[:5]))}, which would be lost: give the "
+                                      f"name of a folder that is new, empty, or an older one of this kind")
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise

@@ -22,7 +22,8 @@ from exercise_table import EXERCISES  # noqa: E402  (the path comes first)
 
 TINY = Path(__file__).parent / "fixtures" / "openai_tiny"   # written by TensorFlow in OpenAI's layout
 SLOW = {"chapters": "runs whole chapters, minutes in all; only with -m chapters",
-        "museum": "runs each exercise's tests on the classic mistakes; only with -m museum"}
+        "museum": "runs each exercise's tests on the classic mistakes; only with -m museum",
+        "peers": "compares with transformers and peft, where they are installed; only with -m peers"}
 
 
 # Fixtures
@@ -93,8 +94,10 @@ def marked(source):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """With --exercise, a test file without a test of it is not even imported."""
+    """With --exercise, a test file without a test of it is not even imported; tests/peers only with -m peers."""
     wanted = config.getoption("--exercise")
+    if collection_path.name == "peers" and config.getoption("-m") != "peers":
+        return True
     if wanted is not None and collection_path.suffix == ".py":
         return wanted not in marked(collection_path.read_text(encoding="utf-8")) or None
 
