@@ -1,0 +1,87 @@
+"""Several adapters on one base model, switched in one process: a spam filter now, a text writer next.
+
+The base's tensors are in memory once. An adapter that is off keeps its layers, and each of these holds the base's own
+linear layer; to put it on is to put them in their places. No number is copied or read again.
+Read along: chapters/07_lora_writer.py.
+"""
+
+from torch import nn
+
+from gpt.adapters import load_adapter, remove_adapter
+from gpt.lora import lora_layers
+
+
+class AdapterSwitch:
+    """Puts adapters on a model, in place, one at a time. The model's weights and what it wears are then its business.
+
+    The model is frozen as `load_adapter` leaves it. Move it to its device and type before adding adapters.
+
+    Input: model, a GPTModel; an adapter that it wears is taken off
+    worn: the name of the adapter that is on, None for the base; adapters: {name: Adapter}, with labels and pad_to
+    """
+
+    def __init__(self, model):
+        remove_adapter(model)
+        self.model, self.worn, self.adapters, self._layers = model, None, {}, {}
+
+    def add(self, name, file):
+        """Read an adapter from its file and keep it ready; what is worn stays on (unmerged, if it was merged).
+
+        All weights of the base are read and hashed, once for each adapter: that is what takes time here.
+
+        Output: Adapter, its metadata
+        Raises: ValueError for a name that is taken, and for what `load_adapter` refuses: nothing is changed then
+        """
+        if name is None or name in self.adapters:
+            raise ValueError(f"there is an adapter {name!r} already: give the one in {file} another name")
+        adapter = load_adapter(self.model, file)
+        layers = dict(lora_layers(self.model))
+        if adapter.labels:
+            layers["out_head"] = self.model.out_head
+        self.adapters[name], self._layers[name] = adapter, layers
+        self.use(self.worn)
+        return adapter
+
+    def use(self, name):
+        """Put the adapter `name` on in place of the one that is worn; None: the base model alone.
+
+        The answers are bit for bit those of the adapter freshly loaded onto a fresh base. A merged one is unmerged.
+
+        Output: its Adapter, or None
+        Raises: ValueError, with the names that there are, for one that is not; what is worn stays on
+        """
+        if name is not None and name not in self.adapters:
+            raise ValueError(f"there is no adapter {name!r}; known: {', '.join(self.adapters) or 'none'}")
+        remove_adapter(self.model)
+        for place, layer in self._layers.get(name, {}).items():
+            parent, _, child = place.rpartition(".")
+            layer.train(self.model.training)    # it was not in the model when its mode was last set
+            setattr(self.model.get_submodule(parent), child, layer)
+        self.worn = name
+        return self.adapters.get(name)
+
+    @property
+    def bytes(self):
+        """What all adapters hold in memory besides the base: their A's and B's, and their heads."""
+        base = {id(p) for name, p in self.model.named_parameters() if ".lora." not in name and "out_head" not in name}
+        own = {id(p): p.nbytes for layers in self._layers.values() for layer in layers.values()
+               for p in layer.parameters() if id(p) not in base}
+        return sum(own.values())
+
+
+def adapter_bytes(model, adapter):
+    """What an adapter will hold on this model, by its metadata alone: r (in + out) numbers a layer, and K (C + 1).
+
+    A layer that shares an A has r * out. A LoRA on the head counts besides the head.
+
+    Input: adapter, an Adapter, such as `read_adapter(file)[0]`
+    """
+    K, C = len(adapter.labels), model.config.emb_dim
+    sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
+             for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    sizes["out_head"] = (C, K)
+    numbers = K * (C + 1)
+    for name, options in adapter.layers.items():
+        ins, outs = sizes[name]
+        numbers += options["rank"] * (outs + (0 if options.get("shares_a") else ins))
+    return numbers * model.tok_emb.weight.element_size()
