@@ -75,6 +75,33 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     return F.cross_entropy(logits, where[:, 0])
 
 
-def class_loss(logits, labels):
-    """The mean surprise at the right class: logits (B, K), labels (B,) integers -> a scalar in nats a message."""
-    return F.cross_entropy(logits, labels)
+def class_loss(logits, labels, weights=None):
+    """The mean surprise at the right class, each message as often as its class weighs.
+
+        1/B sum over messages of -w_y log softmax(logits)_y,    y the right class, w = 1 without weights
+
+    The trap: F.cross_entropy with weights divides by the sum of this batch's weights, not by B. In a batch of one class
+    that takes the weights out again, and the mean over the batches is not the loss of all messages.
+
+    Input: logits (B, K), labels (B,) integers; weights (K,), how much a message of each class counts (`class_weights`)
+    Output: a scalar in nats a message
+    """
+    if weights is None:
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, weights, reduction="none").mean()
+
+
+def class_weights(labels, n_classes):
+    """Weights that let each class, rare or frequent, count as much as any other: w_k = n / (K n_k).
+
+    The n_k messages of a class weigh n / K together, all n messages n: their mean weight is 1.
+
+    Input: labels (n,), class numbers of the training messages
+    Output: (K,)
+    Raises: ValueError for a class without a message
+    """
+    counts = labels.bincount(minlength=n_classes)                                     # (K,)
+    if (counts == 0).any():
+        raise ValueError(f"class {counts.argmin()} has none of the {len(labels):,} messages to train on: no weight "
+                         f"can make up for that")
+    return len(labels) / (n_classes * counts)                                         # (K,)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gpt.config import GPTConfig
-from gpt.losses import class_loss, cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
+from gpt.losses import class_loss, class_weights, cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
 from gpt.model import GPTModel
 
 V, N = 101, 2 * 9    # of small_model, and of the batch below
@@ -133,6 +133,50 @@ def test_an_untrained_model_knows_nothing(loss_fn):
 
 def test_the_class_loss_of_equal_scores_is_ln_k():
     assert math.isclose(class_loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])).item(), math.log(3), rel_tol=1e-6)
+
+
+# Unequal classes
+
+@pytest.fixture
+def unequal():
+    """12 messages of 3 classes, 8, 3 and 1, and scores for them."""
+    labels = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0, 2, 0, 0, 1])
+    return torch.randn(12, 3, generator=torch.Generator().manual_seed(2)), labels
+
+
+def test_a_message_weighs_what_makes_its_class_count_like_any_other(unequal):
+    weights = class_weights(unequal[1], 3)
+    assert weights.tolist() == pytest.approx([12 / (3 * 8), 12 / (3 * 3), 12 / (3 * 1)])
+    assert [sum(weights[k].item() for k in unequal[1].tolist() if k == j) for j in range(3)] == pytest.approx([4, 4, 4])
+    assert class_weights(torch.tensor([1, 0, 1, 0]), 2).tolist() == [1, 1], "even classes need no weights"
+
+
+def test_the_weighted_loss_is_the_mean_of_the_messages_surprises_times_their_weights(unequal):
+    logits, labels = unequal
+    weights, by_hand = [0.5, 2.0, 7.0], 0.0
+    for row, y in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        by_hand += weights[y] * (math.log(sum(math.exp(score) for score in row)) - row[y]) / len(labels)
+    assert math.isclose(class_loss(logits, labels, torch.tensor(weights)).item(), by_hand, rel_tol=1e-5), (
+        "is it divided by the sum of the weights, not by the number of messages?")
+
+
+def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_batches(unequal):
+    """torch's own, batch by batch, is not: it divides by the weights of the batch, and in one of one class by w."""
+    logits, labels = unequal
+    weights = class_weights(labels, 3)
+    whole = F.cross_entropy(logits, labels, weights).item()
+    assert math.isclose(class_loss(logits, labels, weights).item(), whole, rel_tol=1e-5)
+    batches = list(zip(logits.split(3), labels.split(3), strict=True))
+    ours = sum(class_loss(*batch, weights).item() for batch in batches) / len(batches)
+    torchs = sum(F.cross_entropy(*batch, weights).item() for batch in batches) / len(batches)
+    assert math.isclose(ours, whole, rel_tol=1e-5) and not math.isclose(torchs, whole, rel_tol=0.01)
+
+
+def test_a_class_without_messages_has_no_weight():
+    with pytest.raises(ValueError, match="class 1 has none of the 3 messages"):
+        class_weights(torch.tensor([0, 2, 2]), 3)
+    with pytest.raises(ValueError, match="class 2 has none of the 2 messages"):
+        class_weights(torch.tensor([0, 1]), 3)
 
 
 # A sample of the tokens

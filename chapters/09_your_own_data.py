@@ -1,0 +1,280 @@
+"""9  Your own data: a classifier from a CSV, and labels for a file of texts
+
+After this chapter you can make a classifier for any number of classes out of a table of your own, say whether it is
+worth having, and label a file of any size with it. You need: chapters 5 and 6.
+
+Run: python chapters/09_your_own_data.py
+     python chapters/09_your_own_data.py --csv FILE --text-column NAME --label-column NAME
+     python chapters/09_your_own_data.py --predict FILE --adapter FILE --out FILE
+Time: --quick QUICKTIME s; full FULLTIME s on mini, on 2 CPU cores (AMD EPYC); data there already
+Source: Hu et al. 2021 (LoRA); King and Zeng 2001, section 4 (weights); Saerens et al. 2002 (undoing them)
+"""
+
+import hashlib
+import math
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+
+from gpt.adapters import save_adapter
+from gpt.baselines import LengthRule, Majority, NaiveBayes
+from gpt.batches import BatchesByLength, padding_share
+from gpt.checkpoint import Checkpoint
+from gpt.classify import calc_accuracy_loader, class_logits, predict_logits, swap_head
+from gpt.download import fetch
+from gpt.files import written_whole
+from gpt.lora import count_parameters, replace_linear_with_lora
+from gpt.losses import class_loss, class_weights
+from gpt.metrics import class_scores, classification_report, confusion_matrix, format_report, wilson_interval
+from gpt.plots import plot_accuracies
+from gpt.predict_file import NEW_COLUMNS, load_classifier, predict_file
+from gpt.spam import normalised, random_split, read_sms, split_without_leaks
+from gpt.tables import labelled_table, read_table
+from gpt.tokenizer import gpt2_tokenizer
+from gpt.train import calc_loss_loader, train, warmup_then_cosine
+
+QUICK, FULL = dict(epochs=1), dict(epochs=3)
+RANK, ALPHA, BATCH_SIZE, RATE, WARMUP = 16, 16, 8, 5e-4, 20    # the default recipe of chapter 6
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs", "--resume", "--csv", "--text-column",
+             "--label-column", "--predict", "--adapter", "--out")
+tokenizer = gpt2_tokenizer()
+
+
+def or_stop(function, *arguments):
+    """What the function returns; where a file is not as it should be, its error is the last line on the screen."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if args.predict is not None:    # not a lesson, only labels
+    if args.adapter is None or args.out is None:
+        sys.exit("--predict FILE needs --adapter FILE, which a run without --predict makes, and --out FILE")
+    model, adapter = or_stop(load_classifier, args.adapter)
+    counts = or_stop(predict_file, model.to(args.device), args.predict, args.out, args.text_column, tokenizer,
+                     adapter.labels, adapter.pad_to)
+    print(f"{args.out}: {counts.rows:,} rows, {counts.empty:,} of them without a text and so without a label, "
+          f"{counts.cut:,} too long to be read to the end")
+    sys.exit()
+if args.csv is not None:
+    if args.text_column is None or args.label_column is None:
+        sys.exit("--csv FILE needs --text-column NAME and --label-column NAME")
+    args.recipe = Path(args.csv).stem    # names the run's folder: another table, another folder
+
+# %%
+section("9.1  A cell is text, until a library guesses")
+# pandas guesses what a cell means: 007 becomes the number 7, and whoever answered "NA" has not answered. For texts and
+# labels both are damage. read_table guesses only what stands between the cells, a comma, a semicolon or a tab. Where it
+# cannot tell, or where a cell is empty, it stops and names the line.
+
+folder = run_folder(args)
+with written_whole(folder / "typed.csv") as temporary:
+    temporary.write_text("text,label\nNA,007\nnull,7\n", encoding="utf-8")
+guessed, typed = pd.read_csv(folder / "typed.csv"), read_table(folder / "typed.csv", "text", "label")
+predict("pandas: missing texts, labels", [2, [7, 7]], [int(guessed["text"].isna().sum()), guessed["label"].tolist()])
+#> pandas: missing texts, labels: predicted [2, [7, 7]], measured [2, [7, 7]]
+predict("read_table", [["NA", "007"], ["null", "7"]], typed.to_numpy().tolist())
+#> read_table: predicted [['NA', '007'], ['null', '7']], measured [['NA', '007'], ['null', '7']]
+
+# %%
+section("9.2  Labels become numbers")
+# They follow the alphabet, not the order of the rows. A table with one class only stops here, and so does one with a
+# class of two rows, which cannot be in training, validation and test. Where you give no table, the messages of chapter
+# 5 become one of three classes: ham, spam with a phone number in it and spam without. A phone number is what this
+# pattern finds: five digits or more, with or without a space or a hyphen between them.
+
+if args.csv is None:
+    sms, number = read_sms(fetch("sms")), re.compile(r"(?:\d[ -]?){5,}")
+    kinds = [label if label == "ham" else "spam with number" if number.search(text) else "spam without"
+             for label, text in zip(sms["Label"], sms["Text"])]
+    with written_whole(folder / "example.csv") as temporary:
+        sms.assign(Label=kinds).to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
+    args.csv, args.text_column, args.label_column = folder / "example.csv", "Text", "Label"
+table, names = or_stop(labelled_table, args.csv, args.text_column, args.label_column)
+K, counts = len(names), table["Label"].value_counts()
+print(f"{len(table):,} rows, {K} classes: " + "; ".join(f"{k} {names[k]} ({counts[k]:,})" for k in range(K)))
+#> 5,574 rows, 3 classes: 0 ham (4,827); 1 spam with number (607); 2 spam without (140)
+
+# %%
+section("9.3  Split it without leaks, and count what is left to test")
+# A leak makes a test too kind, and not to all classes alike: whoever sends many messages sends copies. In a random cut
+# of this table, how many test messages of each class have a near-copy among those that are trained on?
+
+cut = random_split(table, 0.7, 0.1, args.seed)
+seen = set(map(normalised, cut[0]["Text"]))
+for k, name in enumerate(names):
+    own = [normalised(text) in seen for text in cut[2]["Text"][cut[2]["Label"] == k]]
+    print(f"{name}: {sum(own)} of the {len(own)} test messages of a random cut")
+#> spam with number: 39 of the 117 test messages of a random cut
+splits = split_without_leaks(table, 0.7, 0.1, args.seed)
+for split, what in zip(splits, ("to train on", "to choose settings", "to test")):
+    print(f"{len(split):,} {what}: {', '.join(str((split['Label'] == k).sum()) for k in range(K))} of each class")
+#> 1,116 to test: 967, 121, 28 of each class
+if not all(map(len, splits)):
+    sys.exit(f"{args.csv}: {len(table)} rows are too few to be cut in three: {[len(split) for split in splits]}")
+letters = [set(map(normalised, split["Text"])) for split in splits]
+predict("texts that two splits share", 0, sum(map(len, letters)) - len(set.union(*letters)))
+
+# How many rows does one need? A fifth of a class is there to test it. If 9 of 10 of these are found, then it may be:
+for n in (10, 30, 100, 1000):
+    low, high = wilson_interval(round(0.9 * n), n)
+    print(f"{5 * n:5,} rows of a class, {n:5,} to test it: {low:.0%} to {high:.0%} of the class are found")
+#>   500 rows of a class,   100 to test it: 83% to 94% of the class are found
+
+# %%
+section("9.4  Unequal classes")
+# Whoever always answers "ham" is right on 87 % of this table and finds no spam. So let every class count alike in the
+# loss: a message of class k counts w_k = n / (K n_k) times. Of 90 messages and 10:
+
+weights = class_weights(torch.tensor([0] * 90 + [1] * 10), 2)                         # (K,)
+predict("weights", [round(100 / (2 * 90), 4), 100 / (2 * 10)], [round(w, 4) for w in weights.tolist()])
+
+# The price: a text that could be either gets 1/2 and 1/2, where 0.9 and 0.1 are true. Dividing each probability by its
+# weight, and all by their sum, brings the true ones back. (As scores: take ln w_k off score k.)
+even = torch.tensor([0.5, 0.5]) / weights
+predict("weights divided out", [0.9, 0.1], [round(p, 4) for p in (even / even.sum()).tolist()])
+#> weights divided out: predicted [0.9, 0.1], measured [0.9, 0.1]
+show(class_loss)
+weights = or_stop(class_weights, torch.tensor(splits[0]["Label"].to_numpy()), K).to(args.device)    # (K,)
+print("weights: " + "; ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights.tolist())))
+#> weights: ham 0.38; spam with number 3.06; spam without 13.27
+
+# %%
+section("9.5  K classes: one row of the head each, and a first loss of ln K")
+# Nothing else changes with K. A head that starts at zero gives each class 1/K, a surprise of ln K.
+
+model, base = load_weights(args)
+model.requires_grad_(False)
+swap_head(model, K)
+replace_linear_with_lora(model.trf_blocks, RANK, ALPHA, generator=torch.Generator().manual_seed(args.seed))
+model.to(args.device)
+C, context = model.config.emb_dim, model.config.context_length
+predict(f"trainable, {base}", model.config.n_layers * 18 * RANK * C + K * (C + 1), count_parameters(model)[0])
+#> trainable, mini: predicted 147,843, measured 147,843
+train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, context, args.seed)
+loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, context) for split in splits]
+print(f"{sum(loader.cut for loader in loaders):,} of {len(table):,} texts have more than the {context:,} tokens that "
+      f"the model reads, and lose the rest; {padding_share(train_loader):.1%} of the training tokens are padding")
+predict(f"first loss, nats a message (ln {K})", math.log(K), calc_loss_loader(loaders[1], model, args.device), 1e-4)
+
+# Why class_loss divides by B: torch's weighted mean divides by the weights that are in the batch, and where all are of
+# one class it so takes them out again. How often is that?
+alone = sum(len(set(train_loader.labels[rows].tolist())) == 1 for rows in train_loader.rows)
+print(f"{alone} of {len(train_loader)} batches of the first epoch hold one class only")
+#> 293 of 488 batches of the first epoch hold one class only
+
+# %%
+section("9.6  Train")
+# With the settings of chapter 6, which took 393 steps: a small table makes fewer, and wants more --epochs. --resume
+# goes on only where the table is the same: its checksum is compared.
+
+steps = args.epochs * len(train_loader)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE, weight_decay=0.0, fused=True)
+identity = dict(weights=base, seed=args.seed, epochs=args.epochs, rank=RANK, alpha=ALPHA, names=names,
+                table=hashlib.sha256(table.to_csv().encode()).hexdigest())
+checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, resume=args.resume)
+progress = train(
+    model, train_loader, lambda model, batch: class_loss(class_logits(model, batch), batch[-1], weights), optimizer,
+    args.epochs, device=args.device, schedule=warmup_then_cosine(min(WARMUP, steps // 5), steps),
+    after_epoch=lambda progress: print(f"epoch {progress.epoch}: validation accuracy "
+                                       f"{calc_accuracy_loader(loaders[1], model, args.device):.2%}"),
+    checkpoint=checkpoint)
+model.eval()
+print(f"{progress.step:,} steps in {progress.seconds:.0f} s")
+
+# %%
+section("9.7  Is it any good?")
+# Where classes are unequal, accuracy says little. Beside it stands the mean recall: what share of a class is found,
+# averaged over the classes that the test has. Naive Bayes has a remedy of its own: without log P(k) all classes are
+# equally probable before the first word. Where GPT-2 is beaten, or level, in what you need, take naive Bayes.
+
+labels, logits = predict_logits(model, loaders[2], args.device)                       # (N,), (N, K)
+right, test = labels.tolist(), splits[2].iloc[sum(loaders[2].rows, [])]    # both in the loader's order
+undone = (logits - weights.cpu().log()).softmax(dim=-1)    # as in 9.4: each probability over its weight, and sum 1
+ours, rows, answers = f"GPT-2 {base}, LoRA", {}, {}
+for name, baseline in (("majority", Majority()), ("length", LengthRule()), ("naive Bayes", NaiveBayes())):
+    answers[name] = baseline.fit(splits[0]["Text"].tolist(), splits[0]["Label"].tolist()).predict(test["Text"])
+baseline.log_prior = [0.0] * K
+answers |= {"naive Bayes, classes even": baseline.predict(test["Text"]), ours: logits.argmax(dim=1).tolist(),
+            f"{ours}, weights divided out": undone.argmax(dim=1).tolist()}
+for name, answer in answers.items():
+    confusion = confusion_matrix(right, answer, K)
+    recalls = [class_scores(confusion, k)["recall"] for k in set(right)]
+    low, high = wilson_interval(int(confusion.trace()), len(right))
+    rows[name] = row = dict(accuracy=int(confusion.trace()) / len(right), low=low, high=high,
+                            recall=sum(recalls) / len(recalls))
+    print(f"{name:38} accuracy {row['accuracy']:7.2%} ({low:.1%} to {high:.1%})   mean recall {row['recall']:7.2%}")
+predict("majority: mean recall", (answers["majority"][0] in right) / len(set(right)), rows["majority"]["recall"], 1e-9)
+gap = (rows[ours]["low"] > rows["naive Bayes"]["high"]) - (rows[ours]["high"] < rows["naive Bayes"]["low"])
+print(f"accuracy beside that of naive Bayes: {('no clear difference', 'clearly higher', 'clearly lower')[gap]}")
+
+# %%
+section("9.8  What is taken for what")
+# A line for each class. On the right, what its messages were taken for: on the diagonal what is right, and beside it
+# the mistakes; look at the largest first, and read those messages. A class that the test does not have gets a dash for
+# its recall: 0 of 0 is unknown, and a 0 would be a claim.
+
+of_test = classification_report(labels, logits.softmax(dim=-1), names)
+print(format_report(of_test))
+bars = []    # of many classes the four rarest
+for k in sorted(set(right), key=right.count)[:4]:
+    for name, short in ((ours, "GPT-2"), ("naive Bayes", "naive Bayes")):
+        n, found = right.count(k), sum(a == b == k for a, b in zip(answers[name], right))
+        bars.append((f"{short}: {names[k][:24]} ({n})", found / n, *wilson_interval(found, n)))
+print("found of the rarest class: " + ", ".join(f"{found:.0%} by {name.split(':')[0]}" for name, found, *_ in bars[:2]))
+figure(plot_accuracies(bars, "Recall: how much of a class is found"), folder, "09_recall")
+
+# Where a probability means what it says, a class gets as much of it, on average, as it has of the messages. With the
+# weights the rare ones get more. Divided out, that should go, and the loss, which rewards true probabilities, fall.
+for k, (weighted, plain) in enumerate(zip(logits.softmax(dim=-1).mean(dim=0), undone.mean(dim=0))):
+    print(f"{names[k]}: {right.count(k) / len(right):.1%} of the messages, {weighted:.1%} of the probability, "
+          f"{plain:.1%} with the weights divided out")
+print(f"loss: {class_loss(logits, labels):.3f}; {class_loss(undone.log(), labels):.3f} with the weights divided out")
+
+# %%
+section("9.9  Carry it away, and label a file")
+# The adapter's file has the names of the classes in it. predict_file reads a table piece by piece, so that its size
+# does not matter, sorts each piece by length, and writes the rows in their old order. Here: the texts of the test.
+
+save_adapter(model, folder / "adapter.safetensors", base=base, labels=names)
+with written_whole(folder / "to_label.csv") as temporary:
+    splits[2][["Text"]].to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
+counts = predict_file(model, folder / "to_label.csv", folder / "labelled.csv", "Text", tokenizer, names)
+print(f"{folder / 'adapter.safetensors'} labelled {counts.rows:,} rows")
+labelled = read_table(folder / "labelled.csv", "Text", *NEW_COLUMNS)
+predict("texts in their order", True, labelled["Text"].tolist() == splits[2]["Text"].tolist())
+#> texts in their order: predicted True, measured True
+agrees = labelled["predicted_label"] == [names[k] for k in splits[2]["Label"]]
+predict("right labels, as many as in 9.8", round(of_test["accuracy"] * len(right)), int(agrees.sum()), 0.01)
+print(labelled.assign(Text=labelled["Text"].str[:40]).iloc[::max(1, len(labelled) // 3)].to_string(index=False))
+
+# How it is used: what the model is sure of is taken as it is, and a person reads the rest.
+sure = labelled["predicted_probability"].astype(float)
+for least in (0.0, 0.9, 0.99):
+    print(f"probability {least:.2f} or more: {(sure >= least).sum():,} rows, {agrees[sure >= least].sum():,} right")
+report(folder, args, recipe="default", weights=base, split="leak-free", classes=names, n_train=len(splits[0]),
+       n_validation=len(splits[1]), n_test=len(splits[2]), trainable_parameters=count_parameters(model)[0],
+       total_parameters=count_parameters(model)[1], epochs=args.epochs, seconds_training=progress.seconds,
+       seconds_evaluating=progress.seconds_evaluating, peak_memory_bytes=peak_memory(args.device), test=of_test,
+       results=rows, **{f"{split}_accuracy": calc_accuracy_loader(loader, model, args.device)
+                        for split, loader in zip(("train", "validation", "test"), loaders)},
+       settings=dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE, learning_rate=RATE, warmup=WARMUP))
+
+# %% What you have now: a classifier of your own, what it is worth beside counting words, and a way to use it on a file.
+#
+# Break it, and see what you should see (--quick):
+#   9.3: random_split in place of split_without_leaks                  -> 9.3 stops: two splits share 159 texts
+#   9.5: weights = torch.ones(K, device=args.device), at its end       -> 97.5 % right, and 2 of 28 "spam without" found
+#   gpt/losses.py, class_loss: torch's own weighted mean               -> 9.8: divided out, 0.9 % for a class of 2.5 %
+#   gpt/tables.py, read_table: pd.read_csv(file, dtype=str)            -> 9.1 stops: "NA" is nan
+#   gpt/predict_file.py, label_texts: sorted(rows) in its zip          -> 9.9 stops: 896 right labels, not 1,031
+#
+# Try it:
+#   python chapters/09_your_own_data.py --model mini --seed 1          another split: how much is luck?
+#   python chapters/09_your_own_data.py --model mini --epochs 1        was one epoch enough?
+#   python chapters/06_lora_spam.py --text "Call 09061701461 now"      the newest adapter answers, and this is it
