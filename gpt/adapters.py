@@ -34,6 +34,12 @@ def _plain_tensors(model):
     return {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
 
 
+def trained_besides(model):
+    """The names of the parameters that train and that no adapter holds: those of neither a LoRA nor the head."""
+    return [name for name, p in model.named_parameters()
+            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
+
+
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
     """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them; merged or not.
 
@@ -43,9 +49,9 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
     it is.
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
-    Raises: ValueError, with the names, where something else trains too, which the file would lose; where there is no
-        LoRA layer; where the labels do not fit the head: what `load_adapter` would refuse is not written
-        (`_check_tensors` finds the last)
+    Raises: ValueError, with the names, where something else trains too (`trained_besides`), which the file would lose;
+        where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that): what
+        `load_adapter` would refuse is not written
     """
     layers, owners = {}, {}
     tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
@@ -55,8 +61,7 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
         if owner != name:
             layers[name]["shares_a"] = owner
         tensors |= {f"{owner}.lora.A": layer.lora.A, f"{name}.lora.B": layer.lora.B}
-    lost = [name for name, p in model.named_parameters()
-            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
+    lost = trained_besides(model)
     if lost or not layers:
         raise ValueError(f"an adapter holds LoRA layers and a head, this model trains {lost or 'no LoRA layer'}")
     adapter = Adapter(base, fingerprint(model), list(labels), pad_to, layers)

@@ -71,7 +71,7 @@ def ledger_changes(before, after):
     """What is not as it was: a list of Change, in the order of the ledger `after`, what has disappeared first.
 
     A layer that has moved into a LoRA layer is renamed: W_query.weight is W_query.linear.weight there. What keeps its
-    shape, type, numbers, ties and trainability is not in the list.
+    shape, type, numbers, ties and trainability (`_differences` names what is not the same) is not in the list.
 
     Input: before, after: two ledgers of one model, lists of Row
     """

@@ -98,7 +98,7 @@ def class_weights(labels, n_classes):
 
     Input: labels (n,), class numbers of the training messages
     Output: (K,)
-    Raises: ValueError for a class without a message
+    Raises: ValueError with the number of the first class that has no message
     """
     counts = labels.bincount(minlength=n_classes)                                     # (K,)
     if (counts == 0).any():

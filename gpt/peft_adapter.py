@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from gpt.adapter_file import Adapter
-from gpt.adapters import fingerprint, remove_adapter
+from gpt.adapters import fingerprint, remove_adapter, trained_besides
 from gpt.classify import swap_head
 from gpt.files import written_whole_folder
 from gpt.layouts import each_once
@@ -47,10 +47,8 @@ def export_peft(model, folder, *, base="gpt2", labels=()):
         head, numbers that are not finite, and what `gpt.hugging_face.fold_bias` refuses. FileExistsError: see
         `gpt.files.written_whole_folder`
     """
-    lost = [name for name, p in model.named_parameters()
-            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
     with about(f"{folder} was not written"):
-        if lost:
+        if lost := trained_besides(model):
             raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
         modules, layers = pack_model(model)
         tensors, labels, bias = head_tensors(model, list(labels))

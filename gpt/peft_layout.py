@@ -58,10 +58,10 @@ def pack(parts):
     """Our Parts, in the order of PARTS and None where a layer has no LoRA -> Packed, and the columns of each part.
 
     PEFT knows one scale for all of c_attn: the largest. A part with another is multiplied by the ratio, which rounds,
-    unless the ratio is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be:
-    rows and columns of zeros are added.
+    unless the ratio is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be
+    (`exact_alpha`): rows and columns of zeros are added.
 
-    Output: Packed; columns, a range for each part, None where there is none
+    Output: Packed, with the rule alpha/r; columns, a range for each part, None where there is none
     """
     present = [part for part in parts if part is not None]
     scale = max((part.scale for part in present), key=abs)

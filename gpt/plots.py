@@ -32,10 +32,11 @@ def plot_values(epochs_seen, examples_seen, train_values, val_values, label="los
 
 
 @plt.rc_context(STYLE)
-def plot_accuracies(rows, title):
+def plot_accuracies(rows, title, measure="test accuracy"):
     """Accuracies as points with their 95 % intervals, one row each, the best at the top.
 
-    Input: rows, tuples (name, accuracy, low, high), each 0..1; the name of our own model begins with "GPT-2"
+    Input: rows, tuples (name, accuracy, low, high), each 0..1; the name of our own model begins with "GPT-2"; measure,
+        what they are the values of, if no accuracy
     Output: a matplotlib Figure
     """
     rows = sorted(rows, key=lambda row: row[1])
@@ -48,7 +49,7 @@ def plot_accuracies(rows, title):
                       ha="center", color=colour)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_ylim(-0.5, len(rows) - 0.3)
-    axes.set_xlabel("test accuracy, % (line: 95 % interval)")
+    axes.set_xlabel(f"{measure}, % (line: 95 % interval)")
     axes.set_title(title, loc="left", fontsize=12)
     axes.grid(axis="x", alpha=0.3)
     fig.tight_layout()

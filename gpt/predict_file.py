@@ -101,8 +101,10 @@ def pieces(rows):
 def batches_of_tokens(lengths):
     """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding, or of one row that has more.
 
+    With padding a batch has as many tokens as its longest row has, times its rows. Each takes as many rows as it can.
+
     Input: lengths, {row: tokens}
-    Output: lists of rows, the shortest first
+    Output: an iterator of lists of rows, the shortest first, equals in the order in which they come
     """
     batch = []
     for row in sorted(lengths, key=lengths.get):

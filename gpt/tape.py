@@ -54,7 +54,11 @@ class Tape:
         return answer
 
     def linear(self, layer, x):
-        """Keeps its input if the weight trains; a LoRA keeps that same input for A, and for B the thin scale * x A."""
+        """A linear layer, with a LoRA or without: (..., in) -> (..., out).
+
+        Keeps its input if the weight trains. A LoRA keeps what its dropout makes of that same input if A trains, and
+        the thin scale * x A, (..., r), if B does. A gradient flows to the answer if one flows to x or anything trains.
+        """
         linear, lora = getattr(layer, "linear", layer), getattr(layer, "lora", None)
         tokens = x.bytes // linear.in_features
         if linear.weight.requires_grad:

@@ -1,6 +1,6 @@
 """One training loop, for text and for classes.
 
-Read along: chapters/04_weights.py (text), chapters/05_spam_classifier.py (classes).
+Read along: chapters/04_weights.py (text), chapters/05_spam_classifier.py (classes), chapters/07_lora_writer.py.
 """
 
 import math
@@ -15,12 +15,13 @@ from gpt.progress import Progress, finishing_the_step, look, rest_of_epoch, save
 
 
 def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None,
-          after_step=None, after_epoch=None, checkpoint=None):
+          after_step=None, after_epoch=None, checkpoint=None, step=None):
     """Go through the loader `epochs` times, one step of the optimizer for each batch. The model stays in training mode.
 
     Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> what to multiply each learning rate by; clip, the
         largest norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to
-        add to progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from
+        add to progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from; step, what to do
+        with a batch: None for `training_step`, or a function that takes the same and returns the loss
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows;
         KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
@@ -34,7 +35,7 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 started = time.perf_counter()
                 if schedule:
                     set_learning_rates(optimizer, schedule(progress.step))
-                loss = training_step(model, to_device(batch, device), loss_fn, optimizer, clip)
+                loss = (step or training_step)(model, to_device(batch, device), loss_fn, optimizer, clip)
                 stop_if_not_finite(loss, progress, loader)
                 progress.count(batch, time.perf_counter() - started)
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -86,6 +87,21 @@ def warmup_then_cosine(warmup, total, last=0.0):
             return (step + 1) / warmup
         fall = min(1.0, (step - warmup) / max(1, total - warmup))
         return last + (1 - last) * (1 + math.cos(math.pi * fall)) / 2
+    return factor
+
+
+def warmup_then_linear(warmup, total):
+    """A schedule: up to 1 in `warmup` steps, then along a straight line down to 0, which step `total` would get.
+
+        (step + 1) / warmup                                        while step < warmup
+        1 - min(1, (step - warmup) / max(1, total - warmup))       then
+
+    Output: a function, from how many steps are done (0 before the first) to the factor
+    """
+    def factor(step):
+        if step < warmup:
+            return (1 + step) / warmup
+        return 1 - min(1.0, (step - warmup) / max(1, total - warmup))
     return factor
 
 

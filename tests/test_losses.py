@@ -131,6 +131,7 @@ def test_an_untrained_model_knows_nothing(loss_fn):
     assert math.isclose(loss_fn(model, ids).item(), math.log(2000), rel_tol=0.02), "the first loss is ln V"
 
 
+@pytest.mark.exercise("9.3")
 def test_the_class_loss_of_equal_scores_is_ln_k():
     assert math.isclose(class_loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])).item(), math.log(3), rel_tol=1e-6)
 
@@ -144,13 +145,16 @@ def unequal():
     return torch.randn(12, 3, generator=torch.Generator().manual_seed(2)), labels
 
 
+@pytest.mark.exercise("9.2")
 def test_a_message_weighs_what_makes_its_class_count_like_any_other(unequal):
     weights = class_weights(unequal[1], 3)
-    assert weights.tolist() == pytest.approx([12 / (3 * 8), 12 / (3 * 3), 12 / (3 * 1)])
+    assert weights.tolist() == pytest.approx([12 / (3 * 8), 12 / (3 * 3), 12 / (3 * 1)]), (
+        "n / (K n_k): is it upside down, or without K, so that the weights are 1 on average no more?")
     assert [sum(weights[k].item() for k in unequal[1].tolist() if k == j) for j in range(3)] == pytest.approx([4, 4, 4])
     assert class_weights(torch.tensor([1, 0, 1, 0]), 2).tolist() == [1, 1], "even classes need no weights"
 
 
+@pytest.mark.exercise("9.3")
 def test_the_weighted_loss_is_the_mean_of_the_messages_surprises_times_their_weights(unequal):
     logits, labels = unequal
     weights, by_hand = [0.5, 2.0, 7.0], 0.0
@@ -160,6 +164,7 @@ def test_the_weighted_loss_is_the_mean_of_the_messages_surprises_times_their_wei
         "is it divided by the sum of the weights, not by the number of messages?")
 
 
+@pytest.mark.exercise("9.3")
 def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_batches(unequal):
     """torch's own, batch by batch, is not: it divides by the weights of the batch, and in one of one class by w."""
     logits, labels = unequal
@@ -172,10 +177,11 @@ def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_ba
     assert math.isclose(ours, whole, rel_tol=1e-5) and not math.isclose(torchs, whole, rel_tol=0.01)
 
 
+@pytest.mark.exercise("9.2")
 def test_a_class_without_messages_has_no_weight():
-    with pytest.raises(ValueError, match="class 1 has none of the 3 messages"):
+    with pytest.raises(ValueError, match=r"\b1\b"):    # its number, so that it can be found
         class_weights(torch.tensor([0, 2, 2]), 3)
-    with pytest.raises(ValueError, match="class 2 has none of the 2 messages"):
+    with pytest.raises(ValueError, match=r"\b2\b"):
         class_weights(torch.tensor([0, 1]), 3)
 
 

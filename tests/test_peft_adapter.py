@@ -241,6 +241,7 @@ def by_hand(parts, out=5):
 A4 = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.exercise("7.8")
 @pytest.mark.parametrize("parts, rank", [
     ([part(4), part(2), part(3, alpha=4.5)], 9),
     ([part(4), None, part(1)], 5),
@@ -261,6 +262,7 @@ def test_the_packed_update_adds_what_its_parts_add(parts, rank):
     assert torch.allclose(by_hand(unpack(packed, 3)), by_hand(parts), atol=1e-5), "unpack is not the inverse"
 
 
+@pytest.mark.exercise("7.8")
 def test_zeros_in_lora_B_tell_parts_apart():
     parts = [part(4), None, part(3, alpha=2.25)]    # the same scale
     back = unpack(pack(parts)[0], 3)
@@ -277,6 +279,7 @@ def test_an_update_that_was_not_trained_stays_whole():
     assert unpack(pack([one])[0], 1)[0].B.shape == (4, 5), "a layer of one part keeps its rank, whatever is zero"
 
 
+@pytest.mark.exercise("7.8")
 def test_the_scale_survives_whatever_columns_go():
     for seed in range(200):
         alpha, ranks = random.Random(seed).uniform(0.1, 3), (3, 5, 7)
@@ -285,6 +288,7 @@ def test_the_scale_survives_whatever_columns_go():
             assert new.scale == old.scale, "alpha / r has another last bit"
 
 
+@pytest.mark.exercise("7.8")
 def test_a_part_of_another_scale_is_exact_where_the_ratio_is_a_power_of_two():
     parts = [part(4, alpha=6.0), part(2, alpha=0.75), None]    # scales 1.5 and 0.375
     back = unpack(pack(parts)[0], 3)

@@ -4,6 +4,8 @@ import matplotlib
 import pytest
 
 from gpt.config import GPT2_SIZES
+from gpt.inside_plots import plot_inside, plot_rank_accuracy
+from gpt.lora_plots import plot_cost, plot_learning
 from gpt.plots import plot_padding, plot_text_losses, plot_token_times
 
 matplotlib.use("Agg")
@@ -46,3 +48,54 @@ def test_a_title_is_not_cut_off(model):
     fig.canvas.draw()
     titles = [axes._left_title for axes in fig.axes]    # matplotlib has no public name for a title on the left
     assert all(title.get_window_extent().x1 <= fig.bbox.x1 for title in titles)
+
+
+def test_accuracy_over_rank_stands_between_the_levels_to_reach_with_its_intervals():
+    intervals, levels = [(0.75, 0.5, 1.0), (0.5, 0.25, 0.75)], {"all": (1.0, 0.75, 1.0), "before": (0.25, 0.0, 0.5)}
+    axes, = plot_rank_accuracy([1, 64], intervals, levels).axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn["LoRA"] == ([1, 64], [75, 50]), "accuracies are not in per cent"
+    assert drawn["all"][1] == [100, 100] and drawn["before"][1] == [25, 25]
+    bars, = (part for part in axes.collections if hasattr(part, "get_segments"))
+    assert [bar.tolist() for bar in bars.get_segments()] == [[[1, 50], [1, 100]], [[64, 25], [64, 75]]]
+    assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "64"]
+
+
+def test_what_is_inside_is_drawn_from_one_direction_on_and_each_cut_at_its_rank():
+    curves = {"A": [0.5, 0.25], "dW": [1.0, 0.75], "chance": [0.1, 0.2]}
+    left, right = plot_inside(curves, {0: 0.5, 16: 0.2, 128: 0.1}).axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in left.lines}
+    assert drawn == {name: ([1, 2], phi) for name, phi in curves.items()}, "phi(i, i) begins with i = 1"
+    assert len({(line.get_color(), line.get_linestyle()) for line in left.lines}) == 3, "two curves look alike"
+    assert list(right.lines[0].get_ydata()) == [0.5, 0.2, 0.1]
+    assert right.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0", "16", "128"], "each cut needs its own rank"
+
+
+def test_time_and_memory_of_training_are_bars_with_the_prediction_across():
+    ways = ("all weights", "LoRA")
+    fig = plot_cost(dict(zip(ways, (20.0, 14.0))), dict(zip(ways, (300e6, 200e6))), dict(zip(ways, (280e6, 190e6))), "m")
+    times, memory = fig.axes
+    assert [bar.get_height() for bar in times.patches] == [20.0, 14.0]
+    assert [bar.get_height() for bar in memory.patches] == [300.0, 200.0]
+    assert [list(line.get_ydata()) for line in memory.lines] == [[280.0] * 2, [190.0] * 2]
+    assert times.get_ylim()[0] == memory.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
+    assert times.get_ylabel().endswith(", s") and memory.get_ylabel().endswith(", MB")
+    assert [text.get_text() for text in memory.texts] == ["300 MB", "200 MB"]
+
+
+def test_where_no_peak_was_measured_there_is_no_bar():
+    nothing = dict.fromkeys(("all weights", "LoRA"))
+    memory = plot_cost({"all weights": 2.0, "LoRA": 1.0}, nothing, {"all weights": 1, "LoRA": 1}, "m").axes[1]
+    assert not memory.patches and not memory.lines
+
+
+def test_loss_and_accuracy_have_one_line_for_each_way_and_one_for_the_start():
+    points = {"all weights": [(0, 7.0, 0.1), (5, 5.0, 0.2)], "LoRA": [(0, 7.0, 0.1), (5, 6.0, 0.15)]}
+    curves = {way: [dict(zip(("step", "loss", "accuracy"), point)) for point in way_points]
+              for way, way_points in points.items()}
+    for axes, place, factor in zip(plot_learning(curves, "m").axes, (1, 2), (1, 100)):
+        drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+        assert drawn == {"before training": [factor * points["LoRA"][0][place]] * 2} | {
+            way: [factor * point[place] for point in way_points] for way, way_points in points.items()}
+        assert list(axes.lines[0].get_xdata()) == [0, 5]

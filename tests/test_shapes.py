@@ -5,7 +5,9 @@ the sizes that these calls had. They prove or refute all that can be said in the
 the length of a row leaves T out. Two sizes are never equal, so that no two axes can be mistaken for each other.
 """
 
+import math
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ import pytest
 import torch
 from shape_comments import faults
 from torch import nn
+from tqdm import tqdm
 
 import gpt
 from gpt.batches import BatchesByLength
 from gpt.classify import swap_head
 from gpt.config import GPTConfig
+from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
 
 FILES = {path.stem: path for path in sorted(Path(gpt.__file__).parent.glob("*.py"))}
@@ -53,6 +57,12 @@ def messages(*texts):
 
 
 # ---- the runs ---------------------------------------------------------------------------------------------------
+
+def run_analysis(module):
+    module.subspace_similarity(torch.randn(7, 4), torch.randn(7, 6))
+    module.random_similarity(11, 9, 10)
+    yield {"r1": 4, "r2": 6, "first_rank": 9, "second_rank": 10}
+
 
 def run_attention(module):
     S, at = 11, torch.tensor([3, 6])
@@ -118,6 +128,25 @@ def run_generate(module):
     yield dict(B=B, limit=limit)
 
 
+def run_images(module):
+    with tempfile.TemporaryDirectory() as folder:
+        for split in module.SPLITS:
+            for part, sizes in {"images-idx3": (5, 2, 3), "labels-idx1": (5,)}.items():
+                content = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+                Path(folder, f"{split}-{part}-ubyte").write_bytes(content + bytes(math.prod(sizes)))
+        module.read_mnist(folder)
+    yield dict(N=5, pixels=2 * 3)
+
+
+def run_hugging_face(module):
+    module.hf_tensors(new_model(4))
+    yield dict(C=C)
+    model = GPTModel(CONFIG)
+    replace_linear_with_lora(model.trf_blocks, 2, 1, targets=["layers.0"])
+    module.merged_weights(model)
+    yield {"out": 4 * C, "in": C}
+
+
 def run_layouts(module):
     module.from_openai({"h0/mlp/c_fc/w": torch.zeros(1, 5, 8)})
     yield {"in": 5, "out": 8}
@@ -139,7 +168,8 @@ def run_losses(module):
     module.cross_entropy_by_hand(torch.randn(B * T, V), tokens(B * T))
     module.next_token_loss(model, tokens(B, T + 1))
     module.sampled_softmax_loss(model, tokens(B, T + 1) % M, unigram, samples, torch.Generator().manual_seed(0))
-    yield dict(N=B * T, C=C, V=V, M=M, samples=samples)
+    module.class_weights(torch.tensor([0, 1, 2, 2]), 3)
+    yield dict(N=B * T, C=C, V=V, M=M, samples=samples, K=3)
 
 
 def run_metrics(module):
@@ -157,6 +187,32 @@ def run_model(module):
     yield dict(B=B, C=C)
 
 
+def run_predict_file(module):
+    module.label_texts(new_model(4), ["a" * T, "b" * T], Letters(), "abcd", None, tqdm(disable=True))
+    yield dict(B=B, T=T)
+
+
+def run_peft_head(module):
+    model, K = new_model(4), 4
+    nn.init.normal_(model.out_head.bias), nn.init.normal_(model.out_head.weight)
+    tensors, _, bias = module.head_tensors(model, [])
+    tensors["transformer.ln_f.weight"] = 2 * tensors["transformer.ln_f.weight"]
+    module.head_of(model, tensors, None)
+    replace_linear_with_lora(model, 3, 1)
+    module.head_tensors(model, [])
+    yield dict(K=K, C=C)
+
+
+def run_peft_layout(module):
+    part = module.Part(torch.randn(11, 3), torch.randn(3, 5), 1, "alpha/r")
+    module.pack([None, part, part._replace(A=torch.randn(11, 4), B=torch.randn(4, 5))])
+    yield {"in": 11, "needed": 3 + 4}
+    packed, _ = module.pack([None, part, None])
+    yield {"out": 5, "r": 3}
+    module.unpack(packed, 3)
+    yield {"in": 11, "r": 3}
+
+
 def run_pretrain(module):
     module.shares(tokens(7), V)
     module.text_losses(new_model(), {"text": tokens(3 * (CONFIG.context_length + 1))}, windows=3)
@@ -171,6 +227,23 @@ def run_spam(module):
 def run_tokenizer(module):
     module.text_to_token_ids("a" * T, Letters())
     yield dict(T=T)
+
+
+def run_updates(module):
+    module.svd_of_update(torch.randn(5, 3), torch.randn(3, 8), 1)
+    yield {"in": 5, "out": 8, "r": 3}
+    linear = nn.Linear(5, 8)
+    module.cut_to_rank(linear.weight, 2)
+    module.with_updates_cut(nn.Sequential(linear), {"0": torch.linalg.svd(linear.weight, full_matrices=False)}, 2)
+    yield {"in": 5, "out": 8}
+
+
+def run_writer(module):
+    model, batch, N = new_model(), (tokens(B, T + 1), torch.tensor([5, T + 1])), 4 + T
+    module.text_loss(model, batch)
+    yield dict(B=B, T=T, C=C, N=N)
+    module.text_scores(model, [batch], "cpu")
+    yield dict(V=V, N=N)
 
 
 # ---- the tests --------------------------------------------------------------------------------------------------

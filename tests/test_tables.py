@@ -102,6 +102,7 @@ def table(**texts):
     return pd.DataFrame([(label, text) for label, own in texts.items() for text in own], columns=["Label", "Text"])
 
 
+@pytest.mark.exercise("9.1")
 def test_the_numbers_of_classes_depend_on_the_labels_alone():
     rows = pd.DataFrame({"Label": ["b", "a", "\u00e9 \U0001f600", "c d"] * 3,
                          "Text": [f"text {'x' * i}" for i in range(12)]})
@@ -113,6 +114,7 @@ def test_the_numbers_of_classes_depend_on_the_labels_alone():
     assert rows["Label"][0] == "b", "the table that was given has changed"
 
 
+@pytest.mark.exercise("9.1")
 def test_labels_that_are_numbers_are_ordered_by_value_and_stay_texts():
     rows = pd.DataFrame({"Label": ["10", "2", "-1"] * 3, "Text": ["x" * i for i in range(1, 10)]})
     assert number_classes(rows)[1] == ["-1", "2", "10"]
@@ -120,15 +122,18 @@ def test_labels_that_are_numbers_are_ordered_by_value_and_stay_texts():
     assert number_classes(rows)[1] == ["10", "1st", "2"]
 
 
-@pytest.mark.parametrize("texts, reason", [
-    (dict(a="xyz"), "all 3 rows have the label 'a'"),
-    (dict(a=["x", "y", "z"], b=["u", "v"]), "class 'b' has 2 rows and 2 different texts"),
-    (dict(a=["x", "y", "z"], b=["u 1", "U 2", "u!", "v"]), "class 'b' has 4 rows and 2 different texts"),
-    ({"Spam": ["x", "y", "z"], "spam ": ["u"]}, r"'Spam' \(3 rows\) and 'spam ' \(1 rows\) differ in case"),
+@pytest.mark.exercise("9.1")
+@pytest.mark.parametrize("texts, words", [
+    (dict(ham="xyz"), ["ham", "3"]),
+    (dict(ham=["x", "y", "z"], eggs=["u", "v"]), ["eggs", "2"]),
+    (dict(ham=["x", "y", "z"], eggs=["u 1", "U 2", "u!", "v"]), ["eggs", "4", "2"]),
+    ({"Spam": ["x", "y", "z"], "spam ": ["u"]}, ["Spam", "3", "spam ", "1"]),
 ])
-def test_what_cannot_become_a_classifier_is_refused_with_numbers(texts, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_what_cannot_become_a_classifier_is_refused_with_numbers(texts, words):
+    with pytest.raises(ValueError) as error:
         number_classes(table(**texts))
+    missing = [word for word in words if word not in str(error.value)]
+    assert not missing, f"the message lacks {missing}, a label or how many rows or texts it has: {error.value}"
 
 
 def test_the_smallest_table_that_is_taken_gives_its_splits_a_row_of_each_class():

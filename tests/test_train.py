@@ -16,7 +16,7 @@ from gpt.batches import BatchesByLength
 from gpt.classify import calc_accuracy_loader, class_logits, swap_head
 from gpt.progress import Progress, finishing_the_step
 from gpt.train import (calc_loss_loader, classifier_loss, train, train_classifier_simple, training_step,
-                       warmup_then_cosine)
+                       warmup_then_cosine, warmup_then_linear)
 
 
 class Letters:
@@ -462,3 +462,13 @@ def test_the_blogs_training_function_gives_what_the_books_gives(small_model, cap
 def test_a_fresh_progress_has_done_nothing():
     assert Progress() == Progress(0, 0, 0, 0, 0.0, 0.0, [])
     assert Progress().history is not Progress().history, "two runs would write into one list"
+
+
+@pytest.mark.exercise("7.4")
+def test_after_warmup_the_rate_falls_in_a_straight_line_to_zero():
+    rate = warmup_then_linear(4, 12)
+    assert [rate(step) for step in range(14)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0, 0.0]), \
+        "is the first step wasted, does the fall begin before the warm-up ends, or go below 0?"
+    assert [warmup_then_linear(0, 2)(step) for step in range(3)] == [1.0, 0.5, 0.0], "without a warm-up"
+    assert warmup_then_linear(3, 3)(3) == 1.0, "a run that is all warm-up divides by zero"
