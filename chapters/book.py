@@ -25,6 +25,7 @@ from gpt.config import GPT2_SIZES  # noqa: E402
 from gpt.download import DownloadError  # noqa: E402
 from gpt.files import written_whole  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
+from gpt.predict_file import load_classifier  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
 
 
@@ -131,13 +132,9 @@ def answer(args, tokenizer):
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
     file = args.adapter or saved[-1]
     try:
-        base = read_adapter(file)[0].base
+        model, adapter = load_classifier(file)
     except ValueError as error:
         sys.exit(str(error))
-    if base not in GPT2_SIZES:
-        sys.exit(f"{file} was trained on {base!r}, weights that no file holds: take another with --adapter")
-    model = load_gpt2(base)
-    adapter = load_adapter(model, file)
     for label, probability in classify(model, [args.text], tokenizer, adapter.labels, adapter.pad_to):
         print(f"{label} ({probability:.1%}), says {file}")
 

@@ -100,9 +100,9 @@ def load_adapter(model, file):
     with torch.no_grad():
         for name, tensor in tensors.items():
             module, _, parameter = name.rpartition(".")
-            module = _plain_head(model) if module == "out_head" else model.get_submodule(module)
+            module = plain_head(model) if module == "out_head" else model.get_submodule(module)
             getattr(module, parameter).copy_(tensor)
-    _plain_head(model).requires_grad_(bool(adapter.labels) and "out_head" not in adapter.layers)
+    plain_head(model).requires_grad_(bool(adapter.labels) and "out_head" not in adapter.layers)
     return adapter
 
 
@@ -144,6 +144,11 @@ def _check_tensors(model, adapter, tensors, file):
             raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
 
 
-def _plain_head(model):
+def plain_head(model):
     """The head's linear layer, whether or not a LoRA is around it."""
     return getattr(model.out_head, "linear", model.out_head)
+
+
+def is_tied(model):
+    """Whether the head is the token embedding, as in a language model: no head for classes took its place."""
+    return plain_head(model).weight is model.tok_emb.weight

@@ -63,8 +63,8 @@ def amplification(update, W, rank):
     Source: Hu et al. 2021, section 7.3, table 7, and appendix H.4
     """
     U, S, Vh = update
-    if W.shape != (len(U), Vh.shape[1]) or not 1 <= rank <= len(S) or not S[0] > 0:
-        raise ValueError(f"rank {rank} of an update of {(len(U), Vh.shape[1])} with {int((S > 0).sum())} of {len(S)} "
+    if W.shape != (len(U), Vh.shape[1]) or not 1 <= rank <= len(S) or not S[rank - 1] > 1e-12 * S[0]:
+        raise ValueError(f"rank {rank} of an update of {(len(U), Vh.shape[1])} with {int((S > 1e-12 * S.max()).sum())} of {len(S)} "
                          f"directions above 0, beside W {tuple(W.shape)}: is W transposed, or nothing trained?")
     W, U, V = in_float64(W), U[:, :rank], Vh[:rank].T
     dW, whole, there, own = S[:rank].norm(), W.norm(), (U.T @ W @ V).norm(), torch.linalg.svdvals(W)[:rank].norm()

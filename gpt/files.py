@@ -40,7 +40,7 @@ def written_whole_folder(path):
 
     A folder that is at `path` already is replaced if it holds nothing but files of the names that were written: an
     older version. No system swaps two folders in one step, so for an instant there is none at `path`, or, if the
-    process is killed just then, for good; but never one that is half old and half new.
+    process is killed just then, for good (the old one lies beside it then, in .NAME.*/old); but never one that is half old and half new.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
     """
@@ -56,10 +56,11 @@ def written_whole_folder(path):
                 os.fsync(file.fileno())
             os.chmod(new / name, 0o644)    # safetensors writes files for their owner alone
         if path.exists():
-            others = sorted(file.name for file in path.iterdir() if file.name not in names) if path.is_dir() else [path]
-            if others:
-                raise FileExistsError(f"{path} holds {', '.join(map(str, others[:5]))}, which would be lost: give the "
-                                      f"name of a folder that is new, empty, or an older one of this kind")
+            if not path.is_dir():
+                raise FileExistsError(f"{path} is a file: give the name of a folder")
+            if others := sorted(file.name for file in path.iterdir() if file.name not in names or not file.is_file()):
+                raise FileExistsError(f"{path} holds {', '.join(others[:5])}, which would be lost: give the name of a "
+                                      f"folder that is new, empty, or an older one of this kind")
             os.replace(path, old)
         try:
             os.replace(new, path)

@@ -10,6 +10,7 @@ import re
 import torch
 from safetensors.torch import save_file
 
+from gpt.adapters import is_tied, plain_head
 from gpt.files import written_whole_folder
 from gpt.layouts import NAMES
 from gpt.lora import lora_layers
@@ -25,10 +26,13 @@ def export_hf(model, folder, *, labels=()):
     to be read at its padding, would be read elsewhere there: it cannot be exported, and this cannot be seen here.
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
-    Raises: ValueError for labels that do not fit the head, and what `fold_bias` refuses; FileExistsError for a folder
+    Raises: ValueError for labels that do not fit the head or are no different texts, for numbers that are not finite,
+        and what `fold_bias` refuses; FileExistsError for a folder
         that holds anything else, see `gpt.files.written_whole_folder`
     """
     tensors, config = hf_tensors(model), hf_config(model, labels)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{folder} was not written: {broken[0]} holds numbers that are not finite")
     with written_whole_folder(folder) as temporary:
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -36,9 +40,10 @@ def export_hf(model, folder, *, labels=()):
 
 def hf_config(model, labels=()):
     """What config.json says, as a dict: the sizes, and the kind of model."""
-    config, K = model.config, 0 if _is_tied(model) else _plain_head(model).out_features
-    if labels and len(labels) != K:
-        raise ValueError(f"{len(labels)} labels for a head of {K or 'no'} classes: one name for each is needed")
+    config, K = model.config, 0 if is_tied(model) else plain_head(model).out_features
+    if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):
+        raise ValueError(f"{len(labels)} labels for a head of {K or 'no'} classes, {list(labels)}: each class needs a "
+                         f"name of its own")
     end = config.vocab_size - 1    # <|endoftext|>, which is GPT-2's last token: 50256
     found = {"architectures": ["GPT2ForSequenceClassification" if K else "GPT2LMHeadModel"], "model_type": "gpt2",
              "vocab_size": config.vocab_size, "n_positions": config.context_length, "n_embd": config.emb_dim,
@@ -93,16 +98,20 @@ def fold_bias(head_weight, head_bias, shift):
 
         shift' = shift + W^T (W W^T)^-1 b
 
-    is the smallest change of the shift that does this. A head for K classes that was trained from zero has rows that
-    add up to almost zero, and biases that do so too (softmax sends all classes together a gradient of 0): then W W^T
-    has almost no inverse. So it is done in float64, and what is below a millionth of W's size is taken for zero.
+    is the smallest change of the shift that does this. A head for 2 classes that was trained from zero has rows, and
+    biases, that add up to almost zero: softmax sends all classes together a gradient of 0. (AdamW scales the gradient
+    of each number by itself, so with more classes they need not.) Then W W^T has almost no inverse. So it is done in
+    float64, and what is below a millionth of W's size is taken for zero.
 
     Input: head_weight W (K, C), head_bias b (K,), shift (C,)
     Output: shift' (C,), a new tensor of shift's type
-    Raises: ValueError, with the largest error, where no shift gives these biases: rows of W depend on each other and
-        the biases do not in the same way
+    Raises: ValueError for numbers that are not finite; with the largest error, where no shift gives these biases, to
+        1e-5 of the largest and the rounding of the old shift: rows of W depend on each other and the biases do not in
+        the same way
     """
     W, b, old = (tensor.detach().double() for tensor in (head_weight, head_bias, shift))
+    if not (W.isfinite().all() and b.isfinite().all() and old.isfinite().all()):
+        raise ValueError("the head or the norm before it holds numbers that are not finite: did the training diverge?")
     new = (old + torch.linalg.pinv(W, rtol=1e-6) @ b).to(shift.dtype)
     missed = (W @ (new.double() - old) - b).abs().max().item()
     rounding = torch.finfo(shift.dtype).eps * (W.abs() @ old.abs()).max().item()    # which the old shift has as well
@@ -110,11 +119,3 @@ def fold_bias(head_weight, head_bias, shift):
         raise ValueError(f"no shift of the final norm can stand for this head's bias, one would be {missed:.2g} off: "
                          f"are rows of the head's weight zero, or multiples of each other?")
     return new
-
-
-def _plain_head(model):
-    return getattr(model.out_head, "linear", model.out_head)
-
-
-def _is_tied(model):
-    return _plain_head(model).weight is model.tok_emb.weight

@@ -45,8 +45,8 @@ class Change(NamedTuple):
 def ledger(model):
     """A Row for each parameter and each buffer of a model, in its order, tied ones once.
 
-    No tensor is held or copied. The checksums read every number: 0.5 GB for 124M, 0.1 s on one CPU core. A model on
-    the meta device has none, and costs nothing.
+    None is held. The checksums read every number: 0.5 GB for 124M, 0.1 s on one CPU core. A model on the meta device
+    has none, and costs nothing.
     """
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     names = {}
@@ -60,7 +60,7 @@ def ledger(model):
 def checksum(tensor):
     """CRC-32 of a tensor's bytes, row after row; None on the meta device, where there are no numbers.
 
-    Any change of one number changes it; of other changes one in 4,294,967,296 goes unnoticed.
+    Any change within 32 bits, so of one float32, changes it; of other changes one in 4,294,967,296 goes unnoticed.
     """
     if tensor.is_meta:
         return None

@@ -98,8 +98,10 @@ def class_weights(labels, n_classes):
 
     Input: labels (n,), class numbers of the training messages
     Output: (K,)
-    Raises: ValueError with the number of the first class that has no message
+    Raises: ValueError with the number of the first class that has no message; for a label outside 0..K-1
     """
+    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise ValueError(f"labels go from {labels.min()} to {labels.max()}, classes from 0 to {n_classes - 1}")
     counts = labels.bincount(minlength=n_classes)                                     # (K,)
     if (counts == 0).any():
         raise ValueError(f"class {counts.argmin()} has none of the {len(labels):,} messages to train on: no weight "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from gpt.adapters import is_tied
 from gpt.tape import FLOAT, LONG, Storage, Tape, trains
 
 
@@ -38,20 +39,23 @@ def predict_memory(model, B, T, *, chunk=1024):
         the last block going back: what was kept up to its end, and 9 B T C numbers: the gradients of the stream, of
             what GELU answered and of what it read
         the end: the gradients, and that of a tied embedding twice more: as the tokens', as the head's and as the sum
-    What a kernel takes for itself while it runs is left out, and so is what a process holds besides: Python and torch's
-    code, 370 MB here after a first step of a tiny model, and what malloc keeps of freed blocks, up to 130 MB more.
+    What a kernel takes for itself while it runs is left out, and so is what a process holds besides: Python, torch's
+    code, and freed blocks that the system's allocator keeps.
 
     Output: Memory, in bytes
-    Raises: ValueError for a model in another type than float32
+    Raises: ValueError for a model in another type than float32, for a batch without tokens or of longer rows than it
+        reads
     """
     if (dtype := model.tok_emb.weight.dtype) != torch.float32:
         raise ValueError(f"memory is predicted for float32, this model is in {dtype}")
+    if B < 1 or not 1 <= T <= model.config.context_length:
+        raise ValueError(f"{B} rows of {T} tokens are no batch for a model that reads {model.config.context_length}")
     parameters = list(model.parameters())
     trainable = [p.nbytes for p in parameters if p.requires_grad]
     weights, gradients = sum(p.nbytes for p in parameters), sum(trainable)
     optimizer = 2 * gradients + FLOAT * len(trainable)
     activations, going_back = _activations(model, B, T)
-    text, config = _is_tied(model), model.config
+    text, config = is_tied(model), model.config
     logits = FLOAT * min(chunk, B * T) * config.vocab_size if text else 0
     tied = model.tok_emb.weight.nbytes if text and trains(model.tok_emb) else 0
     stream = FLOAT * B * T * config.emb_dim
@@ -63,17 +67,13 @@ def predict_memory(model, B, T, *, chunk=1024):
     return Memory(weights, gradients, optimizer, activations, peak)
 
 
-def _is_tied(model):
-    return getattr(model.out_head, "weight", None) is model.tok_emb.weight
-
-
 def _activations(model, B, T):
     """Send a batch through the layers on a Tape.
 
     Output: the bytes kept, and those kept by the end of the last block that a gradient comes back through and that
         answers for all tokens, 0 if there is none (a classifier's last block answers for one token of each row)
     """
-    tape, text, config = Tape(), _is_tied(model), model.config
+    tape, text, config = Tape(), is_tied(model), model.config
     ids, at = Storage(LONG * B * (T + text)), None if text else Storage(LONG * B)    # text: one more, to predict
     for embedding, indices in ((model.tok_emb, ids), (model.pos_emb, Storage(LONG * T))):
         if trains(embedding):

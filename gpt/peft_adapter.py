@@ -11,6 +11,7 @@ Read along: chapters/07_lora_writer.py. Source: the files of peft 0.21.2.
 """
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from gpt.adapter_file import Adapter
 from gpt.adapters import fingerprint, remove_adapter, trained_besides
 from gpt.classify import swap_head
+from gpt.config import GPT2_SIZES
 from gpt.files import written_whole_folder
 from gpt.layouts import each_once
 from gpt.lora import LinearWithLoRA, lora_layers
@@ -30,23 +32,27 @@ from gpt.peft_layers import PREFIX, pack_model, sort_tensors, unpack_model
 from gpt.tensor_files import about, read_safetensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+OPENAI = {re.sub(r"-small|\s.*", "", name): sizes for name, sizes in GPT2_SIZES.items() if name != "mini"}    # "gpt2", ...
 
 
-def export_peft(model, folder, *, base="gpt2", labels=()):
+def export_peft(model, folder, *, base=None, labels=()):
     """Write the model's LoRA, and its head if swapped, as PEFT's folder; the model stays as it is, merged or not.
 
-    The answers are the same there. `import_peft` gives A, B, their scales, the head and the labels back bit for bit,
+    The answers are the same there, but of a classifier that was trained the blog's way, to be read at its padding, as
+    `gpt.hugging_face.export_hf` says. `import_peft` gives A, B, their scales, the head and the labels back bit for bit,
     but for two things. Where the query, key and value of a block have different scales, B takes up the ratio, and
     rounds unless it is a power of two. And PEFT has no LoRA on what it saves whole: of a head with a LoRA the sum is
     written. Hugging Face's classifier has to be told pad_token_id = 50256, and by id2label what the labels are called.
 
-    Input: base, where Hugging Face finds the base model; labels, the names of the classes (without any they are called
-        LABEL_0, LABEL_1, ..., as there)
+    Input: base, where Hugging Face finds the base model, a name or a folder of `export_hf`; None: for a model of the
+        size of one of OpenAI's that one, else nothing, and PEFT takes the model that it is given; labels, the names of
+        the classes (without any they are called LABEL_0, LABEL_1, ..., as there)
     Raises: ValueError, before anything is written, where something else trains, which the folder would lose; for a LoRA
         outside the blocks and the head, or none in the blocks; for dropouts that differ, labels that do not fit the
         head, numbers that are not finite, and what `gpt.hugging_face.fold_bias` refuses. FileExistsError: see
         `gpt.files.written_whole_folder`
     """
+    base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
     with about(f"{folder} was not written"):
         if lost := trained_besides(model):
             raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
@@ -58,7 +64,7 @@ def export_peft(model, folder, *, base="gpt2", labels=()):
             raise ValueError(f"{broken[0]} holds numbers that are not finite")
         dropouts = {layer.lora.dropout.p for name, layer in lora_layers(model) if name != "out_head"}
         config = settings_of(modules, model.config.n_layers, base, dropouts, tensors)
-        notes = asdict(Adapter(base, fingerprint(model), labels, None, layers)) | {"bias": bias}
+        notes = asdict(Adapter(base or "a base without a name", fingerprint(model), labels, None, layers)) | {"bias": bias}
     with written_whole_folder(folder) as temporary:
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},

@@ -83,6 +83,8 @@ class PeftConfig:
         if self._meant("exclude_modules", self.exclude_modules, name) or not (
                 every or self._meant("target_modules", targets, name)):
             return None
+        if name in (targets if isinstance(targets, list) else ()):    # named in full: PEFT asks for no number then
+            layers = None
         if layers not in (None, []) and block not in (layers if isinstance(layers, list) else [layers]):
             return None
         return self._first(self.rank_pattern, name, self.r), self._first(self.alpha_pattern, name, self.lora_alpha)
@@ -137,12 +139,12 @@ def is_pattern(value, right):
 def compiled(patterns):
     """The regular expressions of {key: text}. ValueError for one that is none, and if they are not sure to be quick.
 
-    Years are what a repetition in a repetition takes, (a+)+, so none may follow a group. What is left tries each place
-    in a name for each repetition, and both ways for each alternative, at the most: the product is kept small.
+    Years are what a repetition in a repetition takes, (a+)+, so none may follow a group, and (?x), which lets a
+    space stand between the two, is refused. What is left tries each place in a name for each repetition, and both ways for each alternative, at the most: the product is kept small.
     """
     ways = [30 ** len(re.findall(r"[*+{]", text)) * 2 ** len(re.findall(r"[|?]", text.replace("(?:", "(")))
             for text in patterns.values()]
-    if sum(ways) > 2_000_000 or any(re.search(r"\)[*+{]", text) for text in patterns.values()):
+    if sum(ways) > 2_000_000 or any(re.search(r"\)[*+{]|\(\?[a-zA-Z]*x", text) for text in patterns.values()):
         raise ValueError("its patterns could take very long to match: write the names of the layers in full")
     try:
         return {key: re.compile(text if key in TARGETS else rf"(.*\.)?({text})$") for key, text in patterns.items()}

@@ -7,6 +7,7 @@ Read along: chapters/07_lora_writer.py. Shape letters: gpt/__init__.py.
 
 import torch
 
+from gpt.adapters import is_tied
 from gpt.hugging_face import fold_bias
 from gpt.lora import LinearWithLoRA
 
@@ -18,7 +19,7 @@ def head_tensors(model, labels):
     Raises: ValueError for labels that do not fit, and what `fold_bias` refuses
     """
     head, norm = model.out_head, model.final_norm
-    if getattr(head, "weight", None) is model.tok_emb.weight:
+    if is_tied(model):
         if labels:
             raise ValueError(f"{len(labels)} labels, but the head is the language model's")
         return {}, [], []
@@ -55,8 +56,10 @@ def head_of(model, tensors, noted):
     weight = weight.double()
     merged, bias = norm_into_head(weight, scale, shift, norm)
     if noted is not None:
-        if noted.shape != bias.shape:
-            raise ValueError(f"the header has {tuple(noted.shape)} biases, the head wants {tuple(bias.shape)}")
+        if noted.shape != bias.shape or not noted.isfinite().all():
+            raise ValueError(f"the header has {tuple(noted.shape)} biases, finite or not, and the head wants "
+                             f"{tuple(bias.shape)} finite ones")
+        # what float32 leaves of a bias that was added to a shift; an edited header would be off by more
         rounding = 1e-4 * noted.abs().max() + 1e-5 * (weight.abs() @ shift.abs()).max()
         if not (noted - bias).abs().max() <= rounding:
             raise ValueError(f"the bias in the header, {noted.tolist()}, is not that in ln_f, {bias.tolist()}")

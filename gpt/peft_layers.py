@@ -121,7 +121,7 @@ def wanted_shapes(C, loras, saved, tensors):
         wanted |= {f"{PREFIX}{name}.lora_A.weight": (rank, size_in), f"{PREFIX}{name}.lora_B.weight": (size_out, rank)}
     if "score" in saved:
         score = tensors.get(f"{PREFIX}score.weight")
-        wanted[f"{PREFIX}score.weight"] = (1 if score is None else max(1, *score.shape[:1]), C)
+        wanted[f"{PREFIX}score.weight"] = (1 if score is None else max(1, 1, *score.shape[:1]), C)
     if "ln_f" in saved:
         wanted |= {f"{PREFIX}transformer.ln_f.{name}": (C,) for name in ("weight", "bias")}
     return wanted

@@ -57,7 +57,7 @@ class Part(NamedTuple):
 def pack(parts):
     """Our Parts, in the order of PARTS and None where a layer has no LoRA -> Packed, and the columns of each part.
 
-    PEFT knows one scale for all of c_attn: the largest. A part with another is multiplied by the ratio, which rounds,
+    PEFT knows one scale for all of c_attn: the largest in size. A part with another is multiplied by the ratio, which rounds,
     unless the ratio is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be
     (`exact_alpha`): rows and columns of zeros are added.
 
@@ -114,7 +114,7 @@ def unpack(packed, n_parts, columns=None):
     for B, its in zip(rows, columns, strict=True):
         its = list(its or ())
         if B[:, sorted(set(every) - set(its))].any():
-            raise ValueError(f"lora_B has numbers in other columns than {its[0] if its else 'none'} to {its[-1:]}")
+            raise ValueError(f"lora_B has numbers in other columns than {its or 'none'}")
         if its and tuple(its) not in made:
             made[tuple(its)] = packed.A[its].T.contiguous()                           # (in, r)
         parts.append(Part(made[tuple(its)], B[:, its].T.contiguous(), *same_scale(packed, len(its))) if its else None)

@@ -62,7 +62,7 @@ class AdapterSwitch:
 
     @property
     def bytes(self):
-        """What all adapters hold in memory besides the base: their A's and B's, and their heads."""
+        """What all adapters hold in memory besides the base, unmerged: their A's and B's, and their heads."""
         base = {id(p) for name, p in self.model.named_parameters() if ".lora." not in name and "out_head" not in name}
         own = {id(p): p.nbytes for layers in self._layers.values() for layer in layers.values()
                for p in layer.parameters() if id(p) not in base}
@@ -74,7 +74,8 @@ def adapter_bytes(model, adapter):
 
     A layer that shares an A has r * out. A LoRA on the head counts besides the head.
 
-    Input: adapter, an Adapter, such as `read_adapter(file)[0]`
+    Input: adapter, an Adapter, such as `read_adapter(file)[0]`, that fits this model: a layer that is not there is a
+        KeyError
     """
     K, C = len(adapter.labels), model.config.emb_dim
     sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)

@@ -64,9 +64,17 @@ def test_a_folder_that_holds_anything_else_stays_as_it_is(tmp_path):
 
 def test_a_file_of_that_name_stays(tmp_path):
     (tmp_path / "folder").write_text("a file", encoding="utf-8")
-    with pytest.raises(FileExistsError, match="would be lost"):
+    with pytest.raises(FileExistsError, match="is a file: give the name of a folder"):
         write(tmp_path / "folder", a="new")
     assert (tmp_path / "folder").read_text(encoding="utf-8") == "a file"
+
+
+def test_a_folder_of_a_file_s_name_is_not_lost(tmp_path):
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    (tmp_path / "folder" / "a" / "letters").write_text("kept", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="folder holds a, which would be lost"):
+        write(tmp_path / "folder", a="new")
+    assert (tmp_path / "folder" / "a" / "letters").read_text(encoding="utf-8") == "kept"
 
 
 def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):

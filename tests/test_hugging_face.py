@@ -109,7 +109,8 @@ def test_a_model_without_query_key_and_value_biases_gets_zeros(tmp_path):
     assert torch.equal(back.eval()(ids), model(ids))
 
 
-@pytest.mark.parametrize("K, labels", [(2, ["ham"]), (2, ["a", "b", "c"]), (None, ["ham", "spam"])])
+@pytest.mark.parametrize("K, labels", [(2, ["ham"]), (2, ["a", "b", "c"]), (None, ["ham", "spam"]), (2, ["a", "a"]),
+                                       (2, [0, 1])])
 def test_labels_that_do_not_fit_the_head_are_refused(small_model, tmp_path, K, labels):
     with pytest.raises(ValueError, match=f"{len(labels)} labels for a head of {K or 'no'} classes"):
         export_hf(trained(small_model, K), tmp_path / "out", labels=labels)
@@ -190,3 +191,17 @@ def test_a_bias_that_no_shift_can_stand_for_is_refused(W, b):
 def test_a_bias_that_is_not_finite_is_refused():
     with pytest.raises(ValueError):    # any comparison with nan is False
         fold_bias(normal(2, 16), torch.tensor([float("nan"), 0.0]), normal(16))
+
+
+@pytest.mark.parametrize("where", ["trf_blocks.1.ff.layers.0.weight", "out_head.weight", "out_head.bias"])
+def test_a_model_that_diverged_is_not_exported(small_model, tmp_path, where):
+    model = swap(small_model)
+    model.get_parameter(where).data.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        export_hf(model, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def swap(model):
+    swap_head(model, 2, zero=False)
+    return model

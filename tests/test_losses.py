@@ -265,3 +265,8 @@ def test_in_bfloat16_the_sum_over_candidates_stays_in_float32(trained_model, tok
             assert loss.dtype == torch.float32, "nats with three digits: were the logits not made float32?"
     with torch.no_grad():
         assert torch.allclose(loss, sampled(trained_model, token_ids, unigram, 200), rtol=0.01)
+
+
+def test_a_label_beyond_the_classes_has_no_weight():
+    with pytest.raises(ValueError, match="labels go from 0 to 2, classes from 0 to 1"):
+        class_weights(torch.tensor([0, 1, 2]), 2)

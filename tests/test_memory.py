@@ -175,3 +175,9 @@ def test_frozen_blocks_below_what_trains_keep_nothing():
 def test_another_type_of_number_is_refused():
     with pytest.raises(ValueError, match="float32, this model is in torch.bfloat16"):
         predict_memory(training_model("everything", False).bfloat16(), 2, 7)
+
+
+@pytest.mark.parametrize("B, T", [(0, 5), (2, 0), (2, 10_000)])
+def test_what_is_no_batch_has_no_prediction(small_model, B, T):
+    with pytest.raises(ValueError, match=f"{B} rows of {T} tokens are no batch"):
+        predict_memory(small_model, B, T)

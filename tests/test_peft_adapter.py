@@ -5,6 +5,7 @@ The golden files were made by the real libraries (tests/write_peft.py); tests/pe
 
 import copy
 import json
+import math
 import random
 import shutil
 import tempfile
@@ -18,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from test_adapters import same, state
 
 from gpt.classify import class_logits, swap_head
-from gpt.config import GPTConfig
+from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.lora import LinearWithLoRA, LoRALayer, lora_layers, merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
-from gpt.peft_adapter import export_peft, import_peft
+from gpt.peft_adapter import OPENAI, export_peft, import_peft
 from gpt.peft_config import PeftConfig
 from gpt.peft_layout import Part, exact_alpha, pack, unpack
 from gpt.tensor_files import read_safetensors
@@ -603,7 +604,8 @@ def test_a_header_that_is_not_its_tensors_is_refused(small_model, tmp_path, kind
 def test_no_pattern_keeps_the_reader_busy(tiny, folder):
     started = time.process_time()
     for pattern in ("(a+)+$", "(.*)*x", "(.|.)" * 30 + "x", ".?" * 40 + "x", ".*" * 12 + "x", "(?:.+.+)+x",
-                    "(a|a)+" * 9, "(.{1,9}){1,9}x", ".*.*.*.*x", "(" * 3000):
+                    "(a|a)+" * 9, "(.{1,9}){1,9}x", ".*.*.*.*x", "(" * 3000,
+                    "(?x)([a-z.0-9_]+) +Z", "(?x:(..+) +Z)", "(?ix)(..+) {2}Z"):
         for settings in ({"target_modules": pattern}, {"exclude_modules": pattern}, {"rank_pattern": {pattern: 3}},
                          {"alpha_pattern": {pattern: 3}}, {"alpha_pattern": {f"{pattern}{i}": 3 for i in range(200)}}):
             damage(folder, settings=settings)
@@ -669,3 +671,35 @@ def test_the_first_pattern_that_fits_gives_rank_and_alpha():
     found = [config.lora_of(f"transformer.h.{name}") for name in ("0.attn.c_attn", "1.attn.c_attn", "1.mlp.c_proj")]
     assert found == [(4, 5), (3, 0.5), (1, 0.5)]
     assert config.rule == "alpha/sqrt(r)" and LoRALayer(3, 3, 4, 5, scale=config.rule).scale == 2.5
+
+
+def test_a_bias_in_the_header_that_is_not_finite_is_refused(small_model, tmp_path):
+    export_peft(wearing(small_model, 2), tmp_path / "a")
+    damage(tmp_path / "a", notes=lambda notes: notes.update(
+        adapter=json.dumps(json.loads(notes["adapter"]) | {"bias": [math.inf, 0.0]})))
+    refused(small_model, tmp_path / "a")
+
+
+def test_a_score_without_axes_is_refused(small_model, tmp_path):
+    export_peft(wearing(small_model, 2), tmp_path / "a")
+    damage(tmp_path / "a", tensors=lambda tensors: tensors.update(
+        {"base_model.model.score.weight": torch.tensor(1.0)}))
+    refused(small_model, tmp_path / "a")
+
+
+def test_the_base_is_named_where_it_is_openais_and_nowhere_else(small_model, tmp_path):
+    export_peft(wearing(small_model), tmp_path / "a")
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["base_model_name_or_path"] is None, "PEFT would fetch a model of other sizes"
+    assert OPENAI.keys() == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
+    assert OPENAI["gpt2"] == GPT2_SIZES["gpt2-small (124M)"]
+    export_peft(wearing(small_model), tmp_path / "b", base="folder/base")
+    settings = json.loads((tmp_path / "b" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["base_model_name_or_path"] == "folder/base"
+
+
+def test_a_layer_that_is_named_in_full_needs_no_number():
+    """PEFT: layers_to_transform counts only for targets that are named by their last part."""
+    named = ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    config = PeftConfig(peft_type="LORA", r=2, lora_alpha=2, target_modules=named, layers_to_transform=[0])
+    assert all(config.lora_of(name) for name in named)

@@ -18,15 +18,16 @@ from gpt.weights import load_gpt2
 PAGES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("chapters", "data", "figures"))]
 
 
-def test_readmes_four_lines_classify_texts(tmp_path, monkeypatch, capsys):
+def test_readmes_lines_classify_texts_and_export_the_model(tmp_path, monkeypatch, capsys):
     """The code as it stands in README.md, with an adapter that has learnt nothing: it says 50 % to everything."""
     model = load_gpt2("mini").requires_grad_(False)
     swap_head(model, 2)
     replace_linear_with_lora(model.trf_blocks, 4, 4)
     save_adapter(model, tmp_path / "spam.safetensors", base="mini", labels=["ham", "spam"])
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    exec("\n".join(code), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"spam.safetensors", "base", "spam-lora", "spam-merged"}
     printed = capsys.readouterr().out
     assert printed.count("Prediction(label='ham', probability=0.5)") == 2, printed
 
@@ -123,3 +124,33 @@ def test_readmes_table_is_that_of_the_results_files():
         said = re.search(rf"^\| {row} \|.*$", text, re.MULTILINE)[0]
         wanted = [f"{100 * value:.2f} %" for value in [*values, sum(values) / 3]]
         assert re.findall(r"\d+\.\d\d %", said) == wanted, f"README says {said}"
+
+
+def results(name):
+    return json.loads((ROOT / "figures" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def row_of(name):
+    """The cells of README's last row that begins with this name."""
+    lines = re.findall(rf"^\| {re.escape(name)} \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return [cell.strip() for cell in lines[-1].strip("|").split("|")][1:]
+
+
+def test_readmes_table_of_lora_for_text_is_that_of_the_results_file():
+    run = results("07-mini-default-seed123")
+    before = run["full"]["before"]["test"]
+    assert row_of("before") == ["", f"{before['loss']:.3f}", f"{before['accuracy']:.1%}".replace("%", " %"), "", "", ""]
+    for name, way in (("all weights", run["full"]), ("LoRA", run["lora"])):
+        after = way["after"]["test"]
+        assert row_of(name) == [f"{way['trainable_parameters']:,}", f"{after['loss']:.3f}",
+                                f"{after['accuracy']:.1%}".replace("%", " %"), f"{1000 * way['seconds_per_step']:.0f} ms",
+                                f"{way['predicted_memory_bytes']['peak'] / 1e6:.0f} MB",
+                                f"{way['peak_memory_bytes'] / 1e6:.0f} MB"]
+
+
+def test_readmes_table_of_three_classes_is_that_of_the_results_files():
+    runs = [results(f"09-mini-default-seed{seed}")["results"] for seed in (123, 1, 2)]
+    for name in ("GPT-2 mini, LoRA", "GPT-2 mini, LoRA, weights divided out", "naive Bayes", "naive Bayes, classes even",
+                 "majority"):
+        means = [sum(run[name][key] for run in runs) / 3 for key in ("accuracy", "recall")]
+        assert row_of(name) == [f"{100 * mean:.2f} %" for mean in means], name
