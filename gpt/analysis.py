@@ -64,7 +64,8 @@ def amplification(update, W, rank):
     """
     U, S, Vh = update
     if W.shape != (len(U), Vh.shape[1]) or not 1 <= rank <= len(S) or not S[rank - 1] > 1e-12 * S[0]:
-        raise ValueError(f"rank {rank} of an update of {(len(U), Vh.shape[1])} with {int((S > 1e-12 * S.max()).sum())} of {len(S)} "
+        above = int((S > 1e-12 * S.max()).sum())    # what rounding leaves is no direction
+        raise ValueError(f"rank {rank} of an update of {(len(U), Vh.shape[1])} with {above} of {len(S)} "
                          f"directions above 0, beside W {tuple(W.shape)}: is W transposed, or nothing trained?")
     W, U, V = in_float64(W), U[:, :rank], Vh[:rank].T
     dW, whole, there, own = S[:rank].norm(), W.norm(), (U.T @ W @ V).norm(), torch.linalg.svdvals(W)[:rank].norm()

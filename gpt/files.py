@@ -40,7 +40,8 @@ def written_whole_folder(path):
 
     A folder that is at `path` already is replaced if it holds nothing but files of the names that were written: an
     older version. No system swaps two folders in one step, so for an instant there is none at `path`, or, if the
-    process is killed just then, for good (the old one lies beside it then, in .NAME.*/old); but never one that is half old and half new.
+    process is killed just then, for good (the old one then lies beside it, in .NAME.*/old); but never one that is half
+    old and half new.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
     """

@@ -1,6 +1,6 @@
 """How good a classifier is: accuracy with its uncertainty, and what each class gets right and wrong.
 
-Read along: chapters/05_spam_classifier.py. Source: Wilson 1927; Fawcett 2006, An introduction to ROC analysis.
+Read along: chapters/05_spam_classifier.py. Source: Wilson 1927; McNemar 1947; Fawcett 2006 (ROC).
 Arguments are lists, arrays or tensors with an entry for each of n messages; classes are numbers 0..K-1. A share
 that would be 0/0 is None: the precision of a class that was never predicted is unknown, and 0 would look measured.
 """
@@ -28,6 +28,27 @@ def wilson_interval(correct, total, z=1.96):
     p, n = correct / total, total
     middle, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, (middle - reach) / (1 + z**2 / n)), min(1.0, (middle + reach) / (1 + z**2 / n))
+
+
+def mcnemar(only_first, only_second):
+    """How probable so uneven a result, or a more uneven one, is of two classifiers that are equally good: p, 0..1.
+
+    Both answer the same messages. Where both are right, or both wrong, nothing tells them apart; each of the other n
+    falls to either like a coin; m is the smaller of the two numbers:
+
+        p = min(1, 2 sum over i = 0..m of C(n, i) / 2^n),    n = only_first + only_second
+
+    It can be small where two intervals overlap: they do not know that the messages are the same.
+
+    Input: only_first, on how many messages the first alone is right; only_second, the second alone
+    Output: 0..1; 1 where n is 0
+    Raises: ValueError with both numbers where one is negative
+    Source: McNemar 1947, who has the normal approximation; this is the exact binomial
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"{only_first} and {only_second} messages: a count is not negative")
+    n = only_first + only_second
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1)) / 2**n)
 
 
 def confusion_matrix(labels, predictions, n_classes):
@@ -90,9 +111,9 @@ def classification_report(labels, probabilities, names=None):
     """All measures at once, ready for json.dump.
 
     Input: labels (n,); probabilities (n, K), the most probable class is the prediction; names, K strings
-    Output: a dict: n, accuracy, interval [low, high], confusion (K rows of K), classes (name -> messages,
-    precision, recall, f1, roc_auc against the rest), roc_auc (of class 1 if K = 2, else the mean over the classes whose
-    own is known, None if none is)
+    Output: a dict: n, accuracy, interval [low, high], confusion (K rows of K), classes (name -> messages, precision,
+    recall, f1, roc_auc against the rest), mean_recall (over the classes that occur), roc_auc (of class 1 if K = 2, else
+    the mean over the classes whose own is known, None if none is)
     Raises: ValueError for sizes that do not fit together, no messages, and a probability that is NaN
     """
     labels = torch.as_tensor(labels, device="cpu")                                    # (n,)
@@ -105,9 +126,10 @@ def classification_report(labels, probabilities, names=None):
     correct, n = int(confusion.trace()), len(labels)
     aucs = [roc_auc((labels == k).long(), probabilities[:, k]) for k in range(n_classes)]
     known = [auc for auc in aucs if auc is not None]
+    classes = {name: class_scores(confusion, k) | {"roc_auc": aucs[k]} for k, name in enumerate(names)}
+    recalls = [scores["recall"] for scores in classes.values() if scores["recall"] is not None]
     return {"n": n, "accuracy": correct / n, "interval": list(wilson_interval(correct, n)),
-            "confusion": confusion.tolist(),
-            "classes": {name: class_scores(confusion, k) | {"roc_auc": aucs[k]} for k, name in enumerate(names)},
+            "confusion": confusion.tolist(), "classes": classes, "mean_recall": share(sum(recalls), len(recalls)),
             "roc_auc": aucs[1] if n_classes == 2 else share(sum(known), len(known))}
 
 

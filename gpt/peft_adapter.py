@@ -32,7 +32,7 @@ from gpt.peft_layers import PREFIX, pack_model, sort_tensors, unpack_model
 from gpt.tensor_files import about, read_safetensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-OPENAI = {re.sub(r"-small|\s.*", "", name): sizes for name, sizes in GPT2_SIZES.items() if name != "mini"}    # "gpt2", ...
+OPENAI = {re.sub(r"-small|\s.*", "", name): sizes for name, sizes in GPT2_SIZES.items() if name != "mini"}    # gpt2, ...
 
 
 def export_peft(model, folder, *, base=None, labels=()):
@@ -64,7 +64,7 @@ def export_peft(model, folder, *, base=None, labels=()):
             raise ValueError(f"{broken[0]} holds numbers that are not finite")
         dropouts = {layer.lora.dropout.p for name, layer in lora_layers(model) if name != "out_head"}
         config = settings_of(modules, model.config.n_layers, base, dropouts, tensors)
-        notes = asdict(Adapter(base or "a base without a name", fingerprint(model), labels, None, layers)) | {"bias": bias}
+        notes = asdict(Adapter(base or "a base without name", fingerprint(model), labels, None, layers)) | {"bias": bias}
     with written_whole_folder(folder) as temporary:
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},

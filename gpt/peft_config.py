@@ -139,8 +139,9 @@ def is_pattern(value, right):
 def compiled(patterns):
     """The regular expressions of {key: text}. ValueError for one that is none, and if they are not sure to be quick.
 
-    Years are what a repetition in a repetition takes, (a+)+, so none may follow a group, and (?x), which lets a
-    space stand between the two, is refused. What is left tries each place in a name for each repetition, and both ways for each alternative, at the most: the product is kept small.
+    Years are what a repetition in a repetition takes, (a+)+, so none may follow a group, and (?x), which lets a space
+    stand between the two, is refused. What is left tries each place in a name for each repetition, and both ways for
+    each alternative, at the most: the product is kept small.
     """
     ways = [30 ** len(re.findall(r"[*+{]", text)) * 2 ** len(re.findall(r"[|?]", text.replace("(?:", "(")))
             for text in patterns.values()]

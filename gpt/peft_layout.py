@@ -57,8 +57,8 @@ class Part(NamedTuple):
 def pack(parts):
     """Our Parts, in the order of PARTS and None where a layer has no LoRA -> Packed, and the columns of each part.
 
-    PEFT knows one scale for all of c_attn: the largest in size. A part with another is multiplied by the ratio, which rounds,
-    unless the ratio is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be
+    PEFT knows one scale for all of c_attn: the largest in size. A part with another is multiplied by the ratio, which
+    rounds, unless it is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be
     (`exact_alpha`): rows and columns of zeros are added.
 
     Output: Packed, with the rule alpha/r; columns, a range for each part, None where there is none

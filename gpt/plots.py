@@ -32,14 +32,14 @@ def plot_values(epochs_seen, examples_seen, train_values, val_values, label="los
 
 
 @plt.rc_context(STYLE)
-def plot_accuracies(rows, title, measure="test accuracy"):
-    """Accuracies as points with their 95 % intervals, one row each, the best at the top.
+def plot_accuracies(rows, title, measure="test accuracy", by_value=True):
+    """Accuracies as points with their 95 % intervals, one row each, the best at the top, or in the order given.
 
     Input: rows, tuples (name, accuracy, low, high), each 0..1; the name of our own model begins with "GPT-2"; measure,
-        what they are the values of, if no accuracy
+        what they are the values of, if no accuracy; by_value=False keeps rows that belong together under each other
     Output: a matplotlib Figure
     """
-    rows = sorted(rows, key=lambda row: row[1])
+    rows = sorted(rows, key=lambda row: row[1]) if by_value else rows[::-1]    # drawn from the bottom
     fig, axes = plt.subplots(figsize=(7, 1.4 + 0.55 * len(rows)))
     for y, (name, accuracy, low, high) in enumerate(rows):
         colour = BLUE if name.startswith("GPT-2") else GREY

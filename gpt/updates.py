@@ -46,7 +46,7 @@ def lora_updates(model):
 
 
 def weight_updates(tuned, base):
-    """The update of every linear layer of one shape in both: {name: (U, S, Vh)} of dW = tuned - base; untrained, S is 0.
+    """The update of every linear layer: {name: (U, S, Vh)} of dW = tuned - base; of one that did not train S is 0.
 
     Input: tuned, base: a module after and before training. A layer of another shape in `base`, a new head, is left out
     Raises: ValueError that names the layer, for one that `base` does not have

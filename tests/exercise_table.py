@@ -433,8 +433,8 @@ CHAPTERS_5_AND_6 = (
             "Merged or not, the head must be as it was before: _plain_tensors gives it under the names that it has "
             "without LoRA. (A head that is tied has no tensor of its own there.)",
             "Is a layer's A the very tensor of an earlier layer? Remember who had it first, by id().",
-            "What trains and is neither of a LoRA nor of the head is lost. Only after this check and _check_tensors "
-            "may a file appear.",
+            "What trains and is neither of a LoRA nor of the head is lost: trained_besides has its names. Only after "
+            "this check and _check_tensors may a file appear.",
         )),
     Exercise(
         "6.8", "gpt/adapters.py", "load_adapter",
@@ -446,9 +446,205 @@ CHAPTERS_5_AND_6 = (
             "LinearWithLoRA under the layer's old name, with rank, alpha and scale of the file.",
             "Tie the shared A's before numbers are copied: assign the Parameter. copy_ under no_grad writes into a "
             "parameter without replacing it. The head's own tensors are called out_head.weight and out_head.bias in "
-            "the file, even where a LoRA is around it: _plain_head.",
+            "the file, even where a LoRA is around it: plain_head.",
             "At the end the head trains only if it is one of classes and has no LoRA.",
         )),
 )
 
-EXERCISES = {row.id: row for row in CHAPTERS_1_TO_4 + CHAPTERS_5_AND_6}
+CHAPTERS_7_TO_9 = (
+    Exercise(
+        "7.1", "gpt/writer.py", "hidden_and_targets",
+        "Find, in a padded batch of texts, the real tokens to predict and what the model knows before each.",
+        2, "medium", (
+            "Read all tokens but the last of each row, predict all but the first: model.hidden gives (B, T, C), the "
+            "targets are (B, T).",
+            "Of a row of 4 real tokens 3 are to be predicted, at positions 0, 1 and 2. Compare the positions as a "
+            "row, (T,), with the lengths as a column, (B, 1): a table of booleans, (B, T).",
+            "A table of booleans as an index picks, row after row, what is True there: (B, T, C) becomes (N, C).",
+        )),
+    Exercise(
+        "7.2", "gpt/ledger.py", "ledger_changes",
+        "Compare two ledgers of one model: what appeared, what disappeared, and what is different in the rest.",
+        2, "medium", (
+            "Make a dict from name to row of each ledger. The names must be the same on both sides where the tensor "
+            "is: a layer inside a LoRA has one word more in its name.",
+            "First what is in the old dict alone. Then go through the new one: what the old one lacks has appeared, "
+            "and of the others _differences gives a list of words.",
+            "No word, no Change; several words are joined by a comma and a space.",
+        )),
+    Exercise(
+        "7.3", "gpt/writer.py", "parameter_groups",
+        "Sort what trains into two groups for AdamW: what is decayed and what is not.",
+        1, "easy", (
+            "named_parameters gives names and parameters, tied ones once. What does not train belongs to no group.",
+            "Biases, scales and shifts have one axis; all matrices have two. A and B are known by their names.",
+            "A group is a dict with the keys params and weight_decay; an empty list of params is a group, too.",
+        )),
+    Exercise(
+        "7.4", "gpt/train.py", "warmup_then_linear",
+        "Return a schedule that rises to 1 in equal steps and falls to 0 in a straight line.",
+        1, "easy", (
+            "The answer is a function inside a function: the inner one takes `step` and still sees warmup and total.",
+            "There are two cases, and the docstring has a line for each. How much of the fall is over never exceeds "
+            "1: below 0 the optimizer would go uphill.",
+        )),
+    Exercise(
+        "7.5", "gpt/less_memory.py", "step_in_parts",
+        "Take one optimizer step on a batch that is computed part by part, as if it had been computed at once.",
+        4, "hard", (
+            "A batch is one tensor or a tuple of them: make it a tuple of tensors, cut each by rows with chunk, and "
+            "zip puts together what belongs to one part. What loss_fn gets has the form that the batch had.",
+            "backward adds to what is in .grad. So clear it once, before the first part, and step once, after the "
+            "last.",
+            "All sizes have to be known before the first backward: a part's loss times its share of the sum is what "
+            "it contributes, to the loss that is returned as well as to the gradient.",
+            "Look at the loss of each part before its backward pass. Clipping shortens the whole batch's gradient.",
+        )),
+    Exercise(
+        "7.6", "gpt/tape.py", "Tape.linear",
+        "Count what a linear layer, with or without a LoRA, keeps for the backward pass.",
+        2, "medium", (
+            "Of y = x W^T the gradient of W is made of x, that of x is made of W alone, and W is there anyway.",
+            "LinearWithLoRA has the layers `linear` and `lora`; a plain layer has neither, and getattr takes a value "
+            "for that case. How many tokens there are can be told from x.bytes and in_features; so it is with the "
+            "bytes of any other tensor of as many tokens.",
+            "self.keep counts a storage once, however often it is kept: keep the same object where the numbers are "
+            "the same. self.dropout gives x back, or another storage.",
+        )),
+    Exercise(
+        "7.7", "gpt/hugging_face.py", "fold_bias",
+        "Move a head's bias into the shift of the norm before it, and refuse where that cannot be.",
+        3, "hard", (
+            "W^T (W W^T)^-1 is what linear algebra calls the pseudoinverse of W, and torch has it. It takes a "
+            "relative size below which a singular value counts as zero.",
+            "Compute in float64 and return the type of shift. Is W times the change really b? Measure what is "
+            "missing after the rounding to that type, not before.",
+            "How much may be missing: a little of the largest bias, and what rounding takes from W shift anyway. A "
+            "comparison with nan is False: ask whether the error is small, not whether it is large.",
+        )),
+    Exercise(
+        "7.8", "gpt/peft_layout.py", "pack",
+        "Put the LoRAs of query, key and value into the one update that PEFT has for all three.",
+        4, "hard", (
+            "Make a list of the A's that differ: torch.equal tells. Each has a range of columns of lora_B, which "
+            "begins where the ranks of those before it end; a part that shares an A has that A's range.",
+            "One scale holds for all: that of the part where its size is largest. exact_alpha gives alpha and R for "
+            "it. Parts of another scale have B times the ratio of the two.",
+            "Start with zeros of the full size. A's rows are the A's transposed; each part writes its own rows of B, "
+            "in its own columns, and what nobody writes stays zero.",
+        )),
+
+    Exercise(
+        "8.1", "gpt/trials.py", "remembered",
+        "Run an experiment once for each set of settings and keep its result in a file.",
+        2, "medium", (
+            "Two dicts with the same settings in another order are the same settings. json.dumps has an argument for "
+            "that; hashlib makes a name of the text.",
+            "If the file is there, its result is the answer, whatever it is. If not: run, then write settings and "
+            "result, whole or not at all: written_whole is a context that gives a temporary path.",
+        )),
+    Exercise(
+        "8.2", "gpt/trials.py", "mean_interval",
+        "Compute the mean of a few measurements and its 95 % interval.",
+        1, "easy", (
+            "s is the root of a sum over n - 1; the mean of n numbers is less uncertain than one by the root of n.",
+            "STUDENT_T begins with one degree of freedom, and n values have n - 1 of them: which place is that, "
+            "counted from 0?",
+        )),
+    Exercise(
+        "8.3", "gpt/trials.py", "beside",
+        "Compare two settings seed by seed, and print the mean with one sign.",
+        1, "easy", (
+            "mean_interval twice: of the values, for what is printed, and of the differences, for the sign.",
+            "An interval leaves out 0 if it lies on one side of it as a whole. Two equal lists have differences of "
+            "0: which sign do they get?",
+        )),
+    Exercise(
+        "8.4", "gpt/analysis.py", "subspace_similarity",
+        "Measure how much the strongest directions of two matrices share, for every number of them.",
+        3, "hard", (
+            "The left-singular vectors of a matrix are the first thing that torch.linalg.svd returns, the strongest "
+            "first. With full_matrices=False there are as many as the matrix has columns.",
+            "U^T V holds every direction of one beside every direction of the other, (r1, r2). The squared norm of "
+            "its first i rows and j columns is a sum of squares: two cumulative sums give it for all i and j at "
+            "once.",
+            "Divide by the smaller of i and j: a column (r1, 1) and a row (r2,) broadcast. Rounding may leave a "
+            "little more than 1.",
+        )),
+    Exercise(
+        "8.5", "gpt/analysis.py", "random_similarity",
+        "Predict the similarity of two random matrices, for every number of directions.",
+        1, "easy", (
+            "The docstring derives the formula; i counts from 1 to first_rank, j from 1 to second_rank.",
+            "i as a column and j as a row broadcast. Whole numbers have to become floating point before the division "
+            "is exact enough.",
+        )),
+    Exercise(
+        "8.6", "gpt/updates.py", "svd_of_update",
+        "Compute the singular values and directions of a LoRA's update without forming it.",
+        3, "hard", (
+            "torch.linalg.qr cuts a tall matrix into orthonormal columns and a small square one. Do that to A and to "
+            "B^T, both through in_float64.",
+            "dW = Qb (scale Rb Ra^T) Qa^T. The SVD of the small middle matrix, U S Vh, makes that Qb U S Vh Qa^T: "
+            "which of these products are orthonormal?",
+            "Look at the shapes first: an error that says what they are, and what they should be, before anything is "
+            "computed.",
+        )),
+    Exercise(
+        "8.7", "gpt/analysis.py", "effective_rank",
+        "Count the directions of an update so that weak ones count for less.",
+        1, "easy", (
+            "Shares first: each value over the sum of all. Then e to the entropy of the shares, in nats.",
+            "0 ln 0 is 0 here and nan in floating point: torch.special has the entropy's term with that case in it.",
+            "Refuse what has no shares: a value below 0, or no value above it.",
+        )),
+    Exercise(
+        "8.8", "gpt/updates.py", "with_updates_cut",
+        "Copy a fine-tuned model and take from each weight what lies beyond a rank.",
+        2, "medium", (
+            "Cut the copy, not what you were given: copy.deepcopy.",
+            "The terms from `rank` on are U's columns, S's values and Vh's rows from there on; their product has the "
+            "shape of the weight. Where nothing is left to subtract, nothing changes, not even by rounding.",
+            "The updates' keys are names of layers: get_submodule. A LoRA layer has its weight one level deeper.",
+        )),
+
+    Exercise(
+        "9.1", "gpt/tables.py", "number_classes",
+        "Turn the labels of a table into class numbers, and refuse what cannot become a classifier.",
+        3, "medium", (
+            "value_counts gives the labels and how many rows each has; sort the labels, not the rows. Whole numbers "
+            "are sorted by what they are worth, and stay strings.",
+            "For labels that are almost equal: casefold and strip make one form of both, and a dict remembers who "
+            "had that form first.",
+            "How many different texts has each label? Texts are different if they are so after `normalised`; groupby "
+            "and nunique count them. assign makes a new table.",
+        )),
+    Exercise(
+        "9.2", "gpt/losses.py", "class_weights",
+        "Compute the weights that let each class count as much as any other.",
+        1, "easy", (
+            "bincount counts how often each number occurs. A class that does not occur has to be counted, too: with "
+            "0.",
+            "Say which class it is before you divide by 0. Then the formula does it for all classes at once.",
+        )),
+    Exercise(
+        "9.3", "gpt/losses.py", "class_loss",
+        "Compute the mean surprise of a batch, each message as often as its class weighs.",
+        1, "easy", (
+            "Without weights it is F.cross_entropy as it is.",
+            "F.cross_entropy takes weights of classes, too; what it does with them at the end is told by "
+            "`reduction`. Which of its three values leaves the mean to you?",
+        )),
+    Exercise(
+        "9.4", "gpt/predict_file.py", "batches_of_tokens",
+        "Cut rows into batches that hold no more than TOKENS tokens, padding and all.",
+        2, "medium", (
+            "Sort the rows by length: then the row that comes is the longest of its batch so far, and all of the "
+            "batch would be padded to it.",
+            "Before a row joins, count what the batch would be with it. Too much: yield the batch and begin a new "
+            "one. But never yield an empty batch: a row that is too long by itself gets one of its own.",
+            "What is left at the end is a batch, too.",
+        )),
+)
+
+EXERCISES = {row.id: row for row in CHAPTERS_1_TO_4 + CHAPTERS_5_AND_6 + CHAPTERS_7_TO_9}

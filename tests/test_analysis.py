@@ -156,7 +156,8 @@ def test_in_random_directions_the_weight_is_as_strong_as_predicted():
 @pytest.mark.parametrize("W, rank, B, reason", [
     (random(30, 20), 4, random(4, 20), "transposed"), (random(20, 30), 5, random(4, 20), "rank 5 .*of 4"),
     (random(20, 30), 0, random(4, 20), "rank 0"),
-    (random(20, 30), 4, torch.ones(4, 20), "with 1 of 4"), (random(20, 30), 4, torch.zeros(4, 20), "0 of 4.*nothing trained"),
+    (random(20, 30), 4, torch.ones(4, 20), "with 1 of 4"),
+    (random(20, 30), 4, torch.zeros(4, 20), "0 of 4.*nothing trained"),
 ])
 def test_an_amplification_of_what_is_not_there_is_an_error(W, rank, B, reason):
     with pytest.raises(ValueError, match=reason):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.metrics import classification_report, confusion_matrix, format_report, roc_auc, wilson_interval
+from gpt.metrics import classification_report, confusion_matrix, format_report, mcnemar, roc_auc, wilson_interval
 
 # Ten messages. Class 1: 4 of them, predicted 5 times, 3 times rightly.
 LABELS = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
@@ -55,6 +55,25 @@ def test_the_interval_stays_within_0_and_1_holds_the_share_and_is_a_mirror_image
 def test_an_interval_of_nothing_is_an_error(correct, total):
     with pytest.raises(ValueError, match=f"{correct} correct out of {total}"):
         wilson_interval(correct, total)
+
+
+@pytest.mark.parametrize("only_first, only_second", [(0, 3), (1, 4), (2, 2), (5, 5), (0, 0), (7, 2)])
+def test_p_is_the_share_of_all_throws_of_coins_that_are_as_uneven(only_first, only_second):
+    n, reach = only_first + only_second, abs(only_first - only_second)
+    throws = [abs(n - 2 * sum(throw)) >= reach for throw in itertools.product((0, 1), repeat=n)]
+    assert mcnemar(only_first, only_second) == pytest.approx(sum(throws) / len(throws), abs=1e-12), (
+        "one side only, the result itself left out, or an even one counted twice?")
+
+
+def test_p_does_not_ask_who_is_first_and_bears_many_messages():
+    assert mcnemar(24, 42) == mcnemar(42, 24) == pytest.approx(0.0356, abs=5e-5)
+    assert mcnemar(2000, 2000) == 1 and 0 < mcnemar(900, 1100) < 1e-4, "2^n is no float for long"
+
+
+@pytest.mark.parametrize("counts", [(-1, 2), (2, -1)])
+def test_fewer_than_no_messages_are_an_error(counts):
+    with pytest.raises(ValueError, match=f"{counts[0]} and {counts[1]} messages"):
+        mcnemar(*counts)
 
 
 def test_rows_of_the_confusion_matrix_are_true_and_columns_predicted():
@@ -104,6 +123,7 @@ def test_the_report_agrees_with_a_calculation_by_hand():
     ham, spam = report["classes"]["ham"], report["classes"]["spam"]
     assert ham == {"messages": 6, "precision": 4 / 5, "recall": 4 / 6, "f1": 8 / 11, "roc_auc": 20 / 24}
     assert spam == {"messages": 4, "precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "roc_auc": 20 / 24}
+    assert report["mean_recall"] == (4 / 6 + 3 / 4) / 2, "weighted by how many there are it is the accuracy"
     assert report["roc_auc"] == 20 / 24, "of 24 pairs 19 are in order and 2 are ties"
     almost_one = torch.tensor([[1.0, 1e-9], [1.0, 1e-8]])    # what float32 makes of 1 - 1e-9
     assert classification_report([0, 1], almost_one)["roc_auc"] == 1.0, "of class 0, where rounding makes a tie?"
@@ -129,6 +149,9 @@ def test_what_cannot_be_known_is_none_and_not_zero():
     scores = [[report["classes"][k][key] for key in ("precision", "recall", "f1", "roc_auc")] for k in "012"]
     assert scores == [[1.0, 0.5, 2 / 3, None], [0.0, None, 0.0, None], [None, None, None, None]]
     assert report["roc_auc"] is None
+    assert report["mean_recall"] == 0.5, "a class that does not occur has no recall, and 0 would be a claim"
+    found_none = classification_report([0, 1], [[0.9, 0.1], [0.8, 0.2]])
+    assert found_none["mean_recall"] == 0.5, "a class that occurs and is never found counts, with 0"
 
 
 def test_the_report_says_which_sizes_do_not_fit():

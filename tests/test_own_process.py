@@ -126,6 +126,11 @@ def test_what_is_given_back_is_not_counted_twice():
     assert many - one < 10e6, "the allocator keeps freed blocks"
 
 
+def test_the_child_is_told_to_give_freed_memory_back():
+    for name, value in own_process.GIVE_BACK.items():
+        assert in_own_process(os.getenv, key=name).result == value, f"{name}: only a new process can take it up"
+
+
 def test_a_system_that_does_not_say_gives_none(monkeypatch):
     monkeypatch.setattr(own_process.platform, "system", lambda: "Windows")
     monkeypatch.setattr(own_process.Path, "exists", lambda path: False)

@@ -6,9 +6,23 @@ import pytest
 from gpt.config import GPT2_SIZES
 from gpt.inside_plots import plot_inside, plot_rank_accuracy
 from gpt.lora_plots import plot_cost, plot_learning
-from gpt.plots import plot_padding, plot_text_losses, plot_token_times
+from gpt.plots import plot_accuracies, plot_padding, plot_text_losses, plot_token_times
 
 matplotlib.use("Agg")
+
+
+def test_the_best_stands_at_the_top_or_what_was_given_first():
+    rows = [("GPT-2: rare", 0.5, 0.25, 0.75), ("counting: rare", 0.125, 0.0, 0.5), ("GPT-2: frequent", 0.75, 0.5, 1.0)]
+    for by_value, order in ((True, [1, 0, 2]), (False, [2, 1, 0])):
+        axes, = plot_accuracies(rows, "how much is found", "recall", by_value).axes
+        names = [tick.get_text() for tick in axes.get_yticklabels()]
+        assert names == [rows[i][0] for i in order], "from the bottom to the top"
+        for y, i in enumerate(order):
+            interval, point = axes.lines[2 * y:2 * y + 2]
+            drawn = [list(line.get_data()[0]) for line in (point, interval)]
+            assert drawn == [[100 * rows[i][1]], [100 * rows[i][2], 100 * rows[i][3]]], "another row's value"
+            assert set(interval.get_ydata()) == set(point.get_ydata()) == {y}
+        assert axes.get_xlabel().startswith("recall, %")
 
 
 def test_padding_is_drawn_from_the_end_of_a_message_to_the_width_of_its_batch():
@@ -58,7 +72,14 @@ def test_accuracy_over_rank_stands_between_the_levels_to_reach_with_its_interval
     assert drawn["all"][1] == [100, 100] and drawn["before"][1] == [25, 25]
     bars, = (part for part in axes.collections if hasattr(part, "get_segments"))
     assert [bar.tolist() for bar in bars.get_segments()] == [[[1, 50], [1, 100]], [[64, 25], [64, 75]]]
+    assert axes.get_title(loc="left") == "LoRA 50.0 to 75.0 %; all 100.0 %, before 25.0 %"
     assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "64"]
+
+
+def test_an_interval_of_an_accuracy_is_drawn_no_further_than_0_and_100_per_cent():
+    axes, = plot_rank_accuracy([1], [(0.75, -0.25, 1.75)], {}).axes
+    bar, = axes.collections[0].get_segments()
+    assert bar.tolist() == [[1, 0], [1, 100]], "no accuracy is below 0 or above 100 %"
 
 
 def test_what_is_inside_is_drawn_from_one_direction_on_and_each_cut_at_its_rank():
@@ -67,7 +88,9 @@ def test_what_is_inside_is_drawn_from_one_direction_on_and_each_cut_at_its_rank(
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in left.lines}
     assert drawn == {name: ([1, 2], phi) for name, phi in curves.items()}, "phi(i, i) begins with i = 1"
     assert len({(line.get_color(), line.get_linestyle()) for line in left.lines}) == 3, "two curves look alike"
-    assert list(right.lines[0].get_ydata()) == [0.5, 0.2, 0.1]
+    assert [list(data) for data in right.lines[0].get_data()] == [[0, 16, 128], [0.5, 0.2, 0.1]]
+    assert right.get_xscale() == "symlog", "of ranks that double 0 to 16 must stay apart, and 0 has no logarithm"
+    assert right.get_ylim()[1] > 0.5, "the highest point is cut in half"
     assert right.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["0", "16", "128"], "each cut needs its own rank"
 
@@ -82,6 +105,9 @@ def test_time_and_memory_of_training_are_bars_with_the_prediction_across():
     assert times.get_ylim()[0] == memory.get_ylim()[0] == 0, "a cut axis makes a small difference look large"
     assert times.get_ylabel().endswith(", s") and memory.get_ylabel().endswith(", MB")
     assert [text.get_text() for text in memory.texts] == ["300 MB", "200 MB"]
+    assert fig.get_suptitle() == "m: LoRA takes 30 % less time and 33 % less memory"
+    slower = plot_cost(dict(zip(ways, (20.0, 21.0))), dict.fromkeys(ways), dict.fromkeys(ways, 1), "m")
+    assert slower.get_suptitle() == "m: LoRA takes 5 % more time", "less of what is more, or of what nobody measured"
 
 
 def test_where_no_peak_was_measured_there_is_no_bar():
@@ -95,6 +121,7 @@ def test_loss_and_accuracy_have_one_line_for_each_way_and_one_for_the_start():
     curves = {way: [dict(zip(("step", "loss", "accuracy"), point)) for point in way_points]
               for way, way_points in points.items()}
     for axes, place, factor in zip(plot_learning(curves, "m").axes, (1, 2), (1, 100)):
+        assert axes.get_ylabel().startswith("validation "), "the test part is scored once, not along the way"
         drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
         assert drawn == {"before training": [factor * points["LoRA"][0][place]] * 2} | {
             way: [factor * point[place] for point in way_points] for way, way_points in points.items()}

@@ -186,6 +186,11 @@ def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
     assert batches == [[1, 4, 6, 9], [0, 3], [5], [2]], "4 x 3, 2 x 5 for 3 x 6 are too many, and one too long for any"
     assert list(batches_of_tokens({0: 1, 1: 2, 2: 6})) == [[0, 1], [2]], (
         "9 tokens would fit, but with the padding they are 3 x 6: count a row as long as the longest of its batch")
+
+
+@pytest.mark.exercise("9.4")
+def test_a_text_that_is_too_long_for_any_batch_has_one_of_its_own(monkeypatch):
+    monkeypatch.setattr(gpt.predict_file, "TOKENS", 12)
     assert list(batches_of_tokens({0: 13, 1: 14})) == [[0], [1]], "a batch without a row, or a row that is lost"
     assert list(batches_of_tokens({})) == [], "of no rows no batch, not even an empty one"
 

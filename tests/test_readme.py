@@ -154,3 +154,18 @@ def test_readmes_table_of_three_classes_is_that_of_the_results_files():
                  "majority"):
         means = [sum(run[name][key] for run in runs) / 3 for key in ("accuracy", "recall")]
         assert row_of(name) == [f"{100 * mean:.2f} %" for mean in means], name
+
+
+def test_readmes_table_of_matrices_and_ranks_is_that_of_the_results_file():
+    short = {"W_query": "q", "W_key": "k", "W_value": "v", "out_proj": "o", "layers.0": "up", "layers.2": "down"}
+    found = {}
+    for row in results("08-mini-default-seed123")["tables"]:
+        matrices = ",".join(short[name] for name in row["matrices"])
+        mean, _, high = row["interval"]
+        found.setdefault(f"{matrices}, r = {row['rank']}" if row["rank"] else "everything", {})[row["measure"]] = (
+            f"{100 * mean:.1f} ± {100 * (high - mean):.1f} %" if "accuracy" in row["measure"] else
+            f"{mean:.3f} ± {high - mean:.3f}")
+    said = [name for name in found if f"| {name} |" in (ROOT / "README.md").read_text(encoding="utf-8")]
+    assert len(said) == 13
+    for name in said:
+        assert row_of(name) == [found[name][key] for key in ("spam accuracy", "spam loss", "text loss")], name

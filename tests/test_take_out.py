@@ -91,8 +91,13 @@ def test_the_table_names_functions_of_the_library_and_says_all_that_is_needed():
         assert name == exercise.id and re.fullmatch(r"[1-9]\.[1-9][0-9]?", name) and exercise.file.startswith("gpt/")
         assert exercise.points > 0 and exercise.difficulty in ("easy", "medium", "hard")
         assert 2 <= len(exercise.hints) <= 4 and "\n" not in exercise.task, f"{name}: two or three hints, or four"
-    for chapter in "123456":
+    for chapter in "123456789":
         assert sum(name.startswith(f"{chapter}.") for name in EXERCISES) >= 3, f"chapter {chapter} has too few"
+
+
+def test_the_page_says_how_many_exercises_and_points_there_are():
+    points = sum(exercise.points for exercise in EXERCISES.values())
+    assert f"{len(EXERCISES)} exercises, {points} points" in (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_exercise_has_two_tests_and_every_mark_an_exercise():

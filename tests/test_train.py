@@ -470,5 +470,9 @@ def test_after_warmup_the_rate_falls_in_a_straight_line_to_zero():
     assert [rate(step) for step in range(14)] == pytest.approx(
         [0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0, 0.0]), \
         "is the first step wasted, does the fall begin before the warm-up ends, or go below 0?"
-    assert [warmup_then_linear(0, 2)(step) for step in range(3)] == [1.0, 0.5, 0.0], "without a warm-up"
+
+
+@pytest.mark.exercise("7.4")
+def test_a_straight_fall_may_have_no_warmup_and_a_run_may_be_nothing_else():
+    assert [warmup_then_linear(0, 2)(step) for step in range(3)] == [1.0, 0.5, 0.0], "the first step has the whole rate"
     assert warmup_then_linear(3, 3)(3) == 1.0, "a run that is all warm-up divides by zero"
