@@ -10,14 +10,15 @@ from gpt.plots import BLUE, GREEN, GREY, ORANGE, STYLE
 
 @plt.rc_context(STYLE)
 def plot_rank_accuracy(ranks, intervals, levels):
-    """Test accuracy over a LoRA's rank, with 95 % intervals, and lines for what it is measured by.
+    """Test accuracy over a LoRA's rank, with 95 % intervals, and lines for what it is measured by; the title says both.
 
-    Input: ranks, rising; intervals, a (mean, low, high), 0..1, for each; levels, {name: (mean, low, high)}, at most two
+    Input: ranks, rising; intervals, a (mean, low, high), 0..1, for each, drawn as far as 0 and 100 %; levels, {name:
+        (mean, low, high)}, at most two
     Output: a matplotlib Figure
     """
     fig, axes = plt.subplots(figsize=(7, 4.2))
-    intervals = [[100 * value for value in interval] for interval in intervals]
-    levels = {name: [100 * value for value in interval] for name, interval in levels.items()}
+    intervals = [[100 * min(max(value, 0), 1) for value in interval] for interval in intervals]
+    levels = {name: [100 * min(max(value, 0), 1) for value in interval] for name, interval in levels.items()}
     for (name, (mean, low, high)), colour, line in zip(levels.items(), (ORANGE, GREY), ("--", ":")):
         axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
         axes.axhline(mean, color=colour, linestyle=line, label=name)
@@ -29,6 +30,8 @@ def plot_rank_accuracy(ranks, intervals, levels):
     axes.set_xlabel("rank of the LoRA (bars and bands: 95 % intervals)")
     axes.set_ylabel("test accuracy, %")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    said = ", ".join(f"{name} {level[0]:.1f} %" for name, level in levels.items())
+    axes.set_title(f"LoRA {min(means):.1f} to {max(means):.1f} %; {said}", loc="left", fontsize=12, pad=32)
     fig.tight_layout()
     return fig
 
@@ -48,13 +51,15 @@ def plot_inside(curves, cuts):
     left.set_xlabel("i, directions compared, the strongest first")
     left.set_ylabel("phi(i, i), share in common")
     left.set_ylim(0, 1)
-    left.set_title("What two runs share: the first directions", loc="left", fontsize=12)
+    left.set_title("What two runs have in common", loc="left", fontsize=12)
     left.legend()
-    right.plot(range(len(cuts)), list(cuts.values()), "o-", color=GREEN)
-    right.set_xticks(range(len(cuts)), [str(k) for k in cuts])
+    right.plot(list(cuts), list(cuts.values()), "o-", color=GREEN)
+    right.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)    # a step from 0 to 1, one for each doubling
+    right.set_xticks(list(cuts), [str(k) for k in cuts])
+    right.minorticks_off()
     right.set_xlabel("k, the rank that dW of each layer is cut to")
     right.set_ylabel("test loss, nats a message")
-    right.set_ylim(bottom=0)
-    right.set_title("Full fine-tuning: the first do most", loc="left", fontsize=12)
+    right.set_ylim(0, 1.1 * max(cuts.values()))
+    right.set_title("Full fine-tuning, cut to rank k", loc="left", fontsize=12)
     fig.tight_layout()
     return fig

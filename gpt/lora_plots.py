@@ -10,12 +10,22 @@ from gpt.plots import BLUE, GREY, ORANGE, STYLE
 LOOKS = {"all weights": (ORANGE, "--", "^"), "LoRA": (BLUE, "-", "o")}
 
 
+def saving(values):
+    """The share, 0..1, that LoRA saves of {way: what it costs}; below 0 where it costs more."""
+    return 1 - values["LoRA"] / values["all weights"]
+
+
+def _less(values):
+    share = 100 * saving(values)
+    return f"{abs(share):.0f} % {'less' if share >= 0 else 'more'}"
+
+
 @plt.rc_context(STYLE)
-def plot_cost(seconds, peaks, predicted, title):
-    """Training time and peak memory as two panels of bars, and as a line across each what was predicted.
+def plot_cost(seconds, peaks, predicted, model):
+    """Training time and peak memory as two panels of bars, and as a line across each bar of memory the prediction.
 
     Input: seconds, {way: of training}; peaks, {way: bytes, or None where the system does not say}; predicted, {way:
-        bytes}; ways are those of LOOKS
+        bytes}; ways are those of LOOKS; model, its name
     Output: a matplotlib Figure
     """
     fig, panels = plt.subplots(1, 2, figsize=(7, 4.2))
@@ -26,28 +36,29 @@ def plot_cost(seconds, peaks, predicted, title):
         bars = axes.bar(list(values), list(values.values()), width=0.6, color=[LOOKS[way][0] for way in values])
         axes.bar_label(bars, [sign.format(value) for value in values.values()], padding=3)
         axes.set_ylabel(unit)
-        axes.set_ylim(0, 1.2 * max(values.values(), default=1))
+        axes.set_ylim(0, 1.36 * max(values.values(), default=1))
     panels[0].margins(x=0.1)
     for i, way in enumerate(known):
         panels[1].plot([i - 0.36, i + 0.36], [predicted[way] / 1e6] * 2, color="black", linestyle=":", linewidth=2,
-                       label="predicted" if i == 0 else None)
+                       label="predicted, without room\nfor kernels and malloc" if i == 0 else None)
     if known:
-        panels[1].legend(loc="upper right", handlelength=1.5)
-    fig.suptitle(title, x=0.02, ha="left", fontsize=12)
+        panels[1].legend(loc="upper right", handlelength=1.5, borderaxespad=0)
+    fig.suptitle(f"{model}: LoRA takes {_less(seconds)} time" + (f" and {_less(known)} memory" if known else ""),
+                 x=0.02, ha="left", fontsize=12)
     fig.tight_layout()
     return fig
 
 
 @plt.rc_context(STYLE)
 def plot_learning(curves, title):
-    """Held-out loss and token accuracy over the steps of training, one line for each way of training, in two panels.
+    """Validation loss and token accuracy over the steps of training, one line for each way of training, in two panels.
 
     Input: curves, {way: list of {"step", "loss" (nats a token), "accuracy" (0..1)}}; ways are those of LOOKS
     Output: a matplotlib Figure
     """
     fig, panels = plt.subplots(1, 2, figsize=(7, 4.2))
-    for axes, key, factor, unit in ((panels[0], "loss", 1, "held-out loss, nats a token"),
-                                    (panels[1], "accuracy", 100, "held-out token accuracy, %")):
+    for axes, key, factor, unit in ((panels[0], "loss", 1, "validation loss, nats a token"),
+                                    (panels[1], "accuracy", 100, "validation token accuracy, %")):
         for way, points in curves.items():
             colour, line, marker = LOOKS[way]
             axes.plot([point["step"] for point in points], [factor * point[key] for point in points], color=colour,
