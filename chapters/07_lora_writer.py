@@ -36,7 +36,8 @@ from gpt.switch import AdapterSwitch, adapter_bytes
 from gpt.tables import read_table
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer, text_to_token_ids
 from gpt.train import classifier_loss, train, warmup_then_linear
-from gpt.writer import TextBatches, fine_tune, parameter_groups, read_documents, real_tokens, text_loss, titled
+from gpt.writer import TextBatches, parameter_groups, read_documents, real_tokens, text_loss, titled
+from gpt.writer_run import fine_tune
 
 QUICK, FULL = dict(texts=240, scored=40, looks=3), dict(texts=None, scored=None, looks=8)
 TEXT = ("--text", dict(metavar="FILE", help="texts of your own, with empty lines between them, or one a line"))

@@ -6,7 +6,7 @@ Reading order:
     its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
     the messages    download, assets, http_get, verified, spam, batches, classify, frozen, metrics, baselines
     LoRA            lora, adapters, adapter_file, switch
-    its cost        ledger, tape, memory, writer, less_memory, own_process
+    its cost        ledger, tape, memory, writer, writer_run, less_memory, own_process
     its insides     images, image_network, tasks, trials, updates, analysis
     your own data   tables, predict_file
     travelling      hugging_face, peft_adapter, peft_layers, peft_layout, peft_head, peft_config

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt import less_memory, writer
+from gpt import less_memory, writer_run
 from gpt.adapters import load_adapter
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.less_memory import has_bfloat16, mixed_precision, step_in_parts
@@ -17,8 +17,9 @@ from gpt.losses import next_token_loss
 from gpt.model import GPTModel
 from gpt.tokenizer import END_OF_TEXT
 from gpt.train import train, training_step
-from gpt.writer import (TextBatches, fine_tune, hidden_and_targets, parameter_groups, read_documents, real_tokens,
+from gpt.writer import (TextBatches, hidden_and_targets, parameter_groups, read_documents, real_tokens,
                         text_loss, text_scores, titled)
+from gpt.writer_run import fine_tune
 
 
 class Letters:
@@ -262,7 +263,7 @@ def test_only_what_trains_is_in_a_group_and_A_and_B_where_the_switch_says(small_
 @pytest.fixture
 def tiny_gpt2(monkeypatch):
     monkeypatch.setitem(GPT2_SIZES, "tiny", GPTConfig(50257, 16, 12, 2, 2))
-    monkeypatch.setattr(writer, "gpt2_tokenizer", Letters)
+    monkeypatch.setattr(writer_run, "gpt2_tokenizer", Letters)
     return "tiny"
 
 
@@ -272,7 +273,7 @@ TEXTS = {"train": [letter * n for letter in "ab" for n in range(1, 9)], "validat
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_says_what_it_cost_and_learnt(tiny_gpt2, tmp_path, method, monkeypatch):
     rates, clips = [], []
-    monkeypatch.setattr(writer, "warmup_then_linear", lambda *steps: rates.append(steps) or (lambda step: 1.0))
+    monkeypatch.setattr(writer_run, "warmup_then_linear", lambda *steps: rates.append(steps) or (lambda step: 1.0))
     monkeypatch.setattr(less_memory.torch.nn.utils, "clip_grad_norm_", lambda parameters, clip: clips.append(clip))
     state, file = torch.get_rng_state(), tmp_path / "a.safetensors"
     run = fine_tune(model=tiny_gpt2, base="tiny, untrained", seed=1, texts=TEXTS, method=method, learning_rate=0.02,
