@@ -13,7 +13,7 @@ import time
 
 import pandas as pd
 import torch
-from book import figure, load_weights, predict, report, run_folder, section, show, start
+from book import figure, load_weights, or_stop, predict, report, run_folder, section, show, start
 
 from gpt.adapter_file import read_adapter
 from gpt.adapters import load_adapter, save_adapter
@@ -57,10 +57,11 @@ section("7.1  From messages to rows")
 # that ends a text from those that fill the row. The texts are the SMS messages, near-copies in one split; or yours. A
 # table with columns title and description, as AG News, needs no --column: "TITLE: ... DESCRIPTION: ...".
 
-own = read_documents(args.text) if args.text else None
+own = or_stop(read_documents, args.text) if args.text else None
 if args.csv:
-    own = (titled(read_table(args.csv, "title", "description")) if args.column is None
-           else read_table(args.csv, args.column)[args.column].tolist())
+    columns = [args.column] if args.column else ["title", "description"]
+    own = or_stop(read_table, args.csv, *columns)
+    own = own[args.column].tolist() if args.column else titled(own)
 table = read_sms(fetch("sms")) if own is None else pd.DataFrame({"Label": "text", "Text": own})
 texts = {name: split["Text"].tolist()[:args.texts if name == "train" else args.scored] for name, split in
          zip(("train", "validation", "test"), split_without_leaks(table, 0.7, 0.1, seed=args.seed), strict=True)}

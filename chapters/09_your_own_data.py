@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+from book import figure, load_weights, or_stop, peak_memory, predict, report, run_folder, section, show, start
 
 from gpt.adapters import save_adapter
 from gpt.baselines import LengthRule, Majority, NaiveBayes
@@ -42,15 +42,6 @@ RANK, ALPHA, BATCH_SIZE, RATE, WARMUP = 16, 16, 8, 5e-4, 20    # the default rec
 args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs", "--resume", "--csv", "--text-column",
              "--label-column", "--predict", "--adapter", "--out")
 tokenizer = gpt2_tokenizer()
-
-
-def or_stop(function, *arguments):
-    """What the function returns; where a file is not as it should be, its error is the last line on the screen."""
-    try:
-        return function(*arguments)
-    except ValueError as error:
-        sys.exit(str(error))
-
 
 if args.predict is not None:    # not a lesson, only labels
     if args.adapter is None or args.out is None:

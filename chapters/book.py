@@ -131,12 +131,17 @@ def answer(args, tokenizer):
     if not args.adapter and not saved:
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
     file = args.adapter or saved[-1]
-    try:
-        model, adapter = load_classifier(file)
-    except ValueError as error:
-        sys.exit(str(error))
+    model, adapter = or_stop(load_classifier, file)
     for label, probability in classify(model, [args.text], tokenizer, adapter.labels, adapter.pad_to):
         print(f"{label} ({probability:.1%}), says {file}")
+
+
+def or_stop(function, *arguments):
+    """What the function returns; where a file of the reader's is damaged, its error is the last line on the screen."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def peak_memory(device):

@@ -311,3 +311,14 @@ def test_importing_the_book_needs_no_screen_and_finds_gpt():
              f"print(matplotlib.get_backend())"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", env=environment, cwd="/")
     assert run.stdout.strip().lower() == "agg", run.stderr
+
+
+def test_an_error_in_a_file_of_the_readers_is_the_last_line():
+    def read(name):
+        if name == "bad.csv":
+            raise ValueError(f"{name}: no column is named text")
+        return name
+
+    assert book.or_stop(read, "good.csv") == "good.csv"
+    with pytest.raises(SystemExit, match=r"^bad.csv: no column is named text$"):
+        book.or_stop(read, "bad.csv")
