@@ -55,7 +55,7 @@ if args.predict is not None:    # not a lesson, only labels
 if args.csv is not None:
     if args.text_column is None or args.label_column is None:
         sys.exit("--csv FILE needs --text-column NAME and --label-column NAME")
-    args.recipe = Path(args.csv).stem    # names the run's folder: another table, another folder
+    args.recipe = Path(args.csv).stem    # names the run's folder: tables of one name share it
 
 # %%
 section("9.1  A cell is text, until a library guesses")
@@ -74,7 +74,7 @@ predict("read_table", [["NA", "007"], ["null", "7"]], typed.to_numpy().tolist())
 
 # %%
 section("9.2  Labels become numbers")
-# They follow the alphabet, not the order of the rows. A table with one class only stops here, and so does one with a
+# Labels are sorted, whatever the order of the rows. A table with one class only stops here, and so does one with a
 # class of two rows, which cannot be in training, validation and test. Where you give no table, the messages of chapter
 # 5 become one of three classes: ham, spam with a phone number in it and spam without. A phone number is what this
 # pattern finds: five digits or more, with or without a space or a hyphen between them.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from gpt.adapters import load_adapter, read_adapter
+from gpt.adapters import load_adapter, plain_head, read_adapter
 from gpt.batches import encode, pad
 from gpt.classify import class_logits, evaluating, to_device
 from gpt.config import GPT2_SIZES
@@ -35,7 +35,7 @@ def load_classifier(adapter_file):
     """The model that an adapter makes of its base, in eval mode, and the adapter's metadata.
 
     Raises: OSError; ValueError that begins with the file's name where it is no adapter, no file holds its base's
-        weights, that base has other weights now, or it has no classes
+        weights, that base has other weights now, or it has no classes; what `gpt.weights.load_gpt2` raises
     """
     base = read_adapter(adapter_file)[0].base
     if base not in GPT2_SIZES:
@@ -58,9 +58,11 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
 
     Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter
     Output: Counts
-    Raises: OSError; what `open_table` does; ValueError where source and out are one file, where the new columns are
-        there already, where no column is named and none is called text
+    Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are
+        one file, where the new columns are there already, where no column is named and none is called text
     """
+    if len(labels) != (outputs := plain_head(model).out_features):
+        raise ValueError(f"{len(labels)} labels, but the head has {outputs} outputs: are they another adapter's?")
     header = open_table(source)[1] if text_column is None else [text_column]
     text_column = next((name for name in header if name in ("text", "Text", text_column)), None)
     if text_column is None:

@@ -24,7 +24,8 @@ def open_table(file, *columns):
         the row begins, and as many strings as there are names
     Raises: OSError; ValueError that begins with the file's name for a file that is empty, is not UTF-8, misses a wanted
         column or has it twice, or that two delimiters fit equally well; while the rows are read, one with file:line for
-        a row with more or fewer cells than names, a quotation mark that is not closed, a NUL
+        a row with more or fewer cells than names, a quotation mark that is not closed, a NUL, a cell of more than
+        131,072 characters, the limit of Python's csv
     """
     headers = {delimiter: next(_rows(file, delimiter, strict=False), (0, []))[1] for delimiter in DELIMITERS}
     sizes = {delimiter: (set(columns) <= set(header), len(header)) for delimiter, header in headers.items()}
@@ -64,6 +65,9 @@ def _rows(file, delimiter, strict=True):
                     yield line, cells
                 line = reader.line_num + 1
         except csv.Error as error:
+            if "field larger" in str(error):
+                raise ValueError(f"{file}:{line}: a cell of the row that begins there has more than "
+                                 f"{csv.field_size_limit():,} characters: is a quotation mark not closed?") from error
             raise ValueError(f"{file}:{line}: {error}: a row that begins there has a quotation mark that is not closed "
                              f"or, within a quoted cell, one that is not doubled") from error
         except UnicodeDecodeError as error:
@@ -120,7 +124,7 @@ def labelled_table(file, text_column, label_column):
 
 
 def number_classes(table):
-    """Replace labels by class numbers: in alphabetical order, or by value where all labels are whole numbers.
+    """Replace labels by class numbers: sorted as Python sorts texts, or by value where all labels are whole numbers.
 
     Each class needs a text in each of three splits, and texts that are equal after `normalised` go to one.
 

@@ -229,3 +229,10 @@ def test_an_adapter_gives_its_model_back_ready_to_answer(saved, model, monkeypat
     loaded, adapter = load_classifier(file)
     assert adapter.labels == NAMES and loaded.out_head.out_features == 3
     assert not any(module.training for module in loaded.modules()), "dropout would make the answers a matter of luck"
+
+
+def test_labels_that_do_not_fit_the_head_are_refused_before_anything_is_written(model, tmp_path):
+    (tmp_path / "in.csv").write_text("text\nhello\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="2 labels, but the head has 3 outputs"):
+        predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES[:2])
+    assert not (tmp_path / "out.csv").exists()

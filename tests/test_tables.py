@@ -61,7 +61,7 @@ def test_what_csv_writes_is_read_back_whatever_is_in_the_cells(write, tmp_path):
     ('text,label\n"a\nb",x\nc,d,y\n', ":4", ["3 cells, but 2 columns", "commas"]),
     ('text,label\nc,x\n"a,x\nb,y\n', ":3", ["quotation mark"]),
     ('text,label\nc,x\n"a" b,x\n', ":3", ["quotation mark"]),
-    ("text,label\n" + '"' + "a\n" * 100_000, ":2", ["field larger", "quotation mark"]),
+    ("text,label\n" + '"' + "a\n" * 100_000, ":2", ["more than 131,072 characters", "quotation mark"]),
     ("text,label\na,x\nb\0,y\n", ":3", ["NUL"]),
     (b"text,label\r\nok,x\r\ncaf\xe9,x\r\n", ":3", ["byte 0xe9 at position 21", "UTF-8"]),
     ("text,label\na,x\n".encode("utf-16"), ":1", ["byte 0xff at position 0"]),
@@ -154,3 +154,9 @@ def test_a_labelled_table_comes_from_any_two_columns(write):
     with pytest.raises(ValueError) as error:
         labelled_table(write("text,label\na,x\nb,x\n"), "text", "label")
     assert str(error.value).startswith(f"{path}: all 2 rows"), "which file?"
+
+
+def test_a_cell_that_is_too_long_is_called_so(tmp_path):
+    (tmp_path / "long.csv").write_text(f'text,label\n"{"a" * 150_000}",x\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="long.csv:2: a cell .* has more than 131,072 characters"):
+        read_table(tmp_path / "long.csv", "text")
