@@ -10,6 +10,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.classify import evaluating
 from gpt.corpus import TextWindows, clean_post, encode_documents, read_newsgroups, read_wikitext
 from gpt.download import DownloadError, fetch
+from gpt.less_memory import mixed_precision
 from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.train import train, warmup_then_cosine
 
@@ -103,17 +104,10 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
         identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
         checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
                                 generators=(generator,), resume=resume)
-        done[phase] = train(model, batches, in_bfloat16(next_token_loss if phase == "full softmax" else sampled_loss),
-                            optimizer, times, device=device, clip=1.0, after_step=print_losses, checkpoint=checkpoint,
+        loss_fn = mixed_precision(next_token_loss if phase == "full softmax" else sampled_loss)
+        done[phase] = train(model, batches, loss_fn, optimizer, times, device=device, clip=1.0,
+                            after_step=print_losses, checkpoint=checkpoint,
                             schedule=lambda step, before=steps: cosine(before + step))
         steps += done[phase].step
     model.eval()
     return done
-
-
-def in_bfloat16(loss_fn):
-    """The loss with matrix products in bfloat16, half the bytes to move; sums, as that over the words, stay float32."""
-    def loss(model, token_ids):
-        with torch.autocast(token_ids.device.type, torch.bfloat16):
-            return loss_fn(model, token_ids)
-    return loss

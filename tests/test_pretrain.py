@@ -7,9 +7,10 @@ import torch
 
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig
+from gpt.less_memory import mixed_precision
 from gpt.losses import next_token_loss
 from gpt.model import GPTModel
-from gpt.pretrain import decay_matrices, in_bfloat16, pretrain, shares, text_losses
+from gpt.pretrain import decay_matrices, pretrain, shares, text_losses
 
 V = 101
 TEXT = torch.randint(V, (8 * 40 + 1,), generator=torch.Generator().manual_seed(0))
@@ -53,7 +54,7 @@ def test_matrices_decay_and_vectors_do_not(fresh):
 
 def test_bfloat16_rounds_the_products_and_not_the_loss(fresh):
     model = fresh()
-    exact, rounded = (loss_fn(model, TEXT[:9][None]) for loss_fn in (next_token_loss, in_bfloat16(next_token_loss)))
+    exact, rounded = (loss_fn(model, TEXT[:9][None]) for loss_fn in (next_token_loss, mixed_precision(next_token_loss)))
     assert rounded.dtype == torch.float32 and exact != rounded
     assert math.isclose(exact.item(), rounded.item(), rel_tol=0.01)
 
