@@ -10,11 +10,12 @@ Source: Radford et al. 2018, section 3.2; Raschka 2024, chapter 6 ("the book"; "
 
 import copy
 import math
+import sys
 import time
 
 import pandas as pd
 import torch
-from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+from book import figure, load_weights, peak_memory, predict, repeat, report, run_folder, section, show, start
 from torch.nn import functional as F
 
 from gpt.baselines import NaiveBayes, baseline_table
@@ -24,6 +25,7 @@ from gpt.config import GPT2_SIZES
 from gpt.download import fetch
 from gpt.frozen import CachedBatches, Tail, frozen_blocks
 from gpt.lora import count_parameters
+from gpt.methods import let_train
 from gpt.metrics import classification_report, format_report, wilson_interval
 from gpt.model import GPTModel
 from gpt.plots import plot_accuracies, plot_padding
@@ -34,9 +36,12 @@ from gpt.train import calc_loss_loader, classifier_loss, train, warmup_then_cosi
 
 QUICK = dict(rounds={"head": 10, "last block": 2, "everything": 1})    # epochs
 FULL = dict(rounds={"head": 30, "last block": 3, "everything": 3})
-args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs")
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs", "--seeds")
 BATCH_SIZE, CONTEXT, names = 8, 256, list(LABELS)    # mini reads 256 tokens; one message of the 5,574 has 257
 tokenizer = gpt2_tokenizer()
+if args.seeds:    # not a lesson: the three ways once for each seed (chapter 10)
+    repeat(args, "balanced", {way: args.epochs or rounds for way, rounds in args.rounds.items()})
+    sys.exit()
 
 # %%
 section("5.1  Look at the file before a library does")
@@ -189,17 +194,7 @@ predict("mean of means", (0.1 + 0.1 + 3.5) / 3, sum(part.mean().item() for part 
 section("5.8  What trains: the head, the last block too, or everything")
 # Fine-tuning goes on with training, on a task of one's own. What is frozen stays as it was and costs no gradient.
 
-
-def let_train(model, way):
-    """Freeze all but what `way` names; the new head always trains."""
-    model.requires_grad_(way == "everything")
-    parts = [model.out_head]
-    if way == "last block":
-        parts += [model.trf_blocks[-1], model.final_norm]
-    for part in parts:
-        part.requires_grad_(True)
-
-
+show(let_train)
 with torch.device("meta"):    # shapes without numbers
     full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
     swap_head(full_size, 2)

@@ -11,7 +11,8 @@ Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --re
 import sys
 
 import torch
-from book import answer, figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+from book import (answer, figure, load_weights, peak_memory, predict, repeat, report, run_folder, section, show,
+                  start)
 from torch.utils.data import DataLoader
 
 from gpt.adapters import load_adapter, save_adapter
@@ -36,7 +37,8 @@ RECIPES = {    # the default's settings had the lowest validation loss on mini, 
     "blog": dict(epochs=6, learning_rate=5e-5, warmup=None, weight_decay=0.1, scale="alpha", init="blog"),
 }
 PUBLISHED = {"train": 1.0, "validation": 0.9664, "test": 0.98}    # Raschka 2024, appendix E, 6 epochs of 124M
-args = start(__doc__, QUICK, FULL, "--model", "--weights", "--recipe", "--epochs", "--resume", "--text", "--adapter")
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--recipe", "--epochs", "--resume", "--text", "--adapter",
+             "--seeds")
 recipe, RANK, ALPHA, BATCH_SIZE, names = RECIPES[args.recipe], 16, 16, 8, list(LABELS)
 epochs = args.epochs or recipe["epochs"]
 CONTEXT = 256    # tokens that mini can read; of 5,574 messages one has 257, and loses the last
@@ -44,6 +46,10 @@ tokenizer = gpt2_tokenizer()
 
 if args.text is not None:    # not a lesson, only an answer
     answer(args, tokenizer)
+    sys.exit()
+if args.seeds:    # the same once for each seed: how much is luck? (chapter 10)
+    condition, method = {"default": ("balanced", "LoRA, r = 16"), "blog": ("blog", "the blog's LoRA")}[args.recipe]
+    repeat(args, condition, {method: args.epochs})
     sys.exit()
 
 # %%
@@ -123,7 +129,8 @@ section("6.4  The messages")
 # pads all to 120.
 
 if args.recipe == "blog":
-    splits = random_split(create_balanced_dataset(read_sms(fetch("sms"), blog=True)), 0.7, 0.1)
+    table = create_balanced_dataset(read_sms(fetch("sms"), blog=True), random_state=args.seed)
+    splits = random_split(table, 0.7, 0.1, random_state=args.seed)    # the published one has the seed 123, as here
     train_set = SpamDataset(splits[0], tokenizer)
     pad_to, train_loader = train_set.max_length, SeededLoader(train_set, BATCH_SIZE, args.seed)
     loaders = [DataLoader(SpamDataset(split, tokenizer, pad_to), BATCH_SIZE) for split in splits]
@@ -143,6 +150,7 @@ section("6.5  Train")
 
 model, weights = load_weights(args)
 model.requires_grad_(False)
+torch.manual_seed(args.seed)    # the blog's head starts at random
 swap_head(model, len(names), zero=args.recipe == "default")
 replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, RANK, ALPHA, scale=recipe["scale"],
                          init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))

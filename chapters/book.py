@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import textwrap
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,8 @@ from gpt.assets import data_dir  # noqa: E402
 from gpt.classify import classify  # noqa: E402
 from gpt.config import GPT2_SIZES  # noqa: E402
 from gpt.download import DownloadError  # noqa: E402
+from gpt.evaluation import cell, summary, tests_of  # noqa: E402
+from gpt.experiment import over_all_seeds  # noqa: E402
 from gpt.files import written_whole  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
 from gpt.predict_file import load_classifier  # noqa: E402
@@ -36,12 +39,20 @@ def at_least_one(text):
     return int(text)
 
 
+def two_to_ten(text):
+    """How many seeds: argparse prints this function's name where there are fewer or more than an interval takes."""
+    if not 2 <= int(text) <= 10:
+        raise ValueError
+    return int(text)
+
+
 FLAGS = {
     "--model": dict(default="gpt2-small (124M)", help="which size: " + ", ".join(GPT2_SIZES)),
     "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
     "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
     "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
+    "--seeds": dict(metavar="N", type=two_to_ten, help="the recipe with N seeds, from --seed on: a mean, an interval"),
     "--text": dict(metavar="TEXT", help="a text of your own to classify"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
     "--full": dict(action="store_true", help="train mini anew, as it is shipped: an hour"),
@@ -136,6 +147,26 @@ def answer(args, tokenizer):
         print(f"{label} ({probability:.1%}), says {file}")
 
 
+def repeat(args, condition, methods):
+    """The chapter's methods with --seeds seeds, each run made once and remembered: a table, and results.json.
+
+    Input: condition, what is trained on (gpt/conditions.py); methods, {name in gpt/methods.py: epochs, or None}
+    """
+    weights, seeds = load_weights(args)[1], [args.seed + i for i in range(args.seeds)]
+    pretrained = False if args.weights == "random" else None
+    records = {name: over_all_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
+                                    pretrained=pretrained) for name, epochs in methods.items()}
+    results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
+    for test, of in results.items():
+        print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test of {next(iter(of.values()))['n_test']:,} messages")
+        for name, row in of.items():
+            print(f"  {name:20} accuracy {cell(row['accuracy'])} %   each: "
+                  + ", ".join(f"{accuracy:.2%}" for accuracy in row["accuracy"]["values"]))
+    folder = run_folder(args)
+    folder = folder.with_name(f"{folder.name}-to-{seeds[-1]}" + f"-epochs{args.epochs}" * bool(args.epochs))
+    report(folder, args, recipe=getattr(args, "recipe", "default"), weights=weights, seeds=seeds, results=results)
+
+
 def or_stop(function, *arguments):
     """What the function returns; where a file of the reader's is damaged, its error is the last line on the screen."""
     try:
@@ -206,6 +237,7 @@ def figure(fig, folder, name):
 def report(folder, args, **results):
     """Write folder/results.json: what was run and what came out."""
     facts = dict(chapter=args.chapter, seed=args.seed, device=str(args.device), torch=torch.__version__,
+                 date=date.today().isoformat(),
                  machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     with written_whole(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(facts | results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

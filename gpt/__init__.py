@@ -9,8 +9,10 @@ Reading order:
     its cost        ledger, tape, memory, writer, writer_run, less_memory, own_process
     its insides     images, image_network, tasks, trials, updates, analysis
     your own data   tables, predict_file
+    an honest test  conditions, logistic, methods, filter_run, experiment, probabilities, repeated, evaluation
+    a model asked   contributions, disguises
     travelling      hugging_face, peft_adapter, peft_layers, peft_layout, peft_head, peft_config
-    helpers         files, plots, lora_plots, inside_plots
+    helpers         files, plots, lora_plots, inside_plots, evaluation_plots
 
 Shape letters, the same wherever a shape is written:
     B  messages (rows) in a batch        T  tokens in a row (the longest row of the batch)

@@ -21,6 +21,8 @@ def most_frequent(counts):
 class Majority:
     """Answers with the most frequent class of the training set, whatever the message says."""
 
+    parameters = 1    # how many numbers `fit` finds
+
     def fit(self, texts, labels):
         self.answer = most_frequent(Counter(labels))
         return self
@@ -35,6 +37,8 @@ class LengthRule:
     The threshold, one of the lengths that occur, and the two classes are those that answer most training messages
     rightly; of several, the lowest. Where no message is longer, both classes are the same.
     """
+
+    parameters = 3
 
     def fit(self, texts, labels):
         short, long, best = Counter(), Counter(labels), 0
@@ -88,6 +92,11 @@ class NaiveBayes:
             self.log_likelihood[word] = [math.log((counts[k][word] + 1) / total)
                                          for k, total in zip(self.classes, totals)]
         return self
+
+    @property
+    def parameters(self):
+        """How many numbers were counted: V words and one prior for each class."""
+        return len(self.classes) * (1 + len(self.log_likelihood))
 
     def log_scores(self, text):
         """log P(k) + sum of log P(w | k), a number for each of `classes`."""

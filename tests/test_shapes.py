@@ -93,6 +93,15 @@ def run_classify(module):
     yield dict(B=B, N=3 * B, K=K)
 
 
+def run_contributions(module):
+    model, message = new_model(2), tokens(T).tolist()
+    module.spam_scores(model, [message] * 3)
+    yield dict(B=3)
+    module.gradient_times_input(model, message)
+    module.leave_one_out(model, message)
+    yield dict(T=T, C=C)
+
+
 def run_corpus(module):
     list(module.TextWindows(tokens(7 * T + 1), T, batch_size=3))
     module.encode_documents(["to be", "or not"], Letters())
@@ -102,6 +111,11 @@ def run_corpus(module):
 def run_crc32c(module):
     module.walk(np.zeros((5, 3), np.uint32), np.zeros(5, np.uint32))
     yield dict(lanes=5)
+
+
+def run_disguises(module):
+    module.withstood([0, 1, 0], [1, 1, 0], [0, 1, 1])
+    yield dict(n=3)
 
 
 def run_frozen(module):
@@ -152,6 +166,12 @@ def run_layouts(module):
     yield {"in": 5, "out": 8}
     module.from_openai({"h0/attn/c_attn/w": torch.zeros(1, C, 3 * C), "h0/attn/c_attn/b": torch.zeros(3 * C)})
     yield dict(C=C)
+
+
+def run_logistic(module):
+    model = module.LogisticRegression(Letters(), binary=False)
+    model.fit(["aabb", "ccd", "b", "d", "cccccc"], [0, 1, 2, 1, 0])
+    yield dict(N=5, K=3, V=4, tokens=15)
 
 
 def run_lora(module):

@@ -1,0 +1,86 @@
+"""Training runs that are repeated and compared: each is made once, in a process of its own, and remembered.
+
+Read along: chapters/10_believe_the_number.py.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from dataclasses import asdict
+from datetime import date
+
+import torch
+
+from gpt.assets import data_dir
+from gpt.files import written_whole
+from gpt.filter_run import BATCH_SIZE, run
+from gpt.methods import method_for
+from gpt.own_process import in_own_process
+
+BALANCED, ALL = 1045, 3902    # messages to train on: balanced, and 70 % of the file
+STEPS_AT_LEAST = 100          # of a run on few messages
+
+
+def epochs_for(method, condition, n_train):
+    """How often a method goes through its messages: about as many steps as on a balanced training set, or 100.
+
+    On all messages of the file (natural) an epoch has 3.7 times as many steps, so there are as many times fewer, but
+    one at least; on n_train messages, as many as make 100 steps, but no fewer than on all of them.
+    """
+    if condition == "natural":
+        return max(1, round(method.epochs * BALANCED / ALL))
+    return max(method.epochs, math.ceil(STEPS_AT_LEAST * BATCH_SIZE / n_train)) if n_train else method.epochs
+
+
+def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None):
+    """All that decides the result of a run, ready for json.dump.
+
+    Input: name, one of METHODS; condition, one of gpt.conditions.CONDITIONS: what it trains on; n_train, on how many of
+        these messages, None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained
+    """
+    method = method_for(name, model, pretrained)
+    return dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
+                epochs=epochs or epochs_for(method, condition, n_train))
+
+
+def folder_for(name, settings):
+    """data/runs/experiment/NAME-...: readable, and different for different settings."""
+    words = [settings["model"].split()[0], name, settings["condition"], settings["n_train"], f"seed{settings['seed']}"]
+    readable = "-".join(re.sub(r"[^\w.]+", "", str(word)) for word in words if word)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return data_dir() / "runs" / "experiment" / f"{readable}-{digest[:8]}"
+
+
+def record_of(name, settings, device="cpu"):
+    """What came out of a run: trained now, or read from its results.json if it was made before.
+
+    A run that is interrupted, or killed, goes on from its checkpoint. The trap: code is no setting. After a change of
+    code that matters delete the folder.
+
+    Output: a dict: the settings, what `run` gives, and what it was made with and how much memory that took
+    Raises: KeyboardInterrupt after Ctrl-C, and what in_own_process raises
+    """
+    folder = folder_for(name, settings)
+    if (folder / "results.json").exists():
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        result, peak = in_own_process(run, settings=settings, folder=str(folder), device=str(device))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped: the same command goes on where it was") from None
+    weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
+    record = dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
+                  torch=torch.__version__, machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                  date=date.today().isoformat())
+    with written_whole(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return record
+
+
+def over_all_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
+    """The records of a method with each of the seeds, in their order; settings: see `settings_for`."""
+    return [record_of(name, settings_for(name, condition, seed, model, **settings), device) for seed in seeds]
