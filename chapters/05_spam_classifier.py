@@ -290,5 +290,5 @@ report(folder, args, recipe="default", weights=weights, split="leak-free", n_tra
 #
 # Try it:
 #   python chapters/05_spam_classifier.py --model mini --weights random    what did pretraining give?
-#   python chapters/05_spam_classifier.py --model mini --seed 1            another split: how much is luck?
+#   python chapters/05_spam_classifier.py --model mini --seeds 5           other splits: how much is luck?
 #   python chapters/05_spam_classifier.py --model mini --epochs 10         who needs more epochs, and who fewer?

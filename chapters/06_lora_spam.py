@@ -269,5 +269,5 @@ report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.r
 # Try it:
 #   python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
 #   python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost?
-#   python chapters/06_lora_spam.py --model mini --seed 1            how much of a difference is luck?
+#   python chapters/06_lora_spam.py --model mini --seeds 5           how much of a difference is luck?
 #   python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"

@@ -10,6 +10,7 @@ Source: Dietterich 1998, Nadeau and Bengio 2003 (comparing methods); Elkan 2001 
 """
 
 import textwrap
+from os.path import commonprefix
 
 import torch
 from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
@@ -18,18 +19,19 @@ from gpt.adapters import load_adapter
 from gpt.baselines import NaiveBayes
 from gpt.batches import encode, label_ids
 from gpt.classify import classify
-from gpt.conditions import CONDITIONS, near_copies, splits_of
+from gpt.conditions import CONDITIONS, first_of_each, near_copies, splits_of
 from gpt.contributions import gradient_times_input, leave_one_out, marked
 from gpt.disguises import DISGUISES, disguised, withstood
 from gpt.download import fetch
-from gpt.evaluation import all_pairs, answers, cell, summary
+from gpt.evaluation import all_pairs, answers, cell, seen_from, summary
 from gpt.evaluation_plots import plot_learning_curves, plot_reliability
-from gpt.experiment import folder_for, over_all_seeds, settings_for
+from gpt.experiment import folder_for, make_all, over_all_seeds, settings_for
+from gpt.files import written_whole
 from gpt.logistic import LogisticRegression
 from gpt.methods import METHODS
 from gpt.metrics import wilson_interval
 from gpt.probabilities import average_precision, brier_score, reliability
-from gpt.repeated import resampled_interval, each_once, verdict
+from gpt.repeated import counted_once, resampled_interval, verdict
 from gpt.spam import normalised, read_sms
 from gpt.tokenizer import gpt2_tokenizer
 from gpt.trials import mean_interval
@@ -37,14 +39,18 @@ from gpt.trials import mean_interval
 COUNT, TRAIN = ["majority", "length", "naive Bayes", "logistic regression"], ["untrained, everything", "head",
     "last block", "everything", "LoRA, r = 4", "LoRA, r = 16"]
 QUICK = dict(note="--quick trains next to nothing, on 64 messages: its numbers say nothing.", seeds=2, n_train=64,
-             epochs=1, plan={"blog": ["naive Bayes", "LoRA, r = 16"], "natural": ["LoRA, r = 16"],
-                             "balanced": ["naive Bayes", "everything", "LoRA, r = 16"]}, sizes=[16], messages=60)
+             epochs=1, plan={test: ["naive Bayes", "LoRA, r = 16"] for test in ("blog", "balanced")}, sizes=[16],
+             messages=60)
 FULL = dict(note="What a run before this one has trained is remembered, and not trained again.", seeds=5, n_train=None,
             epochs=None, plan={"blog": [*COUNT, *TRAIN, "the blog's LoRA"], "balanced": [*COUNT, *TRAIN],
-                               "natural": [*COUNT, *TRAIN]}, sizes=[16, 32, 64, 128, 256, 512], messages=None)
-args = start(__doc__, QUICK, FULL, "--model")
+                               "natural": [*COUNT, *TRAIN]}, sizes=[16, 64, 256], messages=None)
+TESTS = {"blog": ("blog", "blog"), "balanced": ("balanced", "balanced"), "natural": ("balanced", "natural"),
+         "natural, all": ("natural", "natural")}    # what is trained on, what is asked
+args = start(__doc__, QUICK, FULL, ("--model", dict(default="mini", help="a larger one takes a GPU, or days")))
 seeds, tokenizer, path = [args.seed + i for i in range(args.seeds)], gpt2_tokenizer(), fetch("sms")
 print(args.note)
+base, weights = load_weights(args)
+folder = run_folder(args)
 
 # %%
 section("10.1  One number, and two kinds of luck")
@@ -75,16 +81,20 @@ print(f"the other one does so {held[0]:.0%} of the time")
 
 # %%
 section("10.2  Three tests")
-# The blog's test has copies of what was trained on (5.4). Those of its own split, the longest first:
+# The blog's test has copies of what was trained on (5.4): letter for letter, or but for digits, case and punctuation.
+# Four of these, in their first letters that differ; the whole list goes to a file.
 
 copies = near_copies(*splits_of("blog", path, 123)[::2])
 predict("test messages trained on, letter for letter", 37, int(copies["exact"].sum()))
-near = copies[~copies["exact"]].sort_values("test", key=lambda texts: -texts.str.len())
-print(f"and {len(near)} that differ in digits, case or punctuation alone; for example:")
-for test, training in near[["test", "training"]].head(2).itertuples(index=False):
-    print(*textwrap.wrap(f"test: {test}", 110, subsequent_indent="    "), sep="\n")
-    print(*textwrap.wrap(f"training: {training}", 110, subsequent_indent="    "), sep="\n")
-#> and 14 that differ in digits, case or punctuation alone; for example:
+near = copies[~copies["exact"]]
+print(f"and {len(near)} near-copies; for example, each beside what was trained on:")
+#> and 14 near-copies; for example, each beside what was trained on:
+for test, training in near[["test", "training"]].head(4).itertuples(index=False):
+    first = max(0, len(commonprefix([test, training])) - 30)
+    print(f"    {test[first:first + 48]!r:52} {training[first:first + 48]!r}")
+with written_whole(folder / "near_copies.csv") as temporary:
+    copies.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
+print(f"all {len(copies)}: {folder / 'near_copies.csv'}")
 
 # Chapter 6's has none, but half of it is spam; of the messages that a filter meets, 13 % are. So there is a third: the
 # same 150 spam, and of the ham that balancing threw away as much as makes the file's own share.
@@ -116,65 +126,64 @@ for share in (0.5, 0.134):
 
 # %%
 section("10.4  Every method, every test, every seed")
-# Each line is one method: the accuracy on three tests, mean and reach of the interval of 10.1. "All": trained on every
-# message of the training split, its classes weighted (9.4), in place of 522 ham and 522 spam. Each run has a process of
-# its own, so that its peak memory is its own (200 to 300 MB are Python and torch), and a results.json.
+# A line is a method: test accuracy, mean and reach of the interval of 10.1. "All": trained on every message of the
+# natural training split, for about as many steps, its classes weighted (9.4; not for what only counts); the others on
+# 522 ham and 522 spam. Logistic regression adds up a weight for each token, as naive Bayes does, but fits all together.
+# Each run has a process and, on mini, a core of its own, so that its peak memory is its own (300 MB: Python and torch).
 
-base, weights = load_weights(args)
 base.to(args.device)
-records = {condition: {name: over_all_seeds(name, condition, seeds, args.model, args.device, n_train=args.n_train,
-                                            epochs=args.epochs) for name in names}
-           for condition, names in args.plan.items()}
-results = {test: {name: summary(of, test) for name, of in records[trained].items()}
-           for test, trained in (("blog", "blog"), ("balanced", "balanced"), ("natural", "balanced"))}
-results["natural, all"] = {name: summary(of, "natural") for name, of in records["natural"].items()}
-print(f"{'':22}{'':>12}" + "".join(f"{test:>16}" for test in results) + f"{'trained':>11}{'seconds':>9}{'MB':>6}")
+how = dict(model=args.model, n_train=args.n_train, epochs=args.epochs)
+records, results = {condition: {} for condition in CONDITIONS}, {test: {} for test in TESTS}
+print(f"{'':22}" + "".join(f"{test:>16}" for test in TESTS) + f"{'trained':>12}{'seconds':>9}{'MB':>6}")
 for name in METHODS:
-    rows = [results[test].get(name) for test in results]
+    tried = [condition for condition, names in args.plan.items() if name in names]
+    make_all([(name, settings_for(name, condition, seed, **how)) for condition in tried for seed in seeds], args.device)
+    for condition in tried:
+        records[condition][name] = over_all_seeds(name, condition, seeds, device=args.device, **how)
+    for test, (trained, asked) in TESTS.items():
+        if name in records[trained]:
+            results[test][name] = summary(records[trained][name], asked)
+    rows = [results[test].get(name) for test in TESTS]
     if any(rows):
-        first = next(filter(None, rows))
+        cost = next(filter(None, rows))
         print(f"{name:22}" + "".join(f"{cell(row['accuracy']) if row else '':>16}" for row in rows)
-              + f"{first['trainable_parameters']:11,}{first['seconds_training']['mean']:9.1f}"
-              f"{first['peak_memory_bytes']['mean'] / 1e6:6.0f}")
-ours = "LoRA, r = 16"
-for test, of in results.items():
-    print(f"{ours}, {test}: " + ", ".join(f"{key} {cell(of[ours][key])}" for key in
-          ("precision", "recall", "f1", "roc_auc", "average_precision")) + f", Brier {of[ours]['brier']['mean']:.3f}")
-balanced, natural = results["balanced"][ours], results["natural"][ours]
+              + f"{cost['trainable_parameters']:12,}{cost['seconds_training']['mean']:9.1f}"
+              f"{(cost['peak_memory_bytes']['mean'] or 0) / 1e6:6.0f}")
+
 # 10.3's formula: what the balanced test says of recall and of lost ham foretells the precision at the file's own share.
-R, F = balanced["recall"]["mean"], balanced["ham_lost"]["mean"]
-share = 150 / natural["n_test"]
-print(f"precision {balanced['precision']['mean']:.1%} where half is spam, {R * share / (R * share + F * (1 - share)):.1%} "
-      f"foretold where {share:.1%} is, {natural['precision']['mean']:.1%} measured")
+ours, keys = "LoRA, r = 16", ("precision", "recall", "f1", "roc_auc", "average_precision")
+for test, of in [(test, of) for test, of in results.items() if ours in of]:
+    print(f"{ours}, {test}: " + ", ".join(f"{key} {cell(of[ours][key])}" for key in keys))
+balanced, natural = results["balanced"][ours], results["natural"][ours]
+R, F, share = balanced["recall"]["mean"], balanced["ham_lost"]["mean"], 150 / natural["n_test"]
+foretold = R * share / (R * share + F * (1 - share))
+print(f"precision where half is spam {balanced['precision']['mean']:.1%}; where {share:.1%} is, foretold {foretold:.1%}"
+      f", measured {natural['precision']['mean']:.1%}")
 
 # %%
 section("10.5  Is it better, or luckier?")
 # All methods answered the same messages. Where both are right, or both wrong, nothing tells them apart; McNemar's test
 # asks how often coins would fall as unevenly as the rest does (9.7). Every different text counts once, with the first
-# seed that tested it: the copy of a message is no second witness. And who compares eleven methods makes 55 tests, of
-# which some fall below 0.05 by luck: so the smallest p of m counts m times, the next m - 1 times (Holm).
+# seed that tested it: the copy of a message is no second witness. And ten methods make 45 pairs, of which one or two
+# fall below 0.05 by luck: so the smallest of m p values counts m times, the next m - 1 times, ... (Holm).
 
-show(verdict)
+show(counted_once)
 texts = {test: read_sms(path, blog=test == "blog")["Text"].tolist() for test in CONDITIONS}
-pairs = {test: all_pairs(records[trained], test, texts[test])
-         for test, trained in (("blog", "blog"), ("balanced", "balanced"), ("natural", "balanced"))}
+pairs = {test: all_pairs(records[trained], asked, texts[asked]) for test, (trained, asked) in TESTS.items()
+         if len(records[trained]) > 1}
 for test, rows in pairs.items():
-    apart = [row for row in rows if verdict(row) != "not told apart"]
-    print(f"{test}: {rows[0]['messages']:,} texts tell {len(apart)} of {len(rows)} pairs apart")
-    for row in rows:
-        if ours in (row["first"], row["second"]):
-            (other, mine, theirs) = ((row["second"], "only_first", "only_second") if row["first"] == ours else
-                                     (row["first"], "only_second", "only_first"))
-            said = verdict(row | {"only_first": row[mine], "only_second": row[theirs]})
-            print(f"    {ours} against {other}: right alone {row[mine]} times and {row[theirs]} times, "
-                  f"p {row['p_adjusted']:.2g}: {said}")
+    apart = sum(verdict(row) != "not told apart" for row in rows)
+    print(f"{test}: {rows[0]['messages']:,} texts tell {apart} of {len(rows)} pairs apart. {ours} against")
+    for row in seen_from(ours, rows):
+        print(f"    {row['second']:22} right alone {row['only_first']:3} times, the other {row['only_second']:3}, "
+              f"p {row['p_adjusted']:.2g}: {verdict(row)}")
 
 # %%
 section("10.6  Do its probabilities mean what they say?")
-# Of all messages that get about 70 %, seven in ten should be spam. A model that learnt from messages of which half are
-# spam expects that half are. Where spam is rarer, odds of p : (1 - p) are too high by the factor by which spam is too
-# frequent; multiply them by share / (1 - share) and they are true again (Elkan 2001). By hand: what looks like 9 : 1,
-# where only one message in ten is spam, is 9 * 1 : 1 * 9, even odds.
+# Of all messages that get about 70 %, seven in ten should be spam: then a model is calibrated. One that learnt from
+# messages of which half are spam expects that half are. Where spam is rarer, its odds, p : (1 - p), are too high;
+# multiply them by share / (1 - share), and they fit that share of spam (Elkan 2001). By hand: what looks like 9 : 1 is,
+# where one message in ten is spam, 9 * 1 : 1 * 9, even odds.
 
 
 def at_share(p, share):
@@ -183,7 +192,7 @@ def at_share(p, share):
 
 
 predict("90 % where one in ten is spam", 0.5, at_share(0.9, 0.1), 1e-9)
-known = each_once([dict(zip(rows, zip(labels, spam)))
+known = counted_once([dict(zip(rows, zip(labels, spam)))
                      for labels, spam, rows in (answers(record, "natural") for record in records["balanced"][ours])])
 right, spam = zip(*known.values())
 share = (drawn["natural"][0]["Label"] == "spam").mean()    # of the training messages: no test message is counted
@@ -192,7 +201,7 @@ scores = [brier_score(right, spam), brier_score(right, moved)]
 curves = {"as it learnt, from half spam": reliability(right, spam), f"at {share:.1%} spam": reliability(right, moved)}
 print(f"Brier score on {len(right):,} messages: {scores[0]:.4f} as it learnt, {scores[1]:.4f} moved, "
       f"{share * (1 - share):.4f} for always {share:.1%}")
-figure(plot_reliability(curves, "Learnt from half spam, it says spam too often"), run_folder(args), "10_reliability")
+figure(plot_reliability(curves, "Learnt from half spam, it says spam too often"), folder, "10_reliability")
 
 # %%
 section("10.7  Where to draw the line")
@@ -202,34 +211,39 @@ section("10.7  Where to draw the line")
 for name in records["balanced"]:
     row = results["natural"][name]
     lines = ", ".join(f"{line:.3f}" if line is not None else "none" for line in row["threshold"])
-    print(f"{name:22} spam found {cell(row['kept_recall']):>14}   ham lost {cell(row['kept_ham_lost']):>13}   at {lines}")
+    print(f"{name:22} spam found {cell(row['kept_recall']):>14}, ham lost {cell(row['kept_ham_lost']):>12}, at {lines}")
 n_ham = int((drawn["natural"][1]["Label"] == "ham").sum())
 print(f"{n_ham} validation ham allow {n_ham // 100} to be lost: 1 % of so few is uncertain, "
       "{:.1%} to {:.1%}".format(*wilson_interval(n_ham // 100, n_ham)))
 
 # %%
 section("10.8  How many messages does it take?")
-# The same test for methods that saw few messages: the first 8 spam and 8 ham of each seed's training set, then 16 and
-# 16, ... (100 steps at the least; more were no better on the validation messages of seeds 0 to 2.)
+# The balanced test for methods that saw few messages: the first 8 ham and 8 spam of each seed's training set, then 32
+# and 32, and so on. Each makes 100 steps at least: with 16 and 64 messages of seeds 0 to 2 more steps were no better on
+# validation. Where does pretraining pay? Compare the same model, pretrained and not.
 
 points = {}
-for name in [name for name in ("LoRA, r = 16", "everything", "naive Bayes") if name in records["balanced"]]:
-    few = {n: summary(over_all_seeds(name, "balanced", seeds, args.model, args.device, n_train=n, epochs=args.epochs),
-                      "balanced") for n in args.sizes}
+compared = ("LoRA, r = 16", "everything", "naive Bayes", "untrained, everything")
+for name in [name for name in compared if name in records["balanced"]]:
+    make_all([(name, settings_for(name, "balanced", seed, **how | dict(n_train=n))) for n in args.sizes
+              for seed in seeds], args.device)
+    few = {n: summary(over_all_seeds(name, "balanced", seeds, device=args.device, **how | dict(n_train=n)), "balanced")
+           for n in args.sizes}
     few[results["balanced"][name]["n_train"]] = results["balanced"][name]
     points[name] = {n: [row["accuracy"][key] for key in ("mean", "low", "high")] for n, row in few.items()}
     print(f"{name:22}" + "; ".join(f"{n:,}: {cell(row['accuracy'])}" for n, row in few.items()))
-figure(plot_learning_curves(points, f"{weights}: what more messages bring"), run_folder(args), "10_learning_curves")
+figure(plot_learning_curves(points, f"{weights}: what more messages bring"), folder, "10_learning_curves")
 
 # %%
 section("10.9  Mistakes one can look at")
-# The messages that the first seed's model gets wrong and is surest of. Marked are the tokens that count most for its
-# answer, in two ways. Slope: how the score (spam minus ham) would change if the token's vector grew a little. Left out:
-# by how much it does change without the token. They disagree where the model is bent: neither is the reason itself.
+# The messages that the first seed's model gets wrong and is surest of. Marked are the three tokens with the largest
+# contribution to its score (spam minus ham), in two ways. Slope: how much the score would change if the token's vector
+# grew a little, in proportion. Left out: how much it does change without the token. They need not agree: a slope holds
+# for a small step, and to leave a token out is a large one. Neither is the reason itself.
 
 show(gradient_times_input)
-first = folder_for(ours, settings_for(ours, "balanced", seeds[0], args.model, n_train=args.n_train, epochs=args.epochs))
-adapter = load_adapter(base, first / "adapter.safetensors")
+folders = [folder_for(ours, settings_for(ours, "balanced", seed, **how)) for seed in seeds]
+adapter = load_adapter(base, folders[0] / "adapter.safetensors")
 labels, spam, rows = answers(records["balanced"][ours][0], "natural")
 wrong = sorted((min(p, 1 - p), row, p) for y, p, row in zip(labels, spam, rows) if (p >= 0.5) != y)
 print(f"{len(wrong)} of {len(labels):,} are wrong")
@@ -250,23 +264,23 @@ for size in (8, 64):
     together = torch.tensor([p for _, p in classify(base, asked[::-1], tokenizer, adapter.labels, batch_size=size)])
     predict(f"the same alone and {size} together, to 1e-4", True, bool((together.flip(0) - alone).abs().max() < 1e-4))
 
-filters = {name: [] for name in (ours, "naive Bayes", "logistic regression")}    # for each seed, texts -> classes
-for seed in seeds:
+mean, names = {}, [ours, "naive Bayes", "logistic regression"]
+for seed, made in zip(seeds, folders):
     training, _, test = splits_of("balanced", path, seed)
-    test, n = test[:args.messages], args.n_train or len(training)
-    file = folder_for(ours, settings_for(ours, "balanced", seed, args.model, n_train=args.n_train, epochs=args.epochs))
-    load_adapter(base, file / "adapter.safetensors")
-    counters = [model.fit(training["Text"].tolist()[:n], label_ids(training[:n]).tolist())
+    training, test = first_of_each(training, args.n_train or len(training)), test[:args.messages]
+    load_adapter(base, made / "adapter.safetensors")
+    counters = [model.fit(training["Text"].tolist(), label_ids(training).tolist())
                 for model in (NaiveBayes(), LogisticRegression(tokenizer))]
-    classifiers = [lambda texts: [int(label == "spam") for label, _ in classify(base, texts, tokenizer, ["ham", "spam"])],
-                   *(model.predict for model in counters)]
-    for name, function in zip(filters, classifiers):
-        before = function(test["Text"].tolist())
-        filters[name].append({disguise: withstood(before, function(disguised(test["Text"].tolist(), disguise, seed)),
-                                                  label_ids(test).tolist()) for disguise in DISGUISES})
-print(f"{'spam found, ham lost':24}" + "".join(f"{name:>24}" for name in filters))
-mean = {name: {disguise: {key: sum(of[disguise][key] for of in found) / len(found) for key in ("recall", "ham_lost")}
-               for disguise in DISGUISES} for name, found in filters.items()}
+    answer = [lambda texts: [int(label == "spam") for label, _ in classify(base, texts, tokenizer, adapter.labels)],
+              *(model.predict for model in counters)]
+    for name, predicted in zip(names, answer):
+        plain, right = test["Text"].tolist(), label_ids(test).tolist()
+        for disguise in DISGUISES:
+            found = withstood(predicted(plain), predicted(disguised(plain, disguise, seed)), right)
+            for key, share in found.items():
+                row = mean.setdefault(name, {}).setdefault(disguise, {})
+                row[key] = row.get(key, 0) + share / len(seeds)
+print(f"{'spam found, ham lost':24}" + "".join(f"{name:>24}" for name in mean))
 for disguise in DISGUISES:
     print(f"{disguise:24}" + "".join(f"{of[disguise]['recall']:>14.1%}, {of[disguise]['ham_lost']:>8.1%}"
                                      for of in mean.values()))
@@ -275,7 +289,7 @@ for disguise in DISGUISES:
 section("10.11  Report")
 # README's results are written from this file and its like, with seeds, intervals, machine and date.
 
-report(run_folder(args), args, recipe="default", weights=weights, seeds=seeds, results=results, pairs=pairs,
+report(folder, args, recipe="default", weights=weights, seeds=seeds, results=results, pairs=pairs,
        learning_curves=points, disguises=mean, brier=scores,
        peak_memory_bytes=peak_memory(args.device))
 

@@ -138,7 +138,8 @@ def load_weights(args):
 
 def answer(args, tokenizer):
     """Print the label that a saved adapter gives args.text: args.adapter, or the one that was saved last."""
-    saved = sorted((data_dir() / "runs").glob("*/*/adapter.safetensors"), key=lambda file: file.stat().st_mtime)
+    saved = [file for file in (data_dir() / "runs").glob("*/*/adapter.safetensors") if file.parts[-3] != "experiment"]
+    saved.sort(key=lambda file: file.stat().st_mtime)
     if not args.adapter and not saved:
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
     file = args.adapter or saved[-1]
@@ -152,13 +153,15 @@ def repeat(args, condition, methods):
 
     Input: condition, what is trained on (gpt/conditions.py); methods, {name in gpt/methods.py: epochs, or None}
     """
-    weights, seeds = load_weights(args)[1], [args.seed + i for i in range(args.seeds)]
-    pretrained = False if args.weights == "random" else None
+    load_weights(args)    # mini where others cannot be had
+    seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None
+    weights = args.model if pretrained is None else f"{args.model}, untrained"
     records = {name: over_all_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
                                     pretrained=pretrained) for name, epochs in methods.items()}
     results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
     for test, of in results.items():
-        print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test of {next(iter(of.values()))['n_test']:,} messages")
+        print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "
+              f"{next(iter(of.values()))['n_test']:,} messages (first seed)")
         for name, row in of.items():
             print(f"  {name:20} accuracy {cell(row['accuracy'])} %   each: "
                   + ", ".join(f"{accuracy:.2%}" for accuracy in row["accuracy"]["values"]))

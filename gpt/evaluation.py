@@ -8,7 +8,7 @@ import math
 from itertools import combinations
 
 from gpt.probabilities import measures, threshold_for
-from gpt.repeated import compare, holm, resampled_interval, each_once
+from gpt.repeated import compare, counted_once, holm, resampled_interval
 
 COSTS = ("seconds_training", "peak_memory_bytes")
 
@@ -31,40 +31,41 @@ def spread(values):
     return {"values": values, **dict(zip(("mean", "sd", "low", "high"), known))}
 
 
-def cell(values, unit=100):
+def cell(values):
     """A `spread` as "97.4 -+ 1.2": mean and reach of the interval, in per cent; "-" where it is unknown."""
     if values["mean"] is None:
         return "-"
-    return f"{unit * values['mean']:.1f} -+ {unit * (values['high'] - values['mean']):.1f}"
+    return f"{100 * values['mean']:.1f} -+ {100 * (values['high'] - values['mean']):.1f}"
 
 
 def summary(records, test, most_lost=0.01):
     """All measures of a method over its seeds, each as `spread` has it, ready for json.dump.
 
-    Output: n_train, n_test, trainable_parameters, seeds; each of `measures` at threshold 0.5; seconds_training and
-        peak_memory_bytes; and at the threshold which loses at most `most_lost` of the validation messages' ham:
-        threshold (one a seed, None where nothing may be called spam), kept_recall and kept_ham_lost, of the test
+    Output: seeds; n_train, n_test and trainable_parameters, of the first seed (others differ a little); each of
+        `measures` at threshold 0.5; seconds_training and peak_memory_bytes; and at the threshold which loses at most
+        `most_lost` of the validation messages' ham: threshold (one a seed, None where nothing may be called spam),
+        kept_recall and kept_ham_lost, of the test
     """
-    found = []
+    found, thresholds = [], []
     for record in records:
         labels, spam, _ = answers(record, test)
         threshold = threshold_for(*answers(record, test, "validation")[:2], most_lost)
+        thresholds.append(threshold if math.isfinite(threshold) else None)    # JSON has no infinity
         kept = measures(labels, spam, threshold)
         found.append(measures(labels, spam) | {key: record[key] for key in COSTS}
-                     | {"threshold": threshold, "kept_recall": kept["recall"], "kept_ham_lost": kept["ham_lost"]})
-    first, lines = records[0], [row.pop("threshold") for row in found]
-    return {"threshold": [line if math.isfinite(line) else None for line in lines], "seeds": [record["seed"] for record in records], "n_train": first["n_train"], "n_test": found[0].pop("n"),
-            "trainable_parameters": first["trainable_parameters"],
-            **{key: spread([row[key] for row in found]) for key in found[0]}}
+                     | {"kept_recall": kept["recall"], "kept_ham_lost": kept["ham_lost"]})
+    first = {key: records[0][key] for key in ("n_train", "trainable_parameters")} | {"n_test": found[0]["n"]}
+    return {"seeds": [record["seed"] for record in records], **first, "threshold": thresholds,
+            **{key: spread([row[key] for row in found]) for key in found[0] if key != "n"}}
 
 
 def right(records, test, texts):
-    """Which messages a method calls by their right name: {text: bool}, each different text once (`each_once`).
+    """Which messages a method calls by their right name: {text: bool}, each different text once (`counted_once`).
 
     Input: texts, of the rows of the file
     """
-    return each_once([{texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))}
-                        for record in records])
+    return counted_once([{texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))}
+                         for record in records])
 
 
 def all_pairs(groups, test, texts):
@@ -78,3 +79,10 @@ def all_pairs(groups, test, texts):
     for row, p in zip(rows, holm([row["p"] for row in rows])):
         row["p_adjusted"] = p
     return rows
+
+
+def seen_from(name, rows):
+    """The rows of `all_pairs` that a method is in, as if it were the first of each."""
+    turned = [row | {"first": name, "second": row["first"], "only_first": row["only_second"],
+                     "only_second": row["only_first"]} for row in rows if row["second"] == name]
+    return [row for row in rows if row["first"] == name] + turned

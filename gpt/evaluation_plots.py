@@ -24,7 +24,8 @@ def plot_reliability(curves, title):
     for i, ((name, rows), (colour, line, marker)) in enumerate(zip(curves.items(), LOOKS)):
         said = [100 * row["predicted"] + 0.8 * i for row in rows]    # a little apart: intervals would hide each other
         axes.vlines(said, *([100 * row["interval"][end] for row in rows] for end in (0, 1)), color=colour, alpha=0.6)
-        axes.plot(said, [100 * row["observed"] for row in rows], color=colour, linestyle=line, marker=marker, label=name)
+        axes.plot(said, [100 * row["observed"] for row in rows], color=colour, linestyle=line, marker=marker,
+                  label=name)
     axes.set_xlabel("probability of spam that the model gives, %")
     axes.set_ylabel("of these messages are spam, %")
     axes.set_xlim(-2, 104)
@@ -39,7 +40,7 @@ def plot_reliability(curves, title):
 def plot_learning_curves(curves, title):
     """Test accuracy over the number of messages that were trained on, one line a method, with 95 % intervals.
 
-    Input: curves, {name: {number of messages: (mean, low, high), 0..1, or None without an interval}}, at most four
+    Input: curves, {name: {number of messages: (mean, low, high), 0..1}}, at most four
     Output: a matplotlib Figure
     """
     fig, axes = plt.subplots(figsize=(7, 4.6))
@@ -51,7 +52,6 @@ def plot_learning_curves(curves, title):
     sizes = sorted({n for points in curves.values() for n in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    axes.minorticks_off()
     axes.set_xlabel("messages trained on, half of them spam")
     axes.set_ylabel("test accuracy, % (bars: 95 % intervals)")
     axes.set_title(title, loc="left", fontsize=12)

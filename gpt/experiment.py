@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
 
@@ -22,17 +23,18 @@ from gpt.own_process import in_own_process
 
 BALANCED, ALL = 1045, 3902    # messages to train on: balanced, and 70 % of the file
 STEPS_AT_LEAST = 100          # of a run on few messages
+STOPPED = "stopped: the same command goes on where it was"
 
 
 def epochs_for(method, condition, n_train):
     """How often a method goes through its messages: about as many steps as on a balanced training set, or 100.
 
     On all messages of the file (natural) an epoch has 3.7 times as many steps, so there are as many times fewer, but
-    one at least; on n_train messages, as many as make 100 steps, but no fewer than on all of them.
+    one at least; on n_train messages, as many as make 100 steps, but no fewer than on a balanced training set.
     """
-    if condition == "natural":
-        return max(1, round(method.epochs * BALANCED / ALL))
-    return max(method.epochs, math.ceil(STEPS_AT_LEAST * BATCH_SIZE / n_train)) if n_train else method.epochs
+    if n_train:
+        return max(method.epochs, math.ceil(STEPS_AT_LEAST * BATCH_SIZE / n_train))
+    return max(1, round(method.epochs * BALANCED / ALL)) if condition == "natural" else method.epochs
 
 
 def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None):
@@ -57,20 +59,21 @@ def folder_for(name, settings):
 def record_of(name, settings, device="cpu"):
     """What came out of a run: trained now, or read from its results.json if it was made before.
 
-    A run that is interrupted, or killed, goes on from its checkpoint. The trap: code is no setting. After a change of
-    code that matters delete the folder.
+    A run that is interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting.
+    After a change that matters delete the folder.
 
     Output: a dict: the settings, what `run` gives, and what it was made with and how much memory that took
-    Raises: KeyboardInterrupt after Ctrl-C, and what in_own_process raises
+    Raises: KeyboardInterrupt after Ctrl-C; ValueError with its name for a results.json that is damaged; what
+        in_own_process raises
     """
     folder = folder_for(name, settings)
     if (folder / "results.json").exists():
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return read_record(folder / "results.json")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         result, peak = in_own_process(run, settings=settings, folder=str(folder), device=str(device))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped: the same command goes on where it was") from None
+        raise KeyboardInterrupt(STOPPED) from None
     weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
     record = dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
                   torch=torch.__version__, machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -81,6 +84,41 @@ def record_of(name, settings, device="cpu"):
     return record
 
 
+def read_record(file):
+    """What `record_of` wrote: whole, or not at all, so who finds half of it finds somebody else's change."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it, and the run is made anew") from error
+
+
+def make_all(jobs, device="cpu"):
+    """Make those of many runs that were not made before, as many at a time as `run_at_once` says.
+
+    Input: jobs, pairs of a name and its settings
+    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped
+    """
+    jobs = [job for job in jobs if not (folder_for(*job) / "results.json").exists()]
+    with ThreadPoolExecutor(max(1, run_at_once(jobs, device))) as pool:
+        runs = [pool.submit(record_of, *job, device) for job in jobs]
+        try:
+            for made in runs:
+                made.result()
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):    # a terminal's Ctrl-C has reached the runs under way too
+                raise KeyboardInterrupt(STOPPED) from None
+            raise
+
+
+def run_at_once(jobs, device):
+    """How many: mini's steps are too small to keep two cores busy, so each core has a run; larger models go alone."""
+    small = str(device) == "cpu" and all(settings["model"] == "mini" for _, settings in jobs)
+    return min(len(jobs), os.cpu_count() or 1) if small else 1
+
+
 def over_all_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
     """The records of a method with each of the seeds, in their order; settings: see `settings_for`."""
-    return [record_of(name, settings_for(name, condition, seed, model, **settings), device) for seed in seeds]
+    jobs = [(name, settings_for(name, condition, seed, model, **settings)) for seed in seeds]
+    make_all(jobs, device)
+    return [record_of(*job, device) for job in jobs]

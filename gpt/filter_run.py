@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gpt.adapters import save_adapter
-from gpt.batches import BatchesByLength, SeededLoader, label_ids, message_texts
+from gpt.batches import LABELS, BatchesByLength, SeededLoader, label_ids, message_texts
 from gpt.checkpoint import Checkpoint
 from gpt.classify import class_logits, predict_logits
 from gpt.conditions import first_of_each, splits_of
@@ -27,7 +27,7 @@ from gpt.tokenizer import gpt2_tokenizer
 from gpt.train import train
 from gpt.weights import load_gpt2
 
-NAMES, BATCH_SIZE = ["ham", "spam"], 8
+BATCH_SIZE = 8
 CONTEXT = 256    # what mini reads, and so every model: of the 5,574 messages one has 257 tokens, and loses the last
 
 
@@ -42,12 +42,14 @@ def run(settings, folder, device):
     Output: a dict: n_train, train_accuracy, seconds_training, seconds_evaluating, trainable_parameters,
         total_parameters; for validation and test {"rows": rows of the file, "labels", "spam": P(spam), "n_balanced"}
     """
+    if settings["model"] == "mini":    # one core each: see gpt.experiment.run_at_once
+        torch.set_num_threads(1)
     condition, seed, path = settings["condition"], settings["seed"], fetch("sms")
-    training = splits_of(condition, path, seed)[0]
+    whole, first = ("blog", "blog") if condition == "blog" else ("natural", "balanced")
+    training, held_out = splits_of(condition, path, seed)[0], splits_of(whole, path, seed)[1:]
+    n_balanced = [len(split) for split in splits_of(first, path, seed)[1:]]
     if settings["n_train"]:
         training = first_of_each(training, settings["n_train"])
-    held_out = splits_of("blog" if condition == "blog" else "natural", path, seed)[1:]
-    n_balanced = [len(split) for split in splits_of("blog" if condition == "blog" else "balanced", path, seed)[1:]]
     method = Method(**settings["method"])
     weights = class_weights(label_ids(training), 2) if condition == "natural" else None
     count = counter(method.trains, gpt2_tokenizer())
@@ -66,7 +68,9 @@ def count_words(model, training, held_out, weights):
 
     Output: facts; P(spam) of the messages of training and of each table of held_out, lists
     """
-    options = {"weights": weights} if isinstance(model, LogisticRegression) else {}    # the others count as it is
+    options = {"weights": weights} if isinstance(model, LogisticRegression) else {}    # the others take none
+    if options:    # the first optimizer of a process makes torch import much: not timed
+        torch.optim.SGD([torch.zeros(1)], 1.0)
     clock = [time.perf_counter()]
     model.fit(message_texts(training), label_ids(training).tolist(), **options)
     clock.append(time.perf_counter())
@@ -86,18 +90,22 @@ def train_model(settings, method, training, held_out, weights, folder, device):
     if method.trains == "the blog's LoRA":
         messages = SpamDataset(training, tokenizer)
         pad_to, loader = messages.max_length, SeededLoader(messages, BATCH_SIZE, seed)
-    seconds = fit(model, loader, method, settings, weights, folder, device)
+    seconds = fit_prepared(model, loader, method, settings, weights, folder, device)
     started = time.perf_counter()
     spam = [spam_probabilities(model, table, tokenizer, device, pad_to) for table in (training, *held_out)]
     if method.rank:
-        save_adapter(model, folder / "adapter.safetensors", base=name, labels=NAMES, pad_to=pad_to)
+        base = name if method.pretrained else f"{name}, untrained (seed {seed})"
+        save_adapter(model, folder / "adapter.safetensors", base=base, labels=list(LABELS), pad_to=pad_to)
     trainable, total = count_parameters(model)
     return dict(trainable_parameters=trainable, total_parameters=total, seconds_training=seconds,
                 seconds_evaluating=time.perf_counter() - started), spam
 
 
-def fit(model, loader, method, settings, weights, folder, device):
-    """Train a prepared model, in place; frozen blocks are computed once. The seconds of training steps, theirs too."""
+def fit_prepared(model, loader, method, settings, weights, folder, device):
+    """Train a prepared model, in place; what frozen blocks answer is computed once.
+
+    Output: seconds, of the training steps and of the frozen blocks
+    """
     net, first, started = model, frozen_blocks(model), time.perf_counter()
     if first:
         net, loader = Tail(model, first), CachedBatches(loader, model, first)

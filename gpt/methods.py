@@ -23,7 +23,7 @@ class Method:
     """How a classifier is made. With the model, the messages and the seed it decides the result."""
 
     trains: str                 # what of the model (see `prepare`), or the name of a classifier that counts
-    epochs: int = 0             # of as many messages as a balanced training set has: `epochs_for` makes others of them
+    epochs: int = 0             # on a balanced training set; on other messages: gpt.experiment.epochs_for
     rate: float = 0.0           # AdamW's learning rate
     rank: int | None = None
     pretrained: bool = True     # False: from an untrained GPT-2
@@ -81,16 +81,15 @@ def prepare(model, method, n_classes, seed):
         LoRA               on the blocks' linear layers; the head trains plainly
         the blog's LoRA    on every linear layer, unscaled, A drawn larger; the head is drawn and its own weights freeze
 
-    What is drawn comes from the seed; torch's global random state is used for the blog's head alone, and put back.
+    What is drawn comes from the seed; torch's global random state stays as it is.
     """
-    generator = torch.Generator().manual_seed(seed)
-    if method.trains == "the blog's LoRA":
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            swap_head(model, n_classes, zero=False)
+    generator, blog = torch.Generator().manual_seed(seed), method.trains == "the blog's LoRA"
+    with torch.random.fork_rng([]):    # a new head draws from the global state, even where zeros take its place
+        torch.default_generator.manual_seed(seed)    # torch.manual_seed would reach the GPUs too
+        swap_head(model, n_classes, zero=not blog)
+    if blog:
         replace_linear_with_lora(model, method.rank, ALPHA, scale="alpha", init="blog", generator=generator)
         return
-    swap_head(model, n_classes)
     let_train(model, "head" if method.trains == "LoRA" else method.trains)
     if method.trains == "LoRA":
         replace_linear_with_lora(model.trf_blocks, method.rank, ALPHA, generator=generator)

@@ -37,7 +37,7 @@ def resampled_interval(values, shared=0.2):
     return mean, sd, mean - reach, mean + reach
 
 
-def each_once(outcomes):
+def counted_once(outcomes):
     """Each message once, with the outcome of the first seed that tested it.
 
     A message that two seeds tested would count as two witnesses in mcnemar, and it is one: what makes it hard for

@@ -71,6 +71,14 @@ def hidden_numbers(pytestconfig):
             sys.modules["torch"].manual_seed(seed)
 
 
+@pytest.fixture
+def numbers(pytestconfig):
+    """numpy's generators, numbers(0), numbers(1), ...: each draws others, and all others again with --hidden."""
+    from numpy.random import default_rng
+    hidden = pytestconfig.getoption("--hidden")
+    return lambda seed: default_rng(seed if hidden is None else [hidden, seed])
+
+
 # Which tests run
 
 def pytest_addoption(parser):

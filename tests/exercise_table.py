@@ -647,4 +647,95 @@ CHAPTERS_7_TO_9 = (
         )),
 )
 
-EXERCISES = {row.id: row for row in CHAPTERS_1_TO_4 + CHAPTERS_5_AND_6 + CHAPTERS_7_TO_9}
+CHAPTER_10 = (
+    Exercise(
+        "10.1", "gpt/repeated.py", "resampled_interval",
+        "Compute the mean of a few seeds' results and an interval that knows what the seeds share.",
+        2, "easy", (
+            "It is mean_interval with another variance (8.2). That function gives the mean, and says what is wrong "
+            "with too few values and too many; the spread of one seed it keeps to itself.",
+            "Two terms stand under the root: one becomes smaller with every seed, the other stays. At which `shared` "
+            "would the second divide by 0? Refuse that first, and what is no share.",
+        )),
+    Exercise(
+        "10.2", "gpt/conditions.py", "with_the_rest",
+        "Add to three splits all the messages that none of them has, and let no two of them share one.",
+        3, "medium", (
+            "The rest is told by its rows and not by its texts: a copy of a message is a message of its own.",
+            "A dict from letters to the number of a split, made once of all three, says where a message of the rest "
+            "belongs, or that chance may decide.",
+            "Only what belongs nowhere is drawn, all of it at once, and so a third piece comes behind the split's own "
+            "rows and those that join it. An argument of pd.concat numbers the rows anew.",
+        )),
+    Exercise(
+        "10.3", "gpt/probabilities.py", "average_precision",
+        "Compute the mean, over the positives, of the precision down to each of them; equal scores enter together.",
+        3, "medium", (
+            "On paper first, for the six messages of 10.3: how many messages have each different score, and how many "
+            "of them are positives? From the top, what are the sums so far?",
+            "unique gives the different scores in ascending order, and, when asked, which of them each message has "
+            "and how often each occurs; bincount counts places. flip turns a list round.",
+            "How much recall a threshold adds is how many positives have just that score, out of all. Where there are "
+            "none at all the answer is None, not nan.",
+        )),
+    Exercise(
+        "10.4", "gpt/probabilities.py", "brier_score",
+        "Compute the mean square of how far each probability lies from what came true.",
+        1, "easy", (
+            "Labels and probabilities may be lists, or per cent by mistake: one of the two functions above makes "
+            "tensors of them and refuses what is no probability.",
+            "Square each message's distance, then average. `share` divides, and knows what 0/0 is here.",
+        )),
+    Exercise(
+        "10.5", "gpt/repeated.py", "counted_once",
+        "Keep of each message the outcome with the first seed that tested it.",
+        1, "easy", (
+            "A new dict, filled seed after seed: what does it say to a message that is in it already?",
+            "An outcome may be False, or None. So ask whether the message is there, not whether its outcome is true; "
+            "dict has a method that does both steps.",
+        )),
+    Exercise(
+        "10.6", "gpt/repeated.py", "holm",
+        "Adjust p values for how many there are, so that luck alone rarely makes any of them small.",
+        2, "medium", (
+            "The answer goes back to the places where the p values stood. So sort the places, by what stands there.",
+            "Counted from 0, the one at place k of that order counts m - k times. Remember the largest adjusted value "
+            "so far: none after it may be smaller, and none exceeds 1.",
+            "A comparison with nan is False: ask whether a p value lies within 0..1, not whether it lies outside.",
+        )),
+    Exercise(
+        "10.7", "gpt/probabilities.py", "threshold_for",
+        "Find the lowest threshold that loses no more than a given share of the ham.",
+        4, "hard", (
+            "Which share of the ham scores as much as this, or more? Answer that for every different score, of any "
+            "message. Among the ham's scores in ascending order torch.searchsorted finds where each would stand.",
+            "That share only falls as scores rise. So those that may not be called spam come first, and their number "
+            "is the place of the lowest that may.",
+            "There are three cases: none may, all may, or a score that may stands next to one that may not.",
+            "Two traps. 0.29 * 100 is less than 29, so compare shares and not numbers of messages. And half of the "
+            "sum of two neighbouring numbers is one of the two: which one must the threshold not be?",
+        )),
+    Exercise(
+        "10.8", "gpt/contributions.py", "gradient_times_input",
+        "Measure how fast the score rises as each token's vector grows.",
+        3, "hard", (
+            "evaluating switches dropout off, and gradients too; torch.enable_grad, inside it, switches them on again. "
+            "token_vectors gives a list: what you differentiate by stands in it once the model has run.",
+            "A batch of one message has one score, spam_scores has it. backward would write into the .grad of every "
+            "weight that trains; torch.autograd has a function that only returns what it is asked for.",
+            "Vectors and gradient are both (1, T, C). Over which axis is the product summed, so that one number a "
+            "token is left? No graph should hang on it.",
+        )),
+    Exercise(
+        "10.9", "gpt/contributions.py", "leave_one_out",
+        "Measure by how much the score falls without each token.",
+        2, "medium", (
+            "Make the T shorter messages first, each without what stands at one place. The same token may stand at "
+            "another place as well: that one stays.",
+            "spam_scores takes several messages at once, of any lengths; ask it about batch_size of them at a time. "
+            "torch.cat puts the answers together. No gradients, no dropout: evaluating.",
+            "What is left of a message of one token? The model cannot read nothing: PAD.",
+        )),
+)
+
+EXERCISES = {row.id: row for row in CHAPTERS_1_TO_4 + CHAPTERS_5_AND_6 + CHAPTERS_7_TO_9 + CHAPTER_10}

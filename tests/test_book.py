@@ -154,6 +154,79 @@ def test_a_section_is_a_heading(capsys):
     assert capsys.readouterr().out == "\n6.1  Small\n----------\n"
 
 
+# Several seeds
+
+@pytest.fixture
+def repeated(start, data, monkeypatch, capsys):
+    """Calls book.repeat without training. Output: what was asked for, what was printed, and the results.json's"""
+    def call(*words, condition="balanced", methods=None):
+        asked = []
+
+        def records(name, *given, **options):
+            asked.append((name, given, options))
+            return [record_of_seed(seed) for seed in given[1]]
+
+        monkeypatch.setattr(book, "over_all_seeds", records)
+        args = start(*words, flags=("--model", "--weights", "--recipe", "--epochs", "--seeds"))
+        book.repeat(args, condition, methods or {"LoRA, r = 16": args.epochs})
+        return asked, capsys.readouterr().out, {file.parent.name: json.loads(file.read_text(encoding="utf-8"))
+                                                for file in (data / "runs" / "test_book").glob("*/results.json")}
+    return call
+
+
+def record_of_seed(seed):
+    """Of four balanced messages the first `seed` are answered rightly, and so are the two others."""
+    labels = [1, 1, 0, 0, 0, 0]
+    spam = [0.9 if (label == 1) == (i < seed or i > 3) else 0.1 for i, label in enumerate(labels)]
+    part = {"labels": labels, "spam": spam, "rows": [*range(6)], "n_balanced": 4}
+    return {"seed": seed, "n_train": 9, "trainable_parameters": 5, "seconds_training": 1.0, "peak_memory_bytes": 7,
+            "validation": part, "test": part}
+
+
+def test_several_seeds_give_a_mean_with_its_interval_and_each_seeds_own_number(repeated):
+    asked, printed, files = repeated("--model", "mini", "--seed", "2", "--seeds", "3")
+    assert asked == [("LoRA, r = 16", ("balanced", [2, 3, 4], "mini", torch.device("cpu")),
+                      {"epochs": None, "pretrained": None})]
+    lines = printed.splitlines()
+    reach = 4.303 * 0.25 * (1 / 3 + 0.2 / 0.8)**0.5
+    assert lines[0] == "mini, seeds 2 to 4, balanced test of 4 messages"
+    assert lines[1] == f"  LoRA, r = 16         accuracy 75.0 -+ {100 * reach:.1f} %   each: 50.00%, 75.00%, 100.00%"
+    assert lines[2] == "mini, seeds 2 to 4, natural test of 6 messages" and "66.67%, 83.33%, 100.00%" in lines[3]
+    (folder, found), = files.items()
+    assert folder == "mini-default-full-seed2-to-4", "a single run with seed 2 would overwrite it"
+    accuracy = found["results"]["balanced"]["LoRA, r = 16"]["accuracy"]
+    assert (accuracy["values"], accuracy["mean"]) == ([0.5, 0.75, 1.0], 0.75) and accuracy["high"] > accuracy["low"]
+    assert found | {"seeds": [2, 3, 4], "weights": "mini", "recipe": "default", "seed": 2} == found
+
+
+def test_each_way_to_repeat_has_results_of_its_own(repeated, start):
+    ways = [(), ("--seed", "2"), ("--seeds", "3"), ("--recipe", "blog"), ("--epochs", "2"), ("--quick",),
+            ("--weights", "random")]
+    for way in ways:
+        _, _, files = repeated("--model", "mini", "--seed", "1", "--seeds", "2", *way)
+    assert len(files) == len(ways), "one way overwrites the results of another"
+    assert not {book.run_folder(start(*words, "--model", "mini", "--seed", seed)).name for seed in "12"
+                for words in ((), ("--quick",))} & files.keys(), "a single run would overwrite them"
+
+
+def test_repeating_asks_for_what_was_asked_for(repeated):
+    words = ("--model", "mini", "--seed", "1", "--seeds", "2")
+    asked, printed, _ = repeated(*words, "--weights", "random", methods={"head": 10, "everything": 1})
+    assert [(name, options) for name, _, options in asked] == [("head", {"epochs": 10, "pretrained": False}),
+                                                               ("everything", {"epochs": 1, "pretrained": False})]
+    assert "mini, untrained" in printed
+    asked, printed, files = repeated(*words, "--recipe", "blog", condition="blog", methods={"the blog's LoRA": None})
+    assert asked[0][1][0] == "blog" and "natural" not in printed, "the blog's messages have one test"
+    assert list(files["mini-blog-full-seed1-to-2"]["results"]) == ["blog"]
+
+
+@pytest.mark.parametrize("number", ["1", "0", "11", "many"])
+def test_an_interval_takes_2_to_10_seeds(start, capsys, number):
+    with pytest.raises(SystemExit):
+        start("--seeds", number)
+    assert f"--seeds: invalid two_to_ten value: '{number}'" in capsys.readouterr().err
+
+
 # Weights
 
 def test_weights_that_cannot_be_had_are_replaced_by_mini_and_one_line_says_so(start, capsys, monkeypatch):

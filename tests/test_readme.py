@@ -4,10 +4,13 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
+import write_readme
 from conftest import ROOT
 
 from gpt.adapters import save_adapter
@@ -110,62 +113,67 @@ def test_mini_is_what_the_pages_say():
     assert torch.equal(model.out_head.weight, model.tok_emb.weight)
 
 
-def test_readmes_table_is_that_of_the_results_files():
-    """Each row of the table of three seeds, against the results.json files that were committed with it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    ways = [(f"chapter 5: {way}", "05-mini-default", lambda r, way=way: r["results"][f"GPT-2 mini, {way}"]["test_accuracy"])
-            for way in ("everything", "last block", "head")]
-    for row, name, of in (*ways, ("GPT-2 mini, LoRA", "06-mini-default", lambda r: r["test_accuracy"]),
-                          ("the same LoRA on mini untrained", "06-mini-untrained-default", lambda r: r["test_accuracy"]),
-                          ("naive Bayes", "06-mini-default", lambda r: r["baselines"][2]["test"]),
-                          ("message length", "06-mini-default", lambda r: r["baselines"][1]["test"])):
-        files = [ROOT / "figures" / "results" / f"{name}-seed{seed}.json" for seed in (123, 1, 2)]
-        values = [of(json.loads(file.read_text(encoding="utf-8"))) for file in files]
-        said = re.search(rf"^\| {row} \|.*$", text, re.MULTILINE)[0]
-        wanted = [f"{100 * value:.2f} %" for value in [*values, sum(values) / 3]]
-        assert re.findall(r"\d+\.\d\d %", said) == wanted, f"README says {said}"
+# ---- results ----------------------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def results(name):
-    return json.loads((ROOT / "figures" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+def test_readmes_results_are_what_the_results_files_say():
+    assert write_readme.written(README) == README, "run python tests/write_readme.py"
+    assert re.findall(r"<!-- (\w+) -->\n", README) == [*write_readme.BLOCKS], "a block is not in README.md"
 
 
-def row_of(name):
-    """The cells of README's last row that begins with this name."""
-    lines = re.findall(rf"^\| {re.escape(name)} \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    return [cell.strip() for cell in lines[-1].strip("|").split("|")][1:]
+def test_a_result_that_changes_changes_the_page(tmp_path, monkeypatch):
+    """What the test above compares could be two empty strings."""
+    shutil.copytree(write_readme.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(write_readme, "RESULTS", tmp_path / "results")
+    assert write_readme.written(README) == README
+    for name in ("10-mini-default-seed123", "07-mini-default-seed123", "08-mini-default-seed123", "09-mini-default-seed2"):
+        file = tmp_path / "results" / f"{name}.json"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(r"0\.9(\d+)", r"0.1\1", re.sub(r"([56])\.(\d{5})", r"1.\2", text)), encoding="utf-8")
+        assert write_readme.written(README) != README, f"nothing in README.md comes from {name}"
+        file.write_text(text, encoding="utf-8")
 
 
-def test_readmes_table_of_lora_for_text_is_that_of_the_results_file():
-    run = results("07-mini-default-seed123")
-    before = run["full"]["before"]["test"]
-    assert row_of("before") == ["", f"{before['loss']:.3f}", f"{before['accuracy']:.1%}".replace("%", " %"), "", "", ""]
-    for name, way in (("all weights", run["full"]), ("LoRA", run["lora"])):
-        after = way["after"]["test"]
-        assert row_of(name) == [f"{way['trainable_parameters']:,}", f"{after['loss']:.3f}",
-                                f"{after['accuracy']:.1%}".replace("%", " %"), f"{1000 * way['seconds_per_step']:.0f} ms",
-                                f"{way['predicted_memory_bytes']['peak'] / 1e6:.0f} MB",
-                                f"{way['peak_memory_bytes'] / 1e6:.0f} MB"]
+def test_a_cell_is_the_mean_of_the_seeds_worked_out_apart():
+    run = json.loads((ROOT / "figures" / "results" / "10-mini-default-seed123.json").read_text(encoding="utf-8"))
+    values = np.array(run["results"]["balanced"]["LoRA, r = 16"]["accuracy"]["values"])
+    assert len(values) == len(run["seeds"]) == 5
+    reach = 2.776 * values.std(ddof=1) * (1 / 5 + 0.25) ** 0.5
+    cell = f"{100 * values.mean():.1f} ± {100 * reach:.1f} ({100 * values.std(ddof=1):.1f})"
+    line = re.search(r"^\| \*\*LoRA, r = 16\*\* \|.*$", README, re.MULTILINE)[0]
+    assert line.split(" | ")[3] == cell, line
 
 
-def test_readmes_table_of_three_classes_is_that_of_the_results_files():
-    runs = [results(f"09-mini-default-seed{seed}")["results"] for seed in (123, 1, 2)]
-    for name in ("GPT-2 mini, LoRA", "GPT-2 mini, LoRA, weights divided out", "naive Bayes", "naive Bayes, classes even",
-                 "majority"):
-        means = [sum(run[name][key] for run in runs) / 3 for key in ("accuracy", "recall")]
-        assert row_of(name) == [f"{100 * mean:.2f} %" for mean in means], name
+def test_what_was_not_measured_says_so_and_how_until_it_was(tmp_path, monkeypatch):
+    shutil.copytree(write_readme.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(write_readme, "RESULTS", tmp_path / "results")
+    real = list((tmp_path / "results").glob("06-gpt2-small-default-seed*-to-*.json"))
+    for file in real:
+        file.unlink()
+    row = " | ".join(write_readme.large_model())
+    assert "not measured" in row and "`python chapters/06_lora_spam.py --model 124M --seeds 5`" in row
+    run = json.loads((tmp_path / "results" / "10-mini-default-seed123.json").read_text(encoding="utf-8"))
+    run["results"] = {test: {"LoRA, r = 16": run["results"][test]["LoRA, r = 16"]} for test in ("balanced", "natural")}
+    (tmp_path / "results" / "06-gpt2-small-default-seed123-to-127.json").write_text(json.dumps(run), encoding="utf-8")
+    row = " | ".join(write_readme.large_model())
+    assert "not measured" not in row and "±" in row
 
 
-def test_readmes_table_of_matrices_and_ranks_is_that_of_the_results_file():
-    short = {"W_query": "q", "W_key": "k", "W_value": "v", "out_proj": "o", "layers.0": "up", "layers.2": "down"}
-    found = {}
-    for row in results("08-mini-default-seed123")["tables"]:
-        matrices = ",".join(short[name] for name in row["matrices"])
-        mean, _, high = row["interval"]
-        found.setdefault(f"{matrices}, r = {row['rank']}" if row["rank"] else "everything", {})[row["measure"]] = (
-            f"{100 * mean:.1f} ± {100 * (high - mean):.1f} %" if "accuracy" in row["measure"] else
-            f"{mean:.3f} ± {high - mean:.3f}")
-    said = [name for name in found if f"| {name} |" in (ROOT / "README.md").read_text(encoding="utf-8")]
-    assert len(said) == 13
-    for name in said:
-        assert row_of(name) == [found[name][key] for key in ("spam accuracy", "spam loss", "text loss")], name
+def test_only_quoted_full_runs_are_collected(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(write_readme, "RESULTS", tmp_path)
+    for folder in ("06_lora_spam/mini-default-full-seed123", "06_lora_spam/mini-default-quick-seed123",
+                   "06_lora_spam/mini-default-full-seed7", "06_lora_spam/gpt2-small-default-full-seed123-to-127",
+                   "10_believe_the_number/mini-default-full-seed123", "experiment/mini-x-full-seed123-0a1b2c3d"):
+        (tmp_path / "data" / "runs" / folder).mkdir(parents=True)
+        (tmp_path / "data" / "runs" / folder / "results.json").write_text("{}", encoding="utf-8")
+    write_readme.collect()
+    assert {file.stem for file in tmp_path.glob("*.json")} == {
+        "06-mini-default-seed123", "06-gpt2-small-default-seed123-to-127", "10-mini-default-seed123"}
+
+
+def test_a_block_that_nobody_writes_is_an_error():
+    with pytest.raises(ValueError, match="a block 'gossip'"):
+        write_readme.written("<!-- gossip -->\n<!-- end -->")

@@ -118,6 +118,11 @@ def run_disguises(module):
     yield dict(n=3)
 
 
+def run_filter_run(module):
+    module.spam_probabilities(new_model(2), messages("to", "be", "or"), Letters(), torch.device("cpu"))
+    yield dict(N=3, K=2)
+
+
 def run_frozen(module):
     model, at = new_model(4), torch.tensor([3, 6])
     model.requires_grad_(False)
@@ -237,6 +242,15 @@ def run_pretrain(module):
     module.shares(tokens(7), V)
     module.text_losses(new_model(), {"text": tokens(3 * (CONFIG.context_length + 1))}, windows=3)
     yield dict(V=V, windows=3, T=CONFIG.context_length)
+
+
+def run_probabilities(module):
+    labels, spam = [0, 1, 0, 0, 1, 0, 0, 0, 1], [0.5, 0.5, 0.0, 0.25, 0.75, 0.25, 0.0, 0.5, 1.0]
+    module.average_precision(labels, spam)
+    module.reliability(labels, spam)
+    module.threshold_for(labels, spam)
+    module.measures(labels, spam)
+    yield dict(n=9, n_ham=6, distinct=5)
 
 
 def run_spam(module):

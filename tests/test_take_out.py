@@ -88,10 +88,10 @@ def test_a_function_that_cannot_be_found_is_an_error_that_says_why(function, sou
 def test_the_table_names_functions_of_the_library_and_says_all_that_is_needed():
     assert len({(e.file, e.function) for e in EXERCISES.values()}) == len(EXERCISES) >= 24
     for name, exercise in EXERCISES.items():
-        assert name == exercise.id and re.fullmatch(r"[1-9]\.[1-9][0-9]?", name) and exercise.file.startswith("gpt/")
+        assert name == exercise.id and re.fullmatch(r"[1-9][0-9]?\.[1-9][0-9]?", name) and exercise.file.startswith("gpt/")
         assert exercise.points > 0 and exercise.difficulty in ("easy", "medium", "hard")
         assert 2 <= len(exercise.hints) <= 4 and "\n" not in exercise.task, f"{name}: two or three hints, or four"
-    for chapter in "123456789":
+    for chapter in range(1, 11):
         assert sum(name.startswith(f"{chapter}.") for name in EXERCISES) >= 3, f"chapter {chapter} has too few"
 
 

@@ -10,16 +10,22 @@ import json
 import re
 import shutil
 import sys
+import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gpt.assets import data_dir  # noqa: E402  (the path comes first)
+from gpt.evaluation import seen_from  # noqa: E402
 from gpt.methods import METHODS  # noqa: E402
 from gpt.repeated import resampled_interval, verdict  # noqa: E402
 
+EVALUATION = "10-mini-default-seed123"
 RESULTS = ROOT / "figures" / "results"
+QUOTED = ("0[4678]-mini-*-seed123", "05-mini-default-seed123", "06-gpt2-small-default-seed*-to-*", EVALUATION,
+          *(f"09-mini-default-seed{seed}" for seed in (123, 1, 2)))
 OURS, UNMEASURED = "LoRA, r = 16", "python chapters/06_lora_spam.py --model 124M --seeds 5"
 TESTS = {"blog": "the blog's split", "balanced": "balanced", "natural": "13 % spam", "natural, all": "13 % spam, all"}
 
@@ -31,11 +37,12 @@ def read(name):
 
 
 def collect():
-    """Copy the results.json of every full run in data/runs/ to figures/results/NN-MODEL-RECIPE-seedN.json."""
+    """Copy the results.json of those full runs in data/runs/ that README.md quotes, as NN-MODEL-RECIPE-seedN.json."""
     for file in sorted((data_dir() / "runs").glob("[0-9]*/*-full-seed*/results.json")):
         name = f"{file.parts[-3][:2]}-{file.parts[-2].replace('-full', '')}"
-        shutil.copy(file, RESULTS / f"{name}.json")
-        print(name)
+        if any(fnmatch(name, pattern) for pattern in QUOTED):
+            shutil.copy(file, RESULTS / f"{name}.json")
+            print(f"figures/results/{name}.json")
 
 
 # Cells
@@ -69,8 +76,21 @@ def listed(names):
 
 # Blocks, each a function that returns Markdown
 
+def first():
+    results = read(EVALUATION)["results"]
+    mini, bayes, untrained = (results["balanced"][name]["accuracy"] for name in (OURS, "naive Bayes", "untrained, everything"))
+    kept = results["natural"][OURS]
+    return textwrap.fill(
+        f"A GPT-2 of 14 MiB that comes with this repository, fine-tuned with LoRA by a command of 13 seconds on two CPU cores: "
+        f"{100 * mini['mean']:.1f} % of the test messages right, the mean of five seeds (95 % interval {100 * mini['low']:.1f} to "
+        f"{100 * mini['high']:.1f} %). Counting words gets {100 * bayes['mean']:.1f} %, the same model trained from nothing "
+        f"{100 * untrained['mean']:.1f} %. Where 13 % of the messages are spam, and the threshold is set to lose 1 % of the "
+        f"others, it finds {100 * kept['kept_recall']['mean']:.0f} % of the spam and loses "
+        f"{100 * kept['kept_ham_lost']['mean']:.1f} % of the others.", 120)
+
+
 def comparison():
-    run = read("10-mini-default-seed123")
+    run = read(EVALUATION)
     results, seeds = run["results"], run["seeds"]
     rows = []
     for name in METHODS:
@@ -99,7 +119,7 @@ def large_model():
 
 
 def measures():
-    results = read("10-mini-default-seed123")["results"]["natural"]
+    results = read(EVALUATION)["results"]["natural"]
     keys = {"precision": "precision", "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
     rows = [[name, *(known(row, key) for key in keys), known(row, "brier", digits=3, unit=1),
              known(row, "kept_recall"), known(row, "kept_ham_lost", digits=2)] for name, row in results.items()]
@@ -109,21 +129,17 @@ def measures():
 
 def told_apart():
     lines = []
-    for test, rows in read("10-mini-default-seed123")["pairs"].items():
+    for test, rows in read(EVALUATION)["pairs"].items():
         said = {"better": [], "worse": [], "not told apart": []}
-        for row in rows:
-            if OURS == row["first"]:
-                said[verdict(row)].append(row["second"])
-            elif OURS == row["second"]:
-                turned = row | {"only_first": row["only_second"], "only_second": row["only_first"]}
-                said[verdict(turned)].append(row["first"])
+        for row in seen_from(OURS, rows):
+            said[verdict(row)].append(row["second"])
         lines.append(f"* {TESTS[test]} ({rows[0]['messages']:,} different texts, {len(rows)} pairs): better than "
                      f"{listed(said['better'])}; worse than {listed(said['worse'])}; not told apart from {listed(said['not told apart'])}.")
     return "\n".join(lines)
 
 
 def disguises():
-    found = read("10-mini-default-seed123")["disguises"]
+    found = read(EVALUATION)["disguises"]
     return table(["", *(f"{name}: spam found, ham lost" for name in found)],
                  [[disguise, *(f"{100 * of[disguise]['recall']:.1f} %, {100 * of[disguise]['ham_lost']:.1f} %" for of in found.values())]
                   for disguise in found[OURS]])
@@ -164,7 +180,7 @@ def three_classes():
 
 
 BLOCKS = {function.__name__: function for function in
-          (comparison, measures, told_apart, disguises, text_lora, matrices, three_classes)}
+          (first, comparison, measures, told_apart, disguises, text_lora, matrices, three_classes)}
 
 
 def written(readme):
