@@ -41,7 +41,8 @@ def with_the_rest(messages, splits, seed):
     70/10/20. So there are still no leaks, and a test on the larger split asks about messages that a model which was
     trained on the smaller one has not seen either.
 
-    Input: messages and splits, with the column Row
+    Input: messages and the splits, DataFrames with the columns Label, Text and Row; seed, of the drawing
+    Output: as many new ones, their rows numbered from 0: a split's own messages, those that join it, those drawn for it
     """
     home = {normalised(text): i for i, split in enumerate(splits) for text in split["Text"]}
     rest = messages[~messages["Row"].isin(pd.concat(splits)["Row"])]

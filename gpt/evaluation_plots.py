@@ -54,7 +54,7 @@ def plot_learning_curves(curves, title):
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.set_xlabel("messages trained on, half of them spam")
     axes.set_ylabel("test accuracy, % (bars: 95 % intervals)")
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.legend(loc="lower right")
+    axes.set_title(title, loc="left", fontsize=12, pad=52)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     fig.tight_layout()
     return fig

@@ -109,13 +109,15 @@ def threshold_for(labels, scores, most_lost=0.01):
 
     A score may be called spam if at most a share most_lost of the ham scores as much or more. The threshold is halfway
     between the lowest score, of any message, that may, and the next lower one, of any message: on nobody's score, so
-    that rounding elsewhere flips none. Equal scores are called spam together or not at all. Where even the highest may
-    not, it is infinity and nothing is called spam. Where the lowest may too (only if most_lost is 1) it is 0, or that
-    score if negative, and everything is. It holds for these messages: draw it on validation messages, then test it.
+    that rounding elsewhere flips none (of two neighbouring doubles, which have none between them, the upper). Equal
+    scores are called spam together or not at all. Where even the highest may not, it is infinity and nothing is called
+    spam. Where the lowest may too (only if most_lost is 1) it is 0, or that score if negative, and everything is. It
+    holds for these messages: draw it on validation messages, then test it.
 
     Input: labels (n,); scores (n,); most_lost, 0..1: of 80 ham messages 0.01 lets none go
     Output: a float, to be compared in double precision, for float32 has no number between two neighbours
-    Raises: ValueError as _as_tensors, where no message is ham, and for a most_lost outside 0..1
+    Raises: ValueError as _as_tensors; where no message is ham, "0 of 2 messages are ham"; for a most_lost outside 0..1,
+    or nan, "most_lost is 1.5"
     Source: Neyman and Pearson 1933, for the idea: bound the worse mistake, then make the other one rare
     """
     labels, scores = _as_tensors(labels, scores)

@@ -47,6 +47,7 @@ ACCEPTED = """
     with written_whole(path) as temporary:
     s = in_float64(singular_values)
     for name, (U, S, Vh) in updates.items():
+    labels, probabilities = _as_probabilities(labels, probabilities)
 """    # lines of answers that stand elsewhere too, in other functions, chapters or tests, and give nothing away there
 # (but for the clipping: chapter 4's step and chapter 7's step in parts have to do the same with the gradients)
 

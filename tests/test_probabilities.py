@@ -45,7 +45,7 @@ def test_average_precision_is_the_one_worked_out_by_hand():
 ])
 def test_average_precision_is_scikit_learns(labels, scores, expected):
     assert average_precision(labels, scores) == pytest.approx(expected, abs=1e-12), (
-        "a line between the points, as for the area under the ROC curve, is another measure")
+        "equal scores split? And a line between the points, as under the ROC curve, is another measure")
 
 
 @pytest.mark.exercise("10.3")
@@ -82,7 +82,7 @@ def test_average_precision_is_unknown_without_a_positive():
 
 @pytest.mark.exercise("10.4")
 def test_the_brier_score_is_the_mean_square():
-    assert brier_score([1, 0, 1], [1.0, 0.0, 0.5]) == pytest.approx(0.25 / 3), "the root, or no mean?"
+    assert brier_score([1, 0, 1], [1.0, 0.0, 0.5]) == pytest.approx(0.25 / 3), "not squared, the root taken, or no mean?"
     assert brier_score([0, 1, 1], [0.5] * 3) == 0.25, "summed over both classes, as Brier did, it is 0.5"
     assert (brier_score([0, 1], [0, 1]), brier_score([0, 1], [1, 0])) == (0.0, 1.0)
     assert brier_score([], []) is None
