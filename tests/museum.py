@@ -1022,7 +1022,7 @@ CHAPTER_10 = (
     Bug("answers in the loader's order",
         "tests/test_filter_run.py::test_answers_come_in_the_tables_order_whatever_the_batches", "gpt/filter_run.py",
         "order = [row for rows in loader.rows for row in rows]", "order = range(len(table))",
-        "10.4: whatever trains seems to guess.", box="10"),
+        "10.4: whatever trains seems to guess; but runs that are remembered, data/runs/experiment, hide it.", box="10"),
 )
 
 BUGS = (CHAPTER_1 + CHAPTER_2 + CHAPTER_3 + CHAPTER_4 + CHAPTER_5 + CHAPTER_6 + CHAPTER_7 + CHAPTER_8 + CHAPTER_9

@@ -189,9 +189,9 @@ def test_several_seeds_give_a_mean_with_its_interval_and_each_seeds_own_number(r
                       {"epochs": None, "pretrained": None})]
     lines = printed.splitlines()
     reach = 4.303 * 0.25 * (1 / 3 + 0.2 / 0.8)**0.5
-    assert lines[0] == "mini, seeds 2 to 4, balanced test of 4 messages"
+    assert lines[0] == "mini, seeds 2 to 4, balanced test: 4 messages (first seed)"
     assert lines[1] == f"  LoRA, r = 16         accuracy 75.0 -+ {100 * reach:.1f} %   each: 50.00%, 75.00%, 100.00%"
-    assert lines[2] == "mini, seeds 2 to 4, natural test of 6 messages" and "66.67%, 83.33%, 100.00%" in lines[3]
+    assert lines[2] == "mini, seeds 2 to 4, natural test: 6 messages (first seed)" and "66.67%, 83.33%, 100.00%" in lines[3]
     (folder, found), = files.items()
     assert folder == "mini-default-full-seed2-to-4", "a single run with seed 2 would overwrite it"
     accuracy = found["results"]["balanced"]["LoRA, r = 16"]["accuracy"]
