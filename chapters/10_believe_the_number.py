@@ -309,7 +309,7 @@ report(folder, args, recipe="default", weights=weights, seeds=seeds, results=res
 
 # %% What you have now: a number with an interval, on the test that counts, and what stands behind it.
 #
-# Break it, and see what you should see (--quick):
+# Break it, and see what you should see (--quick; before the fourth delete data/runs/experiment: runs are remembered):
 #   gpt/repeated.py, resampled_interval: leave out + shared / (1 - shared)   -> 10.1 stops: the reach is 0.88, not 1.32
 #   gpt/conditions.py, with_the_rest: -1 as the place of every message       -> 10.2 stops: splits share 37 messages
 #   gpt/probabilities.py, average_precision: let the order of ties decide    -> 10.3 stops: 0.76, not 0.7
