@@ -5,7 +5,7 @@ method from a luckier one, draw the line where it loses no mail, and ask a model
 and 6.
 
 Run: python chapters/10_believe_the_number.py
-Time: --quick 80 s; full 40 min on mini, and goes on where it was stopped; on 2 CPU cores (AMD EPYC)
+Time: --quick 42 s; full 45 min on mini beside other work, and goes on where it was stopped; 2 CPU cores (AMD EPYC)
 Source: Dietterich 1998, Nadeau and Bengio 2003 (comparing methods); Elkan 2001 (other shares of the classes)
 """
 
