@@ -6,7 +6,7 @@ says which row of the file a message is: what two classifiers answered to the sa
 
 import pandas as pd
 
-from gpt.spam import (create_balanced_dataset, normalised, random_split, read_sms, split_without_leaks)
+from gpt.spam import create_balanced_dataset, normalised, random_split, read_sms, split_without_leaks
 
 CONDITIONS = ("blog", "balanced", "natural")
 
