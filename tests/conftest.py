@@ -26,6 +26,13 @@ SLOW = {"chapters": "runs whole chapters, minutes in all; only with -m chapters"
         "peers": "compares with transformers and peft, where they are installed; only with -m peers"}
 
 
+def modules_of_gpt():
+    """All files of the library, as "gpt/lora.py", however deep. What reads them all is held against this."""
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gpt").rglob("*.py")}
+    assert len(found) > 40, "gpt/ is not where it is looked for"
+    return found
+
+
 # Fixtures
 
 @pytest.fixture

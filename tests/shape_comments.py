@@ -21,6 +21,7 @@ import ast
 import io
 import re
 import tokenize
+from pathlib import PurePosixPath
 from types import ModuleType
 
 import gpt
@@ -134,14 +135,16 @@ class Watch(ast.NodeTransformer):
 
 
 def faults(name, source, run):
-    """All that is untrue or unproved in a module, a sentence each. `run`: see tests/test_shapes.py."""
-    tree, seen = ast.parse(source), []
+    """All that is untrue or unproved in a module, such as "gpt/lora.py", a sentence each. `run`: see
+    tests/test_shapes.py.
+    """
+    tree, seen, stem = ast.parse(source), [], PurePosixPath(name).stem
     try:
         said = {one.line: one for one in [*comments(source, tree), *docstrings(tree)]}
     except ValueError as error:
-        return [f"gpt/{name}.py:{error}"]
+        return [f"{name}:{error}"]
     if run is None:
-        return [f"gpt/{name}.py:{one.line} says {one.text}: there is no run_{name} in tests/test_shapes.py to prove it"
+        return [f"{name}:{one.line} says {one.text}: there is no run_{stem} in tests/test_shapes.py to prove it"
                 for one in said.values() if one.required]
 
     def saw(line, unused, value):
@@ -150,18 +153,18 @@ def faults(name, source, run):
                             for i, one in enumerate(values) if i not in unused]))
         return value
 
-    module = ModuleType(f"gpt.{name}")
-    module.__file__, module._saw = f"gpt/{name}.py", saw
+    module = ModuleType(name.removesuffix(".py").replace("/", "."))
+    module.__file__, module._saw = name, saw
     tree = ast.fix_missing_locations(Watch(tree, said.values()).visit(tree))
     exec(compile(tree, module.__file__, "exec"), vars(module))
     found = []
     for sizes in run(module):
         for one, other in equal_sizes(said.values(), sizes):
-            found.append(f"in the run of gpt/{name}.py {one} and {other} are the same number, so it proves nothing")
+            found.append(f"in the run of {name} {one} and {other} are the same number, so it proves nothing")
         for line, shapes in seen:
             said[line].compare(shapes, sizes)
         seen.clear()
-    return found + [f"gpt/{name}.py:{one.line} says {one.text}: {one.fault()}" for one in said.values() if one.fault()]
+    return found + [f"{name}:{one.line} says {one.text}: {one.fault()}" for one in said.values() if one.fault()]
 
 
 def equal_sizes(said, sizes):

@@ -8,11 +8,13 @@ from take_out import Problem
 LARGE = 2 ** 20    # bytes: no source file of gpt/ comes near it
 
 
-def submissions(folder, names):
+def submissions(folder):
     """{student: {"gpt/lora.py": its bytes} or the Problem with this submission}, in the order of their names.
 
+    Of what a student handed in, the Python files under gpt/ are taken, however deep; all else is left where it is.
+
     Input: folder, with a sub-folder or a .zip for each student; or one submission itself, which is what Gradescope
-        hands over. names, the files to take; what else a student handed in is left where it is
+        hands over
     Raises: Problem if there is no submission in the folder
     """
     if folder.is_file() or (folder / "gpt").is_dir():
@@ -28,34 +30,34 @@ def submissions(folder, names):
     for entry in entries:
         name = entry.name if entry.is_dir() or entry.stem in found else entry.stem
         try:
-            found[name] = chosen(_of_folder(entry) if entry.is_dir() else _of_zip(entry), names)
+            found[name] = chosen(_of_folder(entry) if entry.is_dir() else _of_zip(entry))
         except Problem as problem:
             found[name] = problem
     return found
 
 
-def chosen(files, names):
-    """Of a submission's files those that are graded, whether gpt/ stands at its top or one folder down.
+def chosen(files):
+    """Of a submission's files those under gpt/, whether that stands at its top or one folder down.
 
     Input: files, {path in the submission: function that reads it}
     """
-    tops = {path.parts[:-2] for path in files if path.parent.name == "gpt" and len(path.parts) <= 3}
+    tops = {path.parts[:path.parts.index("gpt")] for path in files if "gpt" in path.parts[:-1][:2]}
     tops = {()} & tops or tops
     if len(tops) != 1:
         said = ", ".join(sorted("/".join((*top, "gpt")) for top in tops))
         raise Problem(f"more than one gpt/: {said}" if tops else "no gpt/ at its top or one folder down")
     top = PurePosixPath(*tops.pop())
-    return {name: files[top / name]() for name in names if top / name in files}
+    return {str(path.relative_to(top)): read() for path, read in files.items() if path.is_relative_to(top / "gpt")}
 
 
 def _of_folder(folder):
-    """The regular files one or two levels down; a link could lead anywhere, so none is followed."""
+    """The regular files of gpt/ at the top or one folder down; a link could lead anywhere, so none is followed."""
     files = {}
-    for path in [*folder.glob("gpt/*.py"), *folder.glob("*/gpt/*.py")]:
-        linked = any(part.is_symlink() for part in (path, path.parent, path.parent.parent) if part != folder)
+    for path in [*folder.glob("gpt/**/*.py"), *folder.glob("*/gpt/**/*.py")]:
+        name = PurePosixPath(path.relative_to(folder).as_posix())
+        linked = any((folder / part).is_symlink() for part in (name, *name.parents))
         if path.is_file() and not linked:
-            files[PurePosixPath(path.relative_to(folder).as_posix())] = lambda path=path: _small(
-                path.name, path.stat().st_size, path.read_bytes)
+            files[name] = lambda path=path: _small(path.name, path.stat().st_size, path.read_bytes)
     return files
 
 

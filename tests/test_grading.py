@@ -122,3 +122,23 @@ def test_every_chapter_can_be_released_and_the_tests_that_a_release_keeps_can_be
     release.release(tmp_path / "all", everything, everything)
     said = call(tmp_path / "all", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
     assert re.search(r"\d\d\d+(/\d+)? tests collected", said), said
+
+
+def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
+    """gpt/x.py has become gpt/deep/x.py since these were handed in, and what it imported has moved on too."""
+    course = new_course(tmp_path / "a course")
+    (course / "gpt" / "deep").mkdir()
+    (course / "gpt" / "x.py").rename(course / "gpt" / "deep" / "x.py")
+    (course / "tests" / "test_toy.py").write_text((course / "tests" / "test_toy.py").read_text().replace("gpt.x", "gpt.deep.x"))
+    (course / "tests" / "exercise_table.py").write_text(TABLE.replace("gpt/x.py", "gpt/deep/x.py"))
+    subprocess.run(["git", "add", "-A"], cwd=course, check=True)
+    own = TOY.replace("return x + x    # doubled", "return times(TWO, x)").replace("class Double", (
+        "from gpt.gone import what_has_moved\nTWO = 2\n\ndef times(a, b):\n    return a * b\n\nclass Double"))
+    for student, file, text in (("new", "gpt/deep/x.py", TOY), ("old", "gpt/x.py", own),
+                                ("old-in-its-place", "gpt/deep/x.py", own), ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
+        path = tmp_path / "handed in" / student / file
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
+    table = [line.split(",") for line in (course / "points.csv").read_text().split()]
+    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"], ["old-wrong", "0", "3", "3"]]

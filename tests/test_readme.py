@@ -85,7 +85,7 @@ def test_requirements_are_pinned_and_say_which_chapters_need_them():
     assert set().union(*needed.values()) <= named, "a chapter imports what requirements.txt does not name"
 
 
-MODULES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "gpt").glob("[a-z]*.py")}
+MODULES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "gpt").rglob("[a-z]*.py")}
 
 
 def test_the_map_names_each_module_once_and_the_module_names_that_chapter():

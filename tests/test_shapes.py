@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT, modules_of_gpt
 from shape_comments import faults
 from torch import nn
 from tqdm import tqdm
 
-import gpt
 from gpt.batches import BatchesByLength
 from gpt.classify import swap_head
 from gpt.config import GPTConfig
 from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
 
-FILES = {path.stem: path for path in sorted(Path(gpt.__file__).parent.glob("*.py"))}
+FILES = sorted(modules_of_gpt())
 CONFIG = GPTConfig(vocab_size=101, context_length=24, emb_dim=30, n_heads=5, n_layers=3)
 B, T, C, H, D, V = 2, 7, 30, 5, 6, 101
 
@@ -284,7 +284,8 @@ def run_writer(module):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_comment_that_names_a_shape_is_true(name):
-    found = faults(name, FILES[name].read_text(encoding="utf-8"), globals().get(f"run_{name}"))
+    run = globals().get(f"run_{Path(name).stem}")
+    found = faults(name, (ROOT / name).read_text(encoding="utf-8"), run)
     assert not found, "\n".join(found)
 
 
@@ -294,7 +295,7 @@ def faults_of(line):
         module.f(torch.zeros(2, 7))
         yield dict(B=2, T=7)
 
-    return faults("m", f"def f(x):\n    {line}\n    return x", run)
+    return faults("gpt/x.py", f"def f(x):\n    {line}\n    return x", run)
 
 
 @pytest.mark.parametrize("line", [
@@ -313,7 +314,7 @@ def test_a_true_comment_passes(line):
 
 
 @pytest.mark.parametrize("line, fault", [
-    ("y = x.T                          # (B, T)", r"m.py:2 says \(B, T\): \(7, 2\) came out of sizes B = 2, T = 7"),
+    ("y = x.T                          # (B, T)", r"x.py:2 says \(B, T\): \(7, 2\) came out of sizes B = 2, T = 7"),
     ("y = len(x)                       # (B,)", "a int came out"),
     ("y = x                            # (B, T), (T, B)", "2 shapes for 1 values"),
     ("y = x                            # (..., B)", r"\(2, 7\) came out"),
@@ -322,15 +323,15 @@ def test_a_true_comment_passes(line):
     ("y = x                            # (B, T) or (T, B)", r"\(T, B\) never comes out"),
     ("y = x                            # (B, T), T = 1 later", r"\(B, 1\) never comes out"),
     ("y = x                            # (B, T) or (B, B + 5)", r"B \+ 5 and T are the same number"),
-    ("y = x                            # (B T)", r"m.py:2 says \(B T\): see"),
-    ("y = x                            # (B, T) or (B, T)", "m.py:2 .*: see"),
-    ("y = x                            # row -> (B, T)", "m.py:2 .*: see"),
-    ("# (B, T)", "m.py:2 .*: see"),
-    ("'-> (T, B)'", r"m.py:2 says \(T, B\): \(2, 7\) came out"),
+    ("y = x                            # (B T)", r"x.py:2 says \(B T\): see"),
+    ("y = x                            # (B, T) or (B, T)", "x.py:2 .*: see"),
+    ("y = x                            # row -> (B, T)", "x.py:2 .*: see"),
+    ("# (B, T)", "x.py:2 .*: see"),
+    ("'-> (T, B)'", r"x.py:2 says \(T, B\): \(2, 7\) came out"),
 ])
 def test_a_comment_that_is_false_or_not_proved_is_a_fault(line, fault):
     assert re.search(fault, "\n".join(faults_of(line)))
 
 
 def test_a_module_without_a_run_is_a_fault():
-    assert "m.py:1 says (3,): there is no run_m" in faults("m", "x = [1, 2, 3]    # (3,)", None)[0]
+    assert "x.py:1 says (3,): there is no run_x" in faults("gpt/x.py", "x = [1, 2, 3]    # (3,)", None)[0]

@@ -101,7 +101,7 @@ def test_the_page_says_how_many_exercises_and_points_there_are():
 
 
 def test_every_exercise_has_two_tests_and_every_mark_an_exercise():
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     calls = [line for source in sources for line in re.findall(r"mark\.exercise\([^)]*\)", source)]
     marks = [name for line in calls for name in marked(line)]
     assert set(marks) == set(EXERCISES), f"without tests, or unknown: {set(marks) ^ set(EXERCISES)}"
