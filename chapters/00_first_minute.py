@@ -136,12 +136,13 @@ you saw                                    it is explained in                   
 0.1  text becomes numbers                  chapters/01_tokens.py                  gpt/tokenizer.py
 0.2  what is inside the model              chapters/02_attention.py,              gpt/attention.py
                                            chapters/03_gpt_model.py               gpt/model.py
-     how it was trained, its surprise      chapters/04_weights.py                 gpt/pretrain.py, gpt/losses.py
+     how it was trained, its surprise      chapters/04_weights.py                 gpt/applications/pretrain.py,
+                                                                                  gpt/losses.py
 0.3  the new head                          chapters/05_spam_classifier.py         gpt/classify.py
      LoRA                                  chapters/06_lora_spam.py               gpt/lora.py
 0.4  padding                               chapters/05_spam_classifier.py         gpt/batches.py
      training                              chapters/04_weights.py                 gpt/train.py
-0.5  answers, and how good they are        chapters/05_spam_classifier.py         gpt/metrics.py
+0.5  answers, and how good they are        chapters/05_spam_classifier.py         gpt/evaluate/metrics.py
 """.strip())
 
 # %% What you have now: a working classifier, and a question for each of its parts.

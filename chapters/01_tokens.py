@@ -15,7 +15,7 @@ import regex    # comes with tiktoken; Python's own re does not know \p{L}, any 
 import torch
 from book import predict, section, show, start
 
-from gpt.corpus import TextWindows, encode_documents
+from gpt.batches import TextWindows, encode_documents
 from gpt.download import fetch
 from gpt.spam import read_sms
 from gpt.tokenizer import END_OF_TEXT, SPLIT, gpt2_tokenizer, read_ranks, text_to_token_ids

@@ -270,4 +270,4 @@ figure(plot_attention([weights_of(mini, ids)[head] for head in (plain, dear)], [
 #   2.4: masked_fill(future, 0.0)                              -> 2.4 stops: a score of 0 is a weight of e^0 = 1
 # Try it:
 #   python chapters/02_attention.py --quick --seed 1    do the predictions hold for other random numbers?
-#   python -m pytest tests/test_attention.py            what else attention has to do
+#   python -m pytest tests/story/test_attention.py            what else attention has to do

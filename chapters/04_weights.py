@@ -16,22 +16,20 @@ import torch
 from book import ROOT, figure, load_weights, predict, report, run_folder, section, show, start
 from torch.nn import functional as F
 
+from gpt.applications.pretrain import pretrain, read_mini_texts, read_wikitext, shares, text_losses
+from gpt.batches import TextWindows, encode_documents
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPT2_SIZES, GPTConfig
-from gpt.corpus import TextWindows, encode_documents, read_wikitext
-from gpt.crc32c import crc32c, masked
 from gpt.download import fetch
 from gpt.generate import choose, generate
-from gpt.layouts import from_openai
 from gpt.losses import cross_entropy_by_hand, next_token_loss, sampled_softmax_loss
 from gpt.model import GPTModel
 from gpt.plots import plot_text_losses
-from gpt.pretrain import pretrain, read_mini_texts, shares, text_losses
-from gpt.tf_checkpoint import fields, read_index
-from gpt.tf_table import read_footer
+from gpt.storage.crc32c import crc32c, masked
+from gpt.storage.openai_checkpoint import fields, read_footer, read_index
 from gpt.tokenizer import gpt2_tokenizer, text_to_token_ids, token_ids_to_text
 from gpt.train import train, training_step
-from gpt.weights import MINI, load_gpt2, load_openai, save_model
+from gpt.weights import MINI, from_openai, load_gpt2, load_openai, save_model
 
 QUICK, FULL = dict(epochs=30), dict(epochs=60)    # how often the two pages of 4.3 are read
 AS_SHIPPED = dict(epochs=4, sampled_batches=None, full_batches=100, batch_size=16, windows=150)    # --full; otherwise:
@@ -313,12 +311,18 @@ for settings in {"temperature": 0.5}, {"temperature": 1.0}, {"temperature": 1.0,
 # %% What you have now: a loss that you can read, a run that survives a crash, and weights out of OpenAI's own file.
 #
 # Break it, and see what you should see:
-#   gpt/losses.py, next_token_loss: not shifted, targets token_ids[:, :-1]   -> 4.4 stops: first loss 5.9, not 6.65
-#   gpt/train.py: leave out zero_grad                  -> 4.4: training loss 7.3 in place of 1.0; 4.5 stops
-#   gpt/checkpoint.py: leave out load_state_dict       -> 4.5 stops: the resumed run differs in all 36 tensors
-#   gpt/losses.py: leave out - log_pi                  -> 4.6 stops: the 10 polls say 5.32, the exact loss is 4.96
-#   gpt/layouts.py: leave out the tensor.t()           -> 4.9 stops, names 15 tensors, not out_proj: it is square
-#   gpt/generate.py, choose: before = cumsum alone     -> 4.11 stops: what top_p 0.9 keeps does not reach 0.9
+#   gpt/losses.py, next_token_loss: not shifted, targets token_ids[:, :-1]
+#       -> 4.4 stops: first loss 5.9, not 6.65
+#   gpt/train.py: leave out zero_grad
+#       -> 4.4: training loss 7.3 in place of 1.0; 4.5 stops
+#   gpt/checkpoint.py: leave out load_state_dict
+#       -> 4.5 stops: the resumed run differs in all 36 tensors
+#   gpt/losses.py: leave out - log_pi
+#       -> 4.6 stops: the 10 polls say 5.32, the exact loss is 4.96
+#   gpt/weights.py: leave out the tensor.t()
+#       -> 4.9 stops, names 15 tensors, not out_proj: it is square
+#   gpt/generate.py, choose: before = cumsum alone
+#       -> 4.11 stops: what top_p 0.9 keeps does not reach 0.9
 #
 # Try it:
 #   python chapters/04_weights.py --model mini         two pages read 60 times: how high does the held-out loss rise?

@@ -18,21 +18,21 @@ import torch
 from book import figure, load_weights, peak_memory, predict, repeat, report, run_folder, section, show, start
 from torch.nn import functional as F
 
-from gpt.baselines import NaiveBayes, baseline_table
-from gpt.batches import BatchesByLength, encode, pad, padding_share
-from gpt.classify import calc_accuracy_loader, class_logits, evaluating, predict_logits, swap_head
+from gpt.batches import LABELS, BatchesByLength, encode, pad, padding_share
+from gpt.classify import (
+    calc_accuracy_loader, calc_loss_loader, class_logits, classifier_loss, let_train, predict_logits, swap_head,
+)
 from gpt.config import GPT2_SIZES
+from gpt.cost.frozen_cache import CachedBatches, Tail, frozen_blocks
 from gpt.download import fetch
-from gpt.frozen import CachedBatches, Tail, frozen_blocks
+from gpt.evaluate.baselines import NaiveBayes, baseline_table
+from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
 from gpt.lora import count_parameters
-from gpt.methods import let_train
-from gpt.metrics import classification_report, format_report, wilson_interval
-from gpt.model import GPTModel
+from gpt.model import GPTModel, evaluating
 from gpt.plots import plot_accuracies, plot_padding
-from gpt.spam import (LABELS, SpamDataset, create_balanced_dataset, normalised, random_split, read_sms,
-                      split_without_leaks)
+from gpt.spam import SpamDataset, create_balanced_dataset, normalised, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import gpt2_tokenizer
-from gpt.train import calc_loss_loader, classifier_loss, train, warmup_then_cosine
+from gpt.train import train, warmup_then_cosine
 
 QUICK = dict(rounds={"head": 10, "last block": 2, "everything": 1})    # epochs
 FULL = dict(rounds={"head": 30, "last block": 3, "everything": 3})
@@ -45,7 +45,7 @@ if args.seeds:    # not a lesson: the three ways once for each seed (chapter 10)
 
 # %%
 section("5.1  Look at the file before a library does")
-# fetch() brings a file once and compares its checksum with the one in gpt/assets.py, so that it is the same file from
+# fetch() brings a file once and compares its checksum with the one in gpt/download.py, so that it is the same file from
 # whichever site it comes. Its format is as simple as can be: a label, a tab, a message, a line end.
 
 path = fetch("sms")
@@ -281,12 +281,12 @@ report(folder, args, recipe="default", weights=weights, split="leak-free", n_tra
 # %% What you have now: three classifiers out of one language model, and what each costs, beside counting words.
 #
 # Break it, and see what you should see:
-#   gpt/spam.py, read_sms: `if True:` in place of `if blog:`           -> 5.1 stops: 5,572 rows are not the file's lines
-#   gpt/spam.py, split_without_leaks: group by text, not normalised()  -> 5.4 counts 26 messages that splits share
-#   gpt/batches.py, pad: put the row at padded[-len(row):]             -> 5.6 stops: a causal model sees padding first
-#   gpt/classify.py, class_logits: read the last position, always      -> 5.9 stops: tail and model disagree
-#   gpt/batches.py, __iter__: yield self.labels[:len(rows)]            -> nothing stops; the loss stays near ln 2
-#   5.9: a rate 100 times as large (--quick)                           -> everything: 66 %; head: loss 1.6, 91 % right
+#   gpt/spam.py, read_sms: `if True:` in place of `if blog:`          -> 5.1 stops: 5,572 rows are not the file's lines
+#   gpt/spam.py, split_without_leaks: group by text, not normalised() -> 5.4 counts 26 messages that splits share
+#   gpt/batches.py, pad: put the row at padded[-len(row):]            -> 5.6 stops: a causal model sees padding first
+#   gpt/classify.py, class_logits: read the last position, always     -> 5.9 stops: tail and model disagree
+#   gpt/batches.py, __iter__: yield self.labels[:len(rows)]           -> nothing stops; the loss stays near ln 2
+#   5.9: a rate 100 times as large (--quick)                          -> everything: 66 %; head: loss 1.6, 91 % right
 #
 # Try it:
 #   python chapters/05_spam_classifier.py --model mini --weights random    what did pretraining give?

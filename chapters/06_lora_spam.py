@@ -16,20 +16,21 @@ from book import (answer, figure, load_weights, peak_memory, predict, repeat, re
 from torch.utils.data import DataLoader
 
 from gpt.adapters import load_adapter, save_adapter
-from gpt.baselines import baseline_table
-from gpt.batches import BatchesByLength, SeededLoader, padding_share
+from gpt.batches import LABELS, BatchesByLength, SeededLoader, padding_share
 from gpt.checkpoint import Checkpoint
-from gpt.classify import calc_accuracy_loader, classify, predict_logits, swap_head
+from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss, classify, predict_logits, swap_head
 from gpt.config import GPT2_SIZES
 from gpt.download import fetch
-from gpt.lora import (LinearWithLoRA, LoRALayer, count_parameters, merge_lora, replace_linear_with_lora,
-                      trainable_report, unmerge_lora)
-from gpt.metrics import classification_report, format_report, wilson_interval
+from gpt.evaluate.baselines import baseline_table
+from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
+from gpt.lora import (
+    LinearWithLoRA, LoRALayer, count_parameters, merge_lora, replace_linear_with_lora, trainable_report, unmerge_lora,
+)
 from gpt.model import GPTModel
 from gpt.plots import plot_accuracies, plot_values
-from gpt.spam import LABELS, SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
+from gpt.spam import SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import gpt2_tokenizer
-from gpt.train import calc_loss_loader, classifier_loss, train, warmup_then_cosine
+from gpt.train import train, warmup_then_cosine
 
 QUICK, FULL = dict(epochs=1), {}
 RECIPES = {    # the default's settings had the lowest validation loss on mini, mean of seeds 123, 1 and 2
@@ -260,11 +261,11 @@ report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.r
 # %% What you have now: a spam filter, its accuracy with an interval, and a file that carries it elsewhere.
 #
 # Break it, and see what you should see:
-#   gpt/lora.py: draw B by normal_() in place of zeros                     -> 6.2 stops: a fresh LoRA changes the answer
-#   6.5: requires_grad_(False) after replace_linear_with_lora              -> 6.5 stops: 0 parameters are trainable
-#   gpt/lora.py, unmerge: subtract the update from the weight              -> 6.7 counts tensors that changed
-#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row   -> answers depend on a message's neighbours
-#   gpt/progress.py, rest_of_epoch: leave out set_epoch                    -> every epoch has the same order
+#   gpt/lora.py: draw B by normal_() in place of zeros                   -> 6.2 stops: a fresh LoRA changes the answer
+#   6.5: requires_grad_(False) after replace_linear_with_lora            -> 6.5 stops: 0 parameters are trainable
+#   gpt/lora.py, unmerge: subtract the update from the weight            -> 6.7 counts tensors that changed
+#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row -> answers depend on a message's neighbours
+#   gpt/train.py, rest_of_epoch: leave out set_epoch                     -> every epoch has the same order
 #
 # Try it:
 #   python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?

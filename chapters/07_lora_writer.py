@@ -15,29 +15,27 @@ import pandas as pd
 import torch
 from book import figure, load_weights, or_stop, predict, report, run_folder, section, show, start
 
-from gpt.adapter_file import read_adapter
-from gpt.adapters import load_adapter, save_adapter
+from gpt.adapters import load_adapter, read_adapter, save_adapter
+from gpt.applications.own_data import read_table
+from gpt.applications.switch_adapters import AdapterSwitch, adapter_bytes
+from gpt.applications.text_writer import TextBatches, fine_tune, mixed_precision, read_documents, step_in_parts, titled
 from gpt.batches import LABELS, BatchesByLength
-from gpt.classify import classify, swap_head, to_device
+from gpt.classify import classifier_loss, classify, swap_head, to_device
 from gpt.config import GPT2_SIZES
+from gpt.cost.fresh_process import in_own_process
+from gpt.cost.ledger import format_changes, format_ledger, ledger, ledger_changes
+from gpt.cost.memory import predict_memory
 from gpt.download import fetch
 from gpt.generate import generate
-from gpt.hugging_face import export_hf
-from gpt.ledger import format_changes, format_ledger, ledger, ledger_changes
-from gpt.less_memory import mixed_precision, step_in_parts
+from gpt.interop.hugging_face import export_hf
+from gpt.interop.peft import export_peft
 from gpt.lora import count_parameters, merge_lora, replace_linear_with_lora, unmerge_lora
-from gpt.lora_plots import plot_cost, plot_learning, saving
-from gpt.memory import predict_memory
+from gpt.losses import real_tokens, text_loss
 from gpt.model import GPTModel
-from gpt.own_process import in_own_process
-from gpt.peft_adapter import export_peft
+from gpt.plots import plot_cost, plot_learning, saving
 from gpt.spam import create_balanced_dataset, read_sms, split_without_leaks
-from gpt.switch import AdapterSwitch, adapter_bytes
-from gpt.tables import read_table
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer, text_to_token_ids
-from gpt.train import classifier_loss, train, warmup_then_linear
-from gpt.writer import TextBatches, parameter_groups, read_documents, real_tokens, text_loss, titled
-from gpt.writer_run import fine_tune
+from gpt.train import parameter_groups, train, warmup_then_linear
 
 QUICK, FULL = dict(texts=240, scored=40, looks=3), dict(texts=None, scored=None, looks=8)
 TEXT = ("--text", dict(metavar="FILE", help="texts of your own, with empty lines between them, or one a line"))
@@ -162,7 +160,7 @@ section("7.6  How much memory, before it is taken")
 # The weights are there either way. A number that trains takes 12 bytes besides its own 4: a gradient and two numbers of
 # AdamW's. LoRA saves these on nearly all of them. Of the activations it saves less: the gradient has to go back through
 # every block to reach the first A, and only what a frozen matrix reads need not be kept for it. The peak is the largest
-# of five moments (gpt/memory.py); on mini the way back has begun then, and the only gradient there is the head's:
+# of five moments (gpt/cost/memory.py); on mini the way back has begun then, and the only gradient there is the head's:
 #     weights + optimizer + activations + 3 x scores of 256 tokens + the head's gradient, where it trains
 # (3 x: as logarithms, their gradient, the logits' gradient.) Counted in float32, for the batch with the most tokens:
 
@@ -289,11 +287,16 @@ report(folder, args, recipe="default", weights=weights, split="leak-free", epoch
 # %% What you have now: a model that writes text messages, a 35 KB file of it, and the price in time and bytes.
 #
 # Break it, and see what you should see:
-#   gpt/less_memory.py: loss / len(pieces) in place of loss * (n / sum(sizes)) -> 7.5 stops: by tokens is wrong too
-#   gpt/writer.py, hidden_and_targets: real is True everywhere                 -> 7.5 stops: padding counts like text
-#   7.3: model.trf_blocks in place of model, so only the blocks freeze         -> 7.3 stops: the embeddings still train
-#   7.7: call fine_tune here, and peak_bytes() after it                        -> 7.7: LoRA took 0 MB more
-#   gpt/own_process.py: leave out GIVE_BACK (glibc)                            -> 7.7: peaks 60 to 180 MB higher
+#   gpt/applications/text_writer.py: loss / len(pieces) in place of loss * (n / sum(sizes))
+#       -> 7.5 stops: by tokens is wrong too
+#   gpt/losses.py, hidden_and_targets: real is True everywhere
+#       -> 7.5 stops: padding counts like text
+#   7.3: model.trf_blocks in place of model, so only the blocks freeze
+#       -> 7.3 stops: the embeddings still train
+#   7.7: call fine_tune here, and peak_bytes() after it
+#       -> 7.7: LoRA took 0 MB more
+#   gpt/cost/fresh_process.py: leave out GIVE_BACK (glibc)
+#       -> 7.7: peaks 60 to 180 MB higher
 #
 # Try it:
 #   python chapters/07_lora_writer.py --quick --text README.md           another text: what does it write?

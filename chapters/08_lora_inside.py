@@ -14,18 +14,20 @@ from functools import cache, partial
 import torch
 from book import figure, load_weights, or_stop, peak_memory, predict, report, run_folder, section, show, start
 
-from gpt.analysis import amplification, effective_rank, energy, random_similarity, subspace_similarity
 from gpt.download import fetch
-from gpt.image_network import SIZES, accuracy, fit, new_network
-from gpt.images import FASHION_MNIST, read_mnist
-from gpt.inside_plots import plot_inside, plot_rank_accuracy
+from gpt.evaluate.significance import beside, mean_interval
+from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, inject, over_seeds, run_trial, train_trial
+from gpt.experiments.mnist import FASHION_MNIST, SIZES, accuracy, fit, new_network, read_mnist
+from gpt.experiments.run_records import remembered
+from gpt.experiments.weight_updates import (
+    amplification, effective_rank, energy, lora_updates, random_similarity, subspace_similarity, svd_of_update,
+    weight_updates, with_updates_cut,
+)
 from gpt.lora import LoRALayer, count_parameters, lora_layers, replace_linear_with_lora
+from gpt.plots import plot_inside, plot_rank_accuracy
 from gpt.spam import read_sms
-from gpt.tasks import SpamTask, TextTask
 from gpt.tokenizer import gpt2_tokenizer
 from gpt.train import training_step
-from gpt.trials import Trial, beside, inject, mean_interval, over_seeds, remembered, run_trial, train_trial
-from gpt.updates import lora_updates, svd_of_update, weight_updates, with_updates_cut
 
 QUICK = dict(note="--quick shows every table and trains next to nothing: its numbers say nothing.", seeds=2,
              images=10_000, image_epochs=1, image_ranks=[1, 8, 64], messages=300, epochs=1, batches=2, windows=1,
@@ -329,12 +331,18 @@ report(folder, args, recipe="default", weights=weights, seeds=seeds, peak_memory
 # %% What you have now: a way to ask which rank and which matrices, with an interval, and to see what an update is.
 #
 # Break it, and see what you should see (what is remembered would hide it: first delete data/runs/08_lora_inside):
-#   gpt/image_network.py, fit: return network, without .eval()             -> 8.2 stops: two tests of one network differ
-#   gpt/trials.py, mean_interval: divide by n, not n - 1                   -> 8.3 stops: the reach is 2.03, not 2.48
-#   gpt/trials.py, train_trial: base in place of copy.deepcopy(base)       -> 8.4 stops: there are LoRA layers already
-#   gpt/trials.py, remembered: sorted(settings), without their values      -> all rows of 8.4 and 8.5 are the same
-#   gpt/lora.py: alpha / rank ** 2 for "alpha/sqrt(r)"                     -> 8.6 stops: the first move shrinks
-#   gpt/analysis.py, subspace_similarity: torch.maximum for the minimum    -> 8.7 stops: phi(1, 2) is 0.5, not 1
+#   gpt/experiments/mnist.py, fit: return network, without .eval()
+#       -> 8.2 stops: two tests of one network differ
+#   gpt/evaluate/significance.py, mean_interval: divide by n, not n - 1
+#       -> 8.3 stops: the reach is 2.03, not 2.48
+#   gpt/experiments/lora_trials.py, train_trial: base in place of copy.deepcopy(base)
+#       -> 8.4 stops: there are LoRA layers already
+#   gpt/experiments/run_records.py, remembered: sorted(settings), without their values
+#       -> all rows of 8.4 and 8.5 are the same
+#   gpt/lora.py: alpha / rank ** 2 for "alpha/sqrt(r)"
+#       -> 8.6 stops: the first move shrinks
+#   gpt/experiments/weight_updates.py, subspace_similarity: torch.maximum for the minimum
+#       -> 8.7 stops: phi(1, 2) is 0.5, not 1
 #
 # Try it:
 #   python chapters/08_lora_inside.py --quick --seed 1       which signs of 8.4 stay? Those of --quick are all luck

@@ -21,21 +21,21 @@ import torch
 from book import figure, load_weights, or_stop, peak_memory, predict, report, run_folder, section, show, start
 
 from gpt.adapters import save_adapter
-from gpt.baselines import LengthRule, Majority, NaiveBayes
+from gpt.applications.own_data import NEW_COLUMNS, labelled_table, load_classifier, predict_file, read_table
 from gpt.batches import BatchesByLength, padding_share
 from gpt.checkpoint import Checkpoint
-from gpt.classify import calc_accuracy_loader, class_logits, predict_logits, swap_head
+from gpt.classify import calc_accuracy_loader, calc_loss_loader, class_logits, predict_logits, swap_head
 from gpt.download import fetch
-from gpt.files import written_whole
+from gpt.evaluate.baselines import LengthRule, Majority, NaiveBayes
+from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
+from gpt.evaluate.significance import mcnemar
 from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import class_loss, class_weights
-from gpt.metrics import classification_report, format_report, mcnemar, wilson_interval
 from gpt.plots import plot_accuracies
-from gpt.predict_file import NEW_COLUMNS, load_classifier, predict_file
 from gpt.spam import normalised, random_split, read_sms, split_without_leaks
-from gpt.tables import labelled_table, read_table
+from gpt.storage.files import written_whole
 from gpt.tokenizer import gpt2_tokenizer
-from gpt.train import calc_loss_loader, train, warmup_then_cosine
+from gpt.train import train, warmup_then_cosine
 
 QUICK, FULL = dict(epochs=1), dict(epochs=3)
 RANK, ALPHA, BATCH_SIZE, RATE, WARMUP = 16, 16, 8, 5e-4, 20    # the default recipe of chapter 6
@@ -278,11 +278,16 @@ for name, (sure, best) in (("adapter", probable.max(dim=1)), ("adapter_divided_o
 # %% What you have now: a classifier of your own, what it is worth beside counting words, and a way to use it on a file.
 #
 # Break it, and see what you should see (--quick):
-#   9.3: random_split in place of split_without_leaks                  -> 9.3 stops: two splits share 159 texts
-#   9.5: weights = torch.ones(K, device=args.device), at its end       -> 97.5 % right, and 2 of 28 "spam without" found
-#   gpt/losses.py, class_loss: torch's own weighted mean               -> 9.8: divided out, 0.9 % for a class of 2.5 %
-#   gpt/tables.py, read_table: pd.read_csv(file, dtype=str)            -> 9.1 stops: "NA" is nan
-#   gpt/predict_file.py, label_texts: sorted(rows) in its zip          -> 9.9 stops: 896 right labels, not 1,031
+#   9.3: random_split in place of split_without_leaks
+#       -> 9.3 stops: two splits share 159 texts
+#   9.5: weights = torch.ones(K, device=args.device), at its end
+#       -> 97.5 % right, and 2 of 28 "spam without" found
+#   gpt/losses.py, class_loss: torch's own weighted mean
+#       -> 9.8: divided out, 0.9 % for a class of 2.5 %
+#   gpt/applications/own_data.py, read_table: pd.read_csv(file, dtype=str)
+#       -> 9.1 stops: "NA" is nan
+#   gpt/applications/own_data.py, label_texts: sorted(rows) in its zip
+#       -> 9.9 stops: 896 right labels, not 1,031
 #
 # Try it:
 #   python chapters/09_your_own_data.py --model mini --seed 1          another split: how much is luck?

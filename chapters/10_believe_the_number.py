@@ -17,25 +17,23 @@ import torch
 from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
 
 from gpt.adapters import load_adapter
-from gpt.baselines import NaiveBayes
 from gpt.batches import encode, label_ids
 from gpt.classify import classify
-from gpt.conditions import CONDITIONS, first_of_each, near_copies, splits_of
-from gpt.contributions import gradient_times_input, leave_one_out, marked
-from gpt.disguises import DISGUISES, disguised, withstood
 from gpt.download import fetch
-from gpt.evaluation import all_pairs, answers, cell, seen_from, summary
-from gpt.evaluation_plots import plot_learning_curves, plot_reliability
-from gpt.experiment import folder_for, make_all, over_all_seeds, settings_for
-from gpt.files import written_whole
-from gpt.logistic import LogisticRegression
-from gpt.methods import METHODS
-from gpt.metrics import wilson_interval
-from gpt.probabilities import average_precision, brier_score, reliability
-from gpt.repeated import counted_once, resampled_interval, verdict
+from gpt.evaluate.baselines import LogisticRegression, NaiveBayes
+from gpt.evaluate.calibration import average_precision, brier_score, reliability
+from gpt.evaluate.contributions import gradient_times_input, leave_one_out, marked
+from gpt.evaluate.disguises import DISGUISES, disguised, withstood
+from gpt.evaluate.metrics import wilson_interval
+from gpt.evaluate.significance import counted_once, mean_interval, resampled_interval, verdict
+from gpt.experiments.comparison import (
+    all_pairs, answers, cell, folder_for, make_all, over_all_seeds, seen_from, settings_for, summary,
+)
+from gpt.experiments.spam_filters import CONDITIONS, METHODS, first_of_each, near_copies, splits_of
+from gpt.plots import plot_learning_curves, plot_reliability
 from gpt.spam import normalised, read_sms
+from gpt.storage.files import written_whole
 from gpt.tokenizer import gpt2_tokenizer
-from gpt.trials import mean_interval
 
 COUNT, TRAIN = ["majority", "length", "naive Bayes", "logistic regression"], ["untrained, everything", "head",
     "last block", "everything", "LoRA, r = 4", "LoRA, r = 16"]
@@ -310,11 +308,16 @@ report(folder, args, recipe="default", weights=weights, seeds=seeds, results=res
 # %% What you have now: a number with an interval, on the test that counts, and what stands behind it.
 #
 # Break it, and see what you should see (--quick; before the fourth delete data/runs/experiment: runs are remembered):
-#   gpt/repeated.py, resampled_interval: leave out + shared / (1 - shared)   -> 10.1 stops: the reach is 0.88, not 1.32
-#   gpt/conditions.py, with_the_rest: -1 as the place of every message       -> 10.2 stops: splits share 37 messages
-#   gpt/probabilities.py, average_precision: let the order of ties decide    -> 10.3 stops: 0.76, not 0.7
-#   gpt/filter_run.py, spam_probabilities: order = range(len(table))         -> 10.4: whatever trains seems to guess
-#   10.7: a threshold from the test messages themselves                      -> more spam is found, and it is not true
+#   gpt/evaluate/significance.py, resampled_interval: leave out + shared / (1 - shared)
+#       -> 10.1 stops: the reach is 0.88, not 1.32
+#   gpt/experiments/spam_filters.py, with_the_rest: -1 as the place of every message
+#       -> 10.2 stops: splits share 37 messages
+#   gpt/evaluate/calibration.py, average_precision: let the order of ties decide
+#       -> 10.3 stops: 0.76, not 0.7
+#   gpt/experiments/spam_filters.py, spam_probabilities: order = range(len(table))
+#       -> 10.4: whatever trains seems to guess
+#   10.7: a threshold from the test messages themselves
+#       -> more spam is found, and it is not true
 #
 # Try it:
 #   python chapters/06_lora_spam.py --model mini --seeds 5         one recipe, five seeds; these runs are made already

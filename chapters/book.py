@@ -20,15 +20,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")    # figures go to files: no chapter 
 import torch  # noqa: E402  (the path and the backend come first)
 
 from gpt.adapters import load_adapter, read_adapter  # noqa: E402
-from gpt.assets import data_dir  # noqa: E402
+from gpt.applications.own_data import load_classifier  # noqa: E402
 from gpt.classify import classify  # noqa: E402
 from gpt.config import GPT2_SIZES  # noqa: E402
-from gpt.download import DownloadError  # noqa: E402
-from gpt.evaluation import cell, summary, tests_of  # noqa: E402
-from gpt.experiment import over_all_seeds  # noqa: E402
-from gpt.files import written_whole  # noqa: E402
+from gpt.download import DownloadError, data_dir  # noqa: E402
+from gpt.experiments.comparison import cell, over_all_seeds, summary, tests_of  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
-from gpt.predict_file import load_classifier  # noqa: E402
+from gpt.storage.files import written_whole  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
 
 
@@ -151,7 +149,7 @@ def answer(args, tokenizer):
 def repeat(args, condition, methods):
     """The chapter's methods with --seeds seeds, each run made once and remembered: a table, and results.json.
 
-    Input: condition, what is trained on (gpt/conditions.py); methods, {name in gpt/methods.py: epochs, or None}
+    Input: condition, what is trained on, and methods, {name: epochs, or None}: both of gpt/experiments/spam_filters.py
     """
     load_weights(args)    # mini where others cannot be had
     seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None

@@ -1,18 +1,37 @@
 """A GPT-2 written by hand, and LoRA to fine-tune it.
 
-Reading order:
-    the model       config, tokenizer, attention, model, generate
-    its training    losses, corpus, train, progress, checkpoint, pretrain
-    its weights     weights, layouts, assemble, tensor_files, tf_checkpoint, tf_table, crc32c
-    the messages    download, assets, http_get, verified, spam, batches, classify, frozen, metrics, baselines
-    LoRA            lora, adapters, adapter_file, switch
-    its cost        ledger, tape, memory, writer, writer_run, less_memory, own_process
-    its insides     images, image_network, tasks, trials, updates, analysis
-    your own data   tables, predict_file
-    an honest test  conditions, logistic, methods, filter_run, experiment, probabilities, repeated, evaluation
-    a model asked   contributions, disguises
-    travelling      hugging_face, peft_adapter, peft_layers, peft_layout, peft_head, peft_config
-    helpers         files, plots, lora_plots, inside_plots, evaluation_plots
+The story is the sixteen files beside this one, in the order in which the chapters read them:
+
+    config          the seven settings, five sizes
+    tokenizer       text to ids and back
+    attention       heads, the mask, the key-value cache
+    model           GPTModel, and the context in which it is looked at
+    generate        score, choose, append
+    losses          cross-entropy of the next token, of a class; a sampled softmax
+    train           one loop, its schedules, its stops
+    checkpoint      save a run so that it can be killed at any moment
+    download        fetch(name): the table of files, mirrors, checksums
+    weights         OpenAI's, Hugging Face's, the book's files and our own -> GPTModel
+    spam            the SMS file: read, balance, split
+    batches         texts to batches: by length, seeded; windows of a long text
+    classify        swap the head, read it out, losses and accuracy, classify
+    lora            LoRALayer, LinearWithLoRA, replace, merge
+    adapters        what LoRA trained, as one small file
+    plots           the figures
+
+Six folders can wait until a chapter leads there:
+
+    storage/        what lies on a disk: files, openai_checkpoint, crc32c
+    interop/        to and from other libraries: hugging_face, peft
+    evaluate/       what a number is worth: metrics, calibration, significance, baselines, contributions, disguises
+    cost/           what it costs: ledger, memory, frozen_cache, fresh_process
+    applications/   longer jobs on the same parts: pretrain, text_writer, own_data, switch_adapters
+    experiments/    runs that chapters 8 and 10 compare: run_records, mnist, lora_trials, weight_updates, spam_filters,
+                    comparison
+
+Imports go down this list of floors, never up, and may skip floors; the two of one floor do not import each other:
+
+    chapters -> experiments -> applications, interop -> evaluate, cost -> the story -> storage
 
 Shape letters, the same wherever a shape is written:
     B  messages (rows) in a batch        T  tokens in a row (the longest row of the batch)

@@ -1,6 +1,7 @@
-"""From a table of messages to batches of tensors: encode, pad, and keep messages of similar length together.
+"""From texts to batches of tensors: encode, pad, and keep texts of similar length together.
 
-Read along: chapters/05_spam_classifier.py. Shape letters: gpt/__init__.py.
+Read along: chapters/05_spam_classifier.py (messages), chapters/04_weights.py (windows of a long text). Shape letters:
+gpt/__init__.py.
 """
 
 import math
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
+
+from gpt.tokenizer import END_OF_TEXT
 
 LABELS = {"ham": 0, "spam": 1}
 PAD = 50256    # GPT-2 has no padding token: <|endoftext|>, END_OF_TEXT in gpt/tokenizer.py, stands in
@@ -135,3 +138,47 @@ class SeededLoader(DataLoader):
 
     def set_epoch(self, epoch):
         self.generator.manual_seed(1_000_003 * self.seed + epoch)
+
+
+def encode_documents(documents, tokenizer):
+    """All documents as one row of ids with <|endoftext|> before each, so that a text can begin from nothing.
+
+    Output: (N,) int32, half the memory of torch's default
+    """
+    rows = tokenizer.encode_ordinary_batch(documents, num_threads=2)
+    return torch.cat([torch.tensor([END_OF_TEXT, *row], dtype=torch.int32) for row in rows])
+
+
+class TextWindows:
+    """A long row of tokens cut into batches of windows, (B, T + 1) each, in an order that (seed, epoch) decides.
+
+    Neighbouring windows share one token: the last to predict of one is the first to read of the next. Each epoch starts
+    its cuts at another offset, so that a token is seen at other positions too. N tokens make (N - 1) // window - 1
+    windows an epoch; its last batch may be smaller. `batches` ends an epoch early.
+
+    rows: for each batch of this epoch, the places in the text where its windows begin
+    Raises: ValueError for fewer than 2 window + 1 tokens
+    """
+
+    def __init__(self, tokens, window, batch_size, seed=0, batches=None):
+        if len(tokens) < 2 * window + 1:
+            raise ValueError(f"{len(tokens)} tokens are too few for windows of {window}: at least {2 * window + 1}")
+        self.tokens, self.window, self.batch_size, self.seed = tokens, window, batch_size, seed
+        self.count = (len(tokens) - 1) // window - 1    # one fewer than fit, which leaves room for the offset
+        self.batches = min(batches or self.count, math.ceil(self.count / batch_size))
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Fix the cuts and the order of an epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        offset = int(torch.randint(self.window, (), generator=generator))
+        starts = offset + self.window * torch.randperm(self.count, generator=generator)
+        self.rows = [batch.tolist() for batch in starts.split(self.batch_size)[:self.batches]]
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        """For each batch of `rows`: the T + 1 tokens from each of its beginnings on, int64, one window a row."""
+        for starts in self.rows:
+            yield self.tokens[torch.tensor(starts)[:, None] + torch.arange(self.window + 1)].long()    # (B, T + 1)

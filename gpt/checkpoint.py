@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gpt.files import written_whole
+from gpt.storage.files import written_whole
 
 
 class Checkpoint:

@@ -4,7 +4,6 @@ Read along: chapters/05_spam_classifier.py. Source: Radford et al. 2018, section
 """
 
 import warnings
-from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 
 from gpt.batches import encode, pad
+from gpt.losses import class_loss
+from gpt.model import evaluating
 
 
 def swap_head(model, n_classes, zero=True):
@@ -30,6 +31,19 @@ def swap_head(model, n_classes, zero=True):
         nn.init.zeros_(model.out_head.weight)
         nn.init.zeros_(model.out_head.bias)
     model.out_head.train(model.training)
+
+
+def let_train(model, way):
+    """Freeze all of a model but what `way` names, in place; the head always trains.
+
+    Input: way, "head", "last block" (with the final norm, which reads it) or "everything"
+    """
+    model.requires_grad_(way == "everything")
+    parts = [model.out_head]
+    if way == "last block":
+        parts += [model.trf_blocks[-1], model.final_norm]
+    for part in parts:
+        part.requires_grad_(True)
 
 
 def class_logits(model, batch):
@@ -53,23 +67,9 @@ def to_device(batch, device):
     return batch.to(device) if torch.is_tensor(batch) else tuple(part.to(device) for part in batch)
 
 
-@contextmanager
-def evaluating(model):
-    """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
-
-    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode.
-    (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
-    dropout of the training steps that follow.)
-    """
-    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def classifier_loss(model, batch):
+    """The loss of a batch of messages, (ids, lengths, labels) or the blog's (ids, labels): a scalar, nats a message."""
+    return class_loss(class_logits(model, batch), batch[-1])
 
 
 def predict_logits(model, loader, device, num_batches=None):
@@ -88,6 +88,12 @@ def predict_logits(model, loader, device, num_batches=None):
     return torch.cat(labels), torch.cat(logits)                                       # (N,), (N, K)
 
 
+def calc_loss_loader(data_loader, model, device, num_batches=None):
+    """The mean loss of the messages in a loader, nats a message. (A mean of batch means would favour small batches.)"""
+    labels, logits = predict_logits(model, data_loader, device, num_batches)
+    return class_loss(logits, labels).item()
+
+
 def calc_accuracy_loader(data_loader, model, device, num_batches=None):
     """The share of messages, 0..1, whose highest score is the right class's; in the first num_batches, or in all.
 
@@ -101,9 +107,30 @@ def calc_accuracy_loader(data_loader, model, device, num_batches=None):
     return (logits.argmax(dim=-1) == labels).float().mean().item()
 
 
+TOKENS = 4096                         # a batch: so many tokens, padding and all
+
+
 class Prediction(NamedTuple):
     label: str
     probability: float    # 0..1, what the model gives this label
+
+
+def batches_of_tokens(lengths):
+    """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding, or of one row that has more.
+
+    With padding a batch has as many tokens as its longest row has, times its rows. Each takes as many rows as it can.
+
+    Input: lengths, {row: tokens}
+    Output: an iterator of lists of rows, the shortest first, equals in the order in which they come
+    """
+    batch = []
+    for row in sorted(lengths, key=lengths.get):
+        if batch and (len(batch) + 1) * lengths[row] > TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):

@@ -1,7 +1,8 @@
-"""What training makes small: the surprise at the next token, or at a message's class, in nats.
+"""What training makes small: the cross-entropy of the next token, or of a message's class, in nats.
 
-Read along: chapters/04_weights.py (next token), chapters/05_spam_classifier.py (class).
-Shape letters stand in gpt/__init__.py; N = B * T tokens, all rows laid end to end.
+Read along: chapters/04_weights.py (next token), chapters/05_spam_classifier.py (class), chapters/07_lora_writer.py
+(rows of unequal length). Shape letters stand in gpt/__init__.py; N is the number of tokens to predict, all rows laid
+end to end.
 """
 
 import torch
@@ -107,3 +108,36 @@ def class_weights(labels, n_classes):
         raise ValueError(f"class {counts.argmin()} has none of the {len(labels):,} messages to train on: no weight "
                          f"can make up for that")
     return len(labels) / (n_classes * counts)                                         # (K,)
+
+
+def real_tokens(batch):
+    """How many tokens a batch of TextBatches has to predict, padding left out: what `text_loss` is a mean over."""
+    return int((batch[1] - 1).sum())
+
+
+def hidden_and_targets(model, batch):
+    """What the model knows before each real token of a batch, (N, C), and these tokens, (N,), row after row.
+
+    At position t it knows the tokens 0 to t, before token t + 1: of a row of l real tokens l - 1 are predicted. The
+    first is only read, and what fills the row behind them, whatever it is, is left out.
+
+    Input: model, a GPTModel; batch, (ids (B, T + 1), lengths (B,)) as TextBatches yields it
+    """
+    ids, lengths = batch
+    hidden = model.hidden(ids[:, :-1])                                                # (B, T, C)
+    places = torch.arange(hidden.shape[1], device=ids.device)                         # (T,)
+    real = places < lengths[:, None] - 1                                              # (B, T)
+    return hidden[real], ids[:, 1:][real]                                             # (N, C), (N,)
+
+
+def text_loss(model, batch, chunk=256):
+    """The mean surprise at the real tokens of a batch of TextBatches, nats a token; logits of `chunk` tokens at a time.
+
+    As in `gpt.losses.next_token_loss` no more logits than those are kept: what backward needs is computed again.
+    """
+    def surprise(part, targets):
+        return F.cross_entropy(model.out_head(part), targets, reduction="sum")
+
+    hidden, targets = hidden_and_targets(model, batch)
+    return sum(checkpoint(surprise, *parts, use_reentrant=False)
+               for parts in zip(hidden.split(chunk), targets.split(chunk))) / len(targets)

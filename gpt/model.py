@@ -5,6 +5,7 @@ Names are those of the book's GPTModel; `gpt.weights.load_book` reads its files.
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -161,3 +162,22 @@ class GPTModel(nn.Module):
 
     def forward(self, token_ids):
         return self.out_head(self.hidden(token_ids))                                  # (B, T, V)
+
+
+@contextmanager
+def evaluating(model):
+    """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
+
+    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode.
+    (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
+    dropout of the training steps that follow.)
+    """
+    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -146,3 +146,184 @@ def plot_text_losses(steps, train_values, held_out_values, levels, title):
     axes.legend(loc="center right")
     fig.tight_layout()
     return fig
+
+
+# ---- Chapter 7: what fine-tuning costs and what it learns, all weights against LoRA ----------------------------------
+
+WAY_LOOKS = {"all weights": (ORANGE, "--", "^"), "LoRA": (BLUE, "-", "o")}
+
+
+def saving(values):
+    """The share, 0..1, that LoRA saves of {way: what it costs}; below 0 where it costs more."""
+    return 1 - values["LoRA"] / values["all weights"]
+
+
+def _less(values):
+    share = 100 * saving(values)
+    return f"{abs(share):.0f} % {'less' if share >= 0 else 'more'}"
+
+
+@plt.rc_context(STYLE)
+def plot_cost(seconds, peaks, predicted, model):
+    """Training time and peak memory as two panels of bars, and as a line across each bar of memory the prediction.
+
+    Input: seconds, {way: of training}; peaks, {way: bytes, or None where the system does not say}; predicted, {way:
+        bytes}; ways are those of WAY_LOOKS; model, its name
+    Output: a matplotlib Figure
+    """
+    fig, panels = plt.subplots(1, 2, figsize=(7, 4.2))
+    known = {way: peak for way, peak in peaks.items() if peak is not None}
+    for axes, values, unit, sign in ((panels[0], seconds, "training time, s", "{:.0f} s"),
+                                     (panels[1], {way: peak / 1e6 for way, peak in known.items()},
+                                      "peak memory of training, MB", "{:,.0f} MB")):
+        bars = axes.bar(list(values), list(values.values()), width=0.6, color=[WAY_LOOKS[way][0] for way in values])
+        axes.bar_label(bars, [sign.format(value) for value in values.values()], padding=3)
+        axes.set_ylabel(unit)
+        axes.set_ylim(0, 1.36 * max(values.values(), default=1))
+    panels[0].margins(x=0.1)
+    for i, way in enumerate(known):
+        panels[1].plot([i - 0.36, i + 0.36], [predicted[way] / 1e6] * 2, color="black", linestyle=":", linewidth=2,
+                       label="predicted, without room\nfor kernels and malloc" if i == 0 else None)
+    if known:
+        panels[1].legend(loc="upper right", handlelength=1.5, borderaxespad=0)
+    fig.suptitle(f"{model}: LoRA takes {_less(seconds)} time" + (f" and {_less(known)} memory" if known else ""),
+                 x=0.02, ha="left", fontsize=12)
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_learning(curves, title):
+    """Validation loss and token accuracy over the steps of training, one line for each way of training, in two panels.
+
+    Input: curves, {way: list of {"step", "loss" (nats a token), "accuracy" (0..1)}}; ways are those of WAY_LOOKS
+    Output: a matplotlib Figure
+    """
+    fig, panels = plt.subplots(1, 2, figsize=(7, 4.2))
+    for axes, key, factor, unit in ((panels[0], "loss", 1, "validation loss, nats a token"),
+                                    (panels[1], "accuracy", 100, "validation token accuracy, %")):
+        for way, points in curves.items():
+            colour, line, marker = WAY_LOOKS[way]
+            axes.plot([point["step"] for point in points], [factor * point[key] for point in points], color=colour,
+                      linestyle=line, marker=marker, label=way)
+        axes.axhline(factor * next(iter(curves.values()))[0][key], color=GREY, linestyle=":", label="before training")
+        axes.set_xlabel("training steps")
+        axes.set_ylabel(unit)
+    fig.suptitle(title, x=0.02, ha="left", fontsize=12)
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.0, 0.95), ncols=3)
+    fig.tight_layout(rect=(0, 0, 1, 0.9))
+    return fig
+
+
+# ---- Chapter 8: accuracy over rank, and how few directions an update has ---------------------------------------------
+
+@plt.rc_context(STYLE)
+def plot_rank_accuracy(ranks, intervals, levels):
+    """Test accuracy over a LoRA's rank, with 95 % intervals, and lines for what it is measured by; the title says both.
+
+    Input: ranks, rising; intervals, a (mean, low, high), 0..1, for each, drawn as far as 0 and 100 %; levels, {name:
+        (mean, low, high)}, at most two
+    Output: a matplotlib Figure
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.2))
+    intervals = [[100 * min(max(value, 0), 1) for value in interval] for interval in intervals]
+    levels = {name: [100 * min(max(value, 0), 1) for value in interval] for name, interval in levels.items()}
+    for (name, (mean, low, high)), colour, line in zip(levels.items(), (ORANGE, GREY), ("--", ":")):
+        axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.axhline(mean, color=colour, linestyle=line, label=name)
+    means, lows, highs = zip(*intervals)
+    axes.vlines(ranks, lows, highs, color=BLUE, linewidth=2)
+    axes.plot(ranks, means, "o-", color=BLUE, label="LoRA")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set_xlabel("rank of the LoRA (bars and bands: 95 % intervals)")
+    axes.set_ylabel("test accuracy, %")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    said = ", ".join(f"{name} {level[0]:.1f} %" for name, level in levels.items())
+    axes.set_title(f"LoRA {min(means):.1f} to {max(means):.1f} %; {said}", loc="left", fontsize=12, pad=32)
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_inside(curves, cuts):
+    """How few directions an update has: what two runs share, and what is left when dW is cut to rank k.
+
+    Input: curves, {name: phi(i, i) for i = 1, 2, ...}, at most five, the last that of random directions; cuts,
+        {k: test loss, nats a message}
+    Output: a matplotlib Figure with two panels
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4))
+    looks = [(BLUE, "-", "o"), (BLUE, "--", "s"), (ORANGE, "-", "^"), (ORANGE, "--", "v"), (GREY, ":", "")]
+    for (name, phi), (colour, line, marker) in zip(curves.items(), looks):
+        left.plot(range(1, len(phi) + 1), phi, color=colour, linestyle=line, marker=marker, label=name)
+    left.set_xlabel("i, directions compared, the strongest first")
+    left.set_ylabel("phi(i, i), share in common")
+    left.set_ylim(0, 1)
+    left.set_title("What two runs have in common", loc="left", fontsize=12)
+    left.legend()
+    right.plot(list(cuts), list(cuts.values()), "o-", color=GREEN)
+    right.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)    # a step from 0 to 1, one for each doubling
+    right.set_xticks(list(cuts), [str(k) for k in cuts])
+    right.minorticks_off()
+    right.set_xlabel("k, the rank that dW of each layer is cut to")
+    right.set_ylabel("test loss, nats a message")
+    right.set_ylim(0, 1.1 * max(cuts.values()))
+    right.set_title("Full fine-tuning, cut to rank k", loc="left", fontsize=12)
+    fig.tight_layout()
+    return fig
+
+
+# ---- Chapter 10: whether probabilities mean what they say, and what more messages bring ------------------------------
+
+LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "^"), (GREY, ":", "s"), (GREEN, "-.", "D"))
+
+
+@plt.rc_context(STYLE)
+def plot_reliability(curves, title):
+    """What share of the messages is spam among those that get about the same P(spam): on the diagonal where it is true.
+
+    Input: curves, {name: rows of `gpt.evaluate.calibration.reliability`}, at most four
+    Output: a matplotlib Figure
+    """
+    fig, axes = plt.subplots(figsize=(7, 5))
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1)
+    axes.text(50, 52, "as it should be", color=GREY, ha="center", va="bottom", rotation=45, rotation_mode="anchor",
+              transform_rotates_text=True)
+    for i, ((name, rows), (colour, line, marker)) in enumerate(zip(curves.items(), LOOKS)):
+        said = [100 * row["predicted"] + 0.8 * i for row in rows]    # a little apart: intervals would hide each other
+        axes.vlines(said, *([100 * row["interval"][end] for row in rows] for end in (0, 1)), color=colour, alpha=0.6)
+        axes.plot(said, [100 * row["observed"] for row in rows], color=colour, linestyle=line, marker=marker,
+                  label=name)
+    axes.set_xlabel("probability of spam that the model gives, %")
+    axes.set_ylabel("of these messages are spam, %")
+    axes.set_xlim(-2, 104)
+    axes.set_ylim(-2, 102)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.legend(loc="upper left")
+    fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_learning_curves(curves, title):
+    """Test accuracy over the number of messages that were trained on, one line a method, with 95 % intervals.
+
+    Input: curves, {name: {number of messages: (mean, low, high), 0..1}}, at most four
+    Output: a matplotlib Figure
+    """
+    fig, axes = plt.subplots(figsize=(7, 4.6))
+    for i, ((name, points), (colour, line, marker)) in enumerate(zip(curves.items(), LOOKS)):
+        at = [n * 1.04**i for n in points]    # a little apart
+        means, lows, highs = ([100 * min(max(point[j], 0), 1) for point in points.values()] for j in range(3))
+        axes.vlines(at, lows, highs, color=colour, alpha=0.6)
+        axes.plot(at, means, color=colour, linestyle=line, marker=marker, label=name)
+    sizes = sorted({n for points in curves.values() for n in points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.set_xlabel("messages trained on, half of them spam")
+    axes.set_ylabel("test accuracy, % (bars: 95 % intervals)")
+    axes.set_title(title, loc="left", fontsize=12, pad=52)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    fig.tight_layout()
+    return fig

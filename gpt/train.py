@@ -1,17 +1,21 @@
-"""One training loop, for text and for classes.
+"""One training loop, for text and for classes, that can be stopped at any moment and taken up again.
 
 Read along: chapters/04_weights.py (text), chapters/05_spam_classifier.py (classes), chapters/07_lora_writer.py.
 """
 
 import math
+import signal
+import threading
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from tqdm import tqdm
 
-from gpt.classify import calc_accuracy_loader, class_logits, predict_logits, to_device
-from gpt.losses import class_loss
-from gpt.progress import Progress, finishing_the_step, look, rest_of_epoch, save_or_stop, stop_if_not_finite
+from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss, to_device
+from gpt.model import evaluating
 
 
 def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None,
@@ -105,17 +109,6 @@ def warmup_then_linear(warmup, total):
     return factor
 
 
-def classifier_loss(model, batch):
-    """The loss of a batch of messages, (ids, lengths, labels) or the blog's (ids, labels): a scalar, nats a message."""
-    return class_loss(class_logits(model, batch), batch[-1])
-
-
-def calc_loss_loader(data_loader, model, device, num_batches=None):
-    """The mean loss of the messages in a loader, nats a message. (A mean of batch means would favour small batches.)"""
-    labels, logits = predict_logits(model, data_loader, device, num_batches)
-    return class_loss(logits, labels).item()
-
-
 def train_classifier_simple(model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter):
     """The blog's training function: after the first step and every eval_freq it looks at the losses of eval_iter
     batches, after each epoch at their accuracies.
@@ -139,3 +132,115 @@ def train_classifier_simple(model, train_loader, val_loader, optimizer, device, 
     progress = train(model, train_loader, classifier_loss, optimizer, num_epochs, device=device,
                      after_step=after_step, after_epoch=after_epoch)
     return *losses, *accuracies, progress.seen
+
+
+def parameter_groups(model, weight_decay, decay_lora=True):
+    """What trains, as AdamW's groups: biases and LayerNorm's scales and shifts are not decayed, matrices are.
+
+    Decay pulls a number towards 0. For a bias or a scale 0 is no simpler than another value. For A and B it means: back
+    to the base model, where dW = 0; for W itself it means away from what pretraining found. decay_lora=False leaves A
+    and B alone. (A bias, a scale or a shift has one axis; A and B have .lora. in their names.)
+
+    Output: two dicts with params, a list, and weight_decay: what is decayed, then what is not, with 0
+    """
+    plain, decayed = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            vector = p.dim() == 1    # bias, scale or shift
+            (plain if vector or ".lora." in name and not decay_lora else decayed).append(p)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+# ---- Between two steps: count, look, save, stop ----------------------------------------------------------------------
+
+@dataclass
+class Progress:
+    """How far a run has come, and what it saw on the way."""
+
+    epoch: int = 0                     # epochs that are done
+    batch: int = 0                     # batches that are done of the epoch under way
+    step: int = 0                      # optimizer steps in all
+    seen: int = 0                      # rows in all
+    seconds: float = 0.0               # spent in training steps
+    seconds_evaluating: float = 0.0    # spent in after_step and after_epoch
+    history: list = field(default_factory=list)    # what after_step and after_epoch noted: numbers, text, lists, dicts
+
+    def count(self, batch, seconds):
+        """Note that a batch is done."""
+        self.batch, self.step = self.batch + 1, self.step + 1
+        self.seen += len(batch if torch.is_tensor(batch) else batch[0])
+        self.seconds += seconds
+
+
+def rest_of_epoch(loader, progress):
+    """The batches of the epoch under way that are not done yet, in the order that its seed and epoch decide."""
+    if not len(loader):
+        raise ValueError("the loader has no batch: are there fewer rows than one batch holds, and drop_last is set?")
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(progress.epoch)
+    if not progress.batch:
+        return iter(loader)
+    with torch.random.fork_rng([]):    # starting a DataLoader draws a random number: it did so before the run was saved
+        batches = iter(loader)
+        for _ in islice(batches, progress.batch):
+            pass
+    return batches
+
+
+def stop_if_not_finite(loss, progress, loader):
+    """Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them"""
+    if not math.isfinite(loss):
+        rows = getattr(loader, "rows", None)
+        where = f"rows {rows[progress.batch]}" if rows else f"batch {progress.batch + 1} of epoch {progress.epoch + 1}"
+        raise FloatingPointError(f"the loss is {loss} in step {progress.step + 1}, {where}: nothing was updated; "
+                                 f"is the learning rate too high?")
+
+
+def look(hook, progress, model, loader):
+    """Call after_step or after_epoch in such a way that training goes on as if nobody had looked.
+
+    Dropout and gradients are off meanwhile, and what it draws from torch's random state and the loader's is put back.
+    """
+    if hook:
+        started, generator = time.perf_counter(), getattr(loader, "generator", None)
+        state = generator.get_state() if generator else None
+        with evaluating(model), tqdm.external_write_mode():    # it may print, and a progress bar would stand in its way
+            hook(progress)
+        if generator:
+            generator.set_state(state)
+        progress.seconds_evaluating += time.perf_counter() - started
+
+
+def save_or_stop(progress, checkpoint, stop):
+    """Save when it is time. Where Ctrl-C asked to stop, save at once, raise KeyboardInterrupt, and say how to go on."""
+    how = "nothing was saved"
+    if checkpoint:
+        checkpoint.save(progress, now=stop)
+        how = f"the same command with --resume goes on from {checkpoint.path}"
+    if stop:
+        raise KeyboardInterrupt(f"stopped after step {progress.step}: {how}")
+
+
+@contextmanager
+def finishing_the_step():
+    """Within the block the first Ctrl-C only sets the event that is handed out, to be looked at between two steps.
+
+    A second Ctrl-C breaks off at once. Where Ctrl-C is ignored or means something else than Python's own reaction, it
+    stays so; and so it does in a thread, because only the main thread may change what a signal does.
+    """
+    stop = threading.Event()
+    if (threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
+        yield stop
+        return
+
+    def on_ctrl_c(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt("broken off inside a step: --resume goes on from the last checkpoint, if any")
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

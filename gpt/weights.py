@@ -1,11 +1,11 @@
-"""Weights from files: OpenAI's, Hugging Face's, the book's and our own -> a GPTModel.
+"""Weights from files: OpenAI's, Hugging Face's, the book's and our own become a GPTModel.
 
-Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each
-is strict (gpt/assemble.py): a tensor that is missing, left over or misshapen is a ValueError that names it, or the
-first ten; where the config counts other blocks than there are, only both counts. (A file without a config tells its
-depth by its blocks alone: without its last one it is a GPT-2 of one block less.)
+Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each is
+strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten; where the
+config counts other blocks than there are, only both counts. (A file without a config tells its depth by its blocks
+alone: without its last one it is a GPT-2 of one block less.)
 
-Read along: chapters/04_weights.py. Their names and shapes: gpt/layouts.py. OpenAI's format: gpt/tf_checkpoint.py.
+Read along: chapters/04_weights.py. How OpenAI's files are read: gpt/storage/openai_checkpoint.py.
 """
 
 import json
@@ -16,15 +16,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
-from gpt.assemble import assemble, blank, check_tensors, config_of, drop_tied_head
-from gpt.assets import ASSETS, data_dir
 from gpt.config import GPT2_SIZES, GPTConfig
-from gpt.download import DownloadError, fetch
-from gpt.files import written_whole
-from gpt.layouts import flatten, from_openai, nest, read_hparams
-from gpt.tensor_files import about, read_safetensors, read_state_dict
-from gpt.tf_checkpoint import open_checkpoint
+from gpt.download import ASSETS, DownloadError, data_dir, fetch
+from gpt.model import GPTModel
+from gpt.storage.files import about, each_once, read_safetensors, read_state_dict, written_whole
+from gpt.storage.openai_checkpoint import open_checkpoint
 
 MINI = Path(__file__).resolve().parent.parent / "data" / "mini" / "model.safetensors"
 OPENAI_FILES = ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
@@ -122,7 +120,7 @@ def download_and_load_gpt2(model_size, models_dir):
     """OpenAI's weights as NumPy arrays, named and nested as in the book: its function of this name.
 
     Input: model_size "124M", "355M", "774M" or "1558M"; models_dir: where the folder <model_size> is or shall be
-    Output: settings, what hparams.json holds: {"n_vocab": 50257, ...}; params, as `gpt.layouts.nest` nests them
+    Output: settings, what hparams.json holds: {"n_vocab": 50257, ...}; params, as `gpt.weights.nest` nests them
     """
     if f"gpt2-{model_size}/{OPENAI_FILES[0]}" not in ASSETS:
         raise ValueError(f"OpenAI released no GPT-2 of size {model_size!r}; known: 124M, 355M, 774M, 1558M")
@@ -147,3 +145,236 @@ def load_weights_into_gpt(model, params):
         check_tensors(wanted, tensors)
         for name, parameter in wanted.items():
             parameter.copy_(tensors[name])
+
+
+# ---- Their names and shapes, and ours --------------------------------------------------------------------------------
+# OpenAI's files, Hugging Face's and the nested params of the book's code all follow OpenAI's program: linear weights
+# are (in, out), because it computes x W, and query, key and value stand side by side in one matrix c_attn. Here a
+# linear weight is (out, in), because nn.Linear computes x W^T, and query, key and value are three. Tensors are renamed,
+# split and transposed as views: no number is copied.
+
+NAMES = [
+    # OpenAI            Hugging Face           here
+    ("wte",             "wte.weight",          "tok_emb.weight"),
+    ("wpe",             "wpe.weight",          "pos_emb.weight"),
+    ("ln_1/g",          "ln_1.weight",         "norm1.scale"),
+    ("ln_1/b",          "ln_1.bias",           "norm1.shift"),
+    ("attn/c_attn/w",   "attn.c_attn.weight",  "att.c_attn.weight"),    # then W_query, W_key and W_value
+    ("attn/c_attn/b",   "attn.c_attn.bias",    "att.c_attn.bias"),
+    ("attn/c_proj/w",   "attn.c_proj.weight",  "att.out_proj.weight"),
+    ("attn/c_proj/b",   "attn.c_proj.bias",    "att.out_proj.bias"),
+    ("ln_2/g",          "ln_2.weight",         "norm2.scale"),
+    ("ln_2/b",          "ln_2.bias",           "norm2.shift"),
+    ("mlp/c_fc/w",      "mlp.c_fc.weight",     "ff.layers.0.weight"),
+    ("mlp/c_fc/b",      "mlp.c_fc.bias",       "ff.layers.0.bias"),
+    ("mlp/c_proj/w",    "mlp.c_proj.weight",   "ff.layers.2.weight"),
+    ("mlp/c_proj/b",    "mlp.c_proj.bias",     "ff.layers.2.bias"),
+    ("ln_f/g",          "ln_f.weight",         "final_norm.scale"),
+    ("ln_f/b",          "ln_f.bias",           "final_norm.shift"),
+    (None,              "lm_head.weight",      "out_head.weight"),      # a copy of wte, in some files only
+]
+OURS = {theirs: ours for openai, hugging_face, ours in NAMES for theirs in (openai, hugging_face)}
+PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
+
+HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
+           "n_layer": "n_layers"}
+LARGEST_HPARAMS = 4096    # bytes; the real ones have fewer than 100
+
+
+def our_name(name):
+    """`model/h3/ln_1/g` or `h.3.ln_1.weight` -> `trf_blocks.3.norm1.scale`."""
+    number, rest = PLACE.fullmatch(name).groups()
+    if rest not in OURS:
+        raise ValueError(f"{name}: a GPT-2 has no tensor of this name: is it another kind of model or of file?")
+    return OURS[rest] if number is None else f"trf_blocks.{number}.{OURS[rest]}"
+
+
+def from_openai(tensors):
+    """{their name: torch.Tensor} -> {our name: view}: linear weights (out, in), c_attn in three.
+
+    The linear layers are those of attention and feed-forward; their weights come as (1, in, out) or (in, out). The
+    outputs of c_attn are those of W_query, W_key and W_value side by side, weight and bias alike. What else there is
+    only gets another name (`our_name`). Whether the shapes are a model's is not asked here.
+
+    Raises: ValueError for a name that no GPT-2 has, and for two names of one tensor, with ours
+    """
+    ours = {}
+    for theirs, tensor in tensors.items():
+        name = our_name(theirs)
+        if re.search(r"\.(att|ff)\..*weight", name):
+            tensor = tensor[0] if tensor.ndim == 3 and tensor.shape[0] == 1 else tensor       # (in, out)
+            tensor = tensor.t() if tensor.ndim == 2 else tensor                               # (out, in)
+        pieces = {name: tensor}
+        if "c_attn" in name and tensor.ndim:
+            pieces = {name.replace("c_attn", f"W_{which}"): third                             # (C, C) or (C,)
+                      for which, third in zip(("query", "key", "value"), tensor.tensor_split(3))}
+        if pieces.keys() & ours.keys():
+            raise ValueError(f"{theirs}: {name} is there twice, under two names")
+        ours |= pieces
+    return ours
+
+
+def nest(arrays):
+    """OpenAI's flat names -> the book's nested params: `model/h3/ln_1/g` becomes params["blocks"][3]["ln_1"]["g"].
+
+    Linear weights lose their leading 1 and are (in, out). params["g"] and params["b"] are the final norm's.
+    """
+    n_layers = len({PLACE.fullmatch(name)[1] for name in arrays} - {None})
+    params = {"blocks": [{} for _ in range(n_layers)]}
+    for name, array in arrays.items():
+        number, rest = PLACE.fullmatch(name).groups()
+        *folders, last = rest.removeprefix("ln_f/").split("/")
+        place = params if number is None else params["blocks"][int(number)]
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = array[0] if last == "w" else array
+    return params
+
+
+def flatten(params):
+    """The book's nested params -> {OpenAI's name without "model/": array}; linear weights stay (in, out)."""
+    def walk(place, prefix):
+        for key, value in place.items():
+            yield from walk(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+
+    flat = {f"ln_f/{key}" if key in ("g", "b") else key: value for key, value in params.items() if key != "blocks"}
+    for i, inner in enumerate(params.get("blocks", [])):
+        flat |= walk(inner, f"h{i}/")
+    return flat
+
+
+def read_hparams(path):
+    """OpenAI's hparams.json as a dict, and as a GPTConfig.
+
+    Raises: ValueError for anything but an object of the five whole numbers, each once, that make a GPT-2
+    """
+    with open(path, "rb") as file:
+        text = file.read(LARGEST_HPARAMS + 1)
+    try:
+        if len(text) > LARGEST_HPARAMS:
+            raise ValueError(f"more than {LARGEST_HPARAMS:,} bytes for five numbers")
+        hparams = json.loads(text.decode("utf-8"), object_pairs_hook=each_once)
+        if not isinstance(hparams, dict) or hparams.keys() != HPARAMS.keys():
+            raise ValueError(f"it must hold {', '.join(HPARAMS)} and nothing else")
+        config = GPTConfig(**{HPARAMS[key]: value for key, value in hparams.items()})
+        check_heads(config)
+        return hparams, config
+    except (ValueError, RecursionError) as error:    # RecursionError: [[[[ and so on
+        raise ValueError(f"{path}: {error}") from None
+
+
+def check_heads(config):
+    """Heads leave no trace in the tensors: a wrong number shows only where the other sizes are a known GPT-2's."""
+    for name, known in GPT2_SIZES.items():
+        if config != known and vars(config) | {"n_heads": known.n_heads} == vars(known):
+            raise ValueError(f"n_head is {config.n_heads}, but {name}, whose other sizes these are, has "
+                             f"{known.n_heads}")
+
+
+# ---- From tensors to a model, strictly: each parameter is written exactly once, and nothing is left over -------------
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MOST_LAYERS = 1000    # the largest GPT-2 has 48; a hostile file could claim millions
+
+
+def sizes(tensors):
+    """What the tensors themselves tell of their config: {field of GPTConfig: value}. The heads leave no trace."""
+    for name in ("tok_emb.weight", "pos_emb.weight"):
+        if name not in tensors or tensors[name].ndim != 2:
+            raise ValueError(f"{name} is missing or not a matrix: is this a GPT-2 at all?")
+    vocab_size, emb_dim = tensors["tok_emb.weight"].shape
+    blocks = {match[1] for name in tensors if (match := re.match(r"trf_blocks\.([0-9]+)\.", name))}
+    if len(blocks) > MOST_LAYERS:
+        raise ValueError(f"{len(blocks)} blocks: the largest GPT-2 has 48")
+    return {"vocab_size": vocab_size, "context_length": tensors["pos_emb.weight"].shape[0], "emb_dim": emb_dim,
+            "n_layers": len(blocks), "qkv_bias": any(name.endswith("W_query.bias") for name in tensors)}
+
+
+def config_of(tensors, n_heads=None):
+    """The GPTConfig of tensors that came without one. n_heads None: a head for every 64 channels, as in GPT-2."""
+    found = sizes(tensors)
+    if n_heads is None:
+        if found["emb_dim"] % 64:
+            raise ValueError(f"{found['emb_dim']} channels do not make heads of 64, as GPT-2's are: give n_heads, "
+                             f"which the file does not tell")
+        n_heads = found["emb_dim"] // 64
+    return GPTConfig(**found, n_heads=n_heads)
+
+
+class NothingDrawn(TorchFunctionMode):
+    """Inside, no tensor is filled from N(0, 0.02): on the meta device there is nothing to fill, and the first try
+    makes torch import what it needs to reason about symbolic shapes, which takes a second.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return None if function.__name__ == "normal_" else function(*args, **kwargs or {})
+
+
+def blank(config):
+    """A GPTModel whose parameters have shapes but no memory and no numbers."""
+    with torch.device("meta"), NothingDrawn():
+        return GPTModel(config)
+
+
+def check_tensors(wanted, tensors):
+    """Hold tensors against the parameters of a model: the same names, the same shapes, and float32,
+    float16 or bfloat16.
+
+    Input: wanted {name: parameter}; tensors {name: torch.Tensor}
+    Raises: ValueError, a line for each of the first ten faults: the tensor, both shapes, the likely cause
+    """
+    faults = []
+    for name in sorted(wanted.keys() | tensors.keys()):
+        wants = tuple(wanted[name].shape) if name in wanted else "no such tensor"
+        has = tuple(tensors[name].shape) if name in tensors else "none"
+        if wants != has:
+            faults.append(f"{name}: the model wants {wants}, the file has {has}: {likely_cause(name, wants, has)}")
+        elif tensors[name].dtype not in FLOATS:
+            faults.append(f"{name}: the file has {tensors[name].dtype}, not float32, float16 or bfloat16: is it "
+                          f"quantized, or no weight at all?")
+    if len(faults) > 10:
+        faults[10:] = [f"and {len(faults) - 10} more"]
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def likely_cause(name, wants, has):
+    """Why a tensor is not what the model wants, as a question. Where one of them has no shape, it is a text."""
+    if name.startswith("out_head"):
+        return "was the head swapped or untied? Load first, swap then"
+    if name.endswith(("W_query.bias", "W_key.bias", "W_value.bias")) and isinstance(wants, str):
+        return "was the model built with qkv_bias=False? GPT-2 has these biases"
+    if isinstance(wants, str) or isinstance(has, str):
+        return "is it another kind of model, one of another depth, or one with LoRA in it?"
+    if name == "pos_emb.weight" and wants[1:] == has[1:]:
+        return "was the model built with another context_length?"
+    if has == wants[::-1]:
+        return "is it transposed? A linear weight is (out, in) here"
+    for size, config in GPT2_SIZES.items():
+        if config.emb_dim in has and config.emb_dim not in wants:
+            return f"is this the {size} checkpoint?"
+    return "is it of another size, or damaged?"
+
+
+@torch.no_grad()
+def assemble(config, tensors):
+    """A GPTModel in eval mode that holds float32 copies of the tensors, its head tied to its embedding."""
+    for field, found in sizes(tensors).items():
+        if getattr(config, field) != found:
+            raise ValueError(f"{field} is said to be {getattr(config, field)}, the tensors make it {found}: is "
+                             f"something damaged, or of two checkpoints?")
+    model = blank(config)
+    check_tensors(dict(model.named_parameters()), tensors)
+    state = {name: torch.empty(tensor.shape).copy_(tensor) for name, tensor in tensors.items()}
+    model.load_state_dict(state | {"out_head.weight": state["tok_emb.weight"]}, assign=True)
+    model.out_head.weight = model.tok_emb.weight
+    return model.eval()
+
+
+def drop_tied_head(tensors):
+    """Without the file's own copy of the head, which must be the embedding's: here the two are one matrix."""
+    head = tensors.get("out_head.weight")
+    if head is not None and not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
+        raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a "
+                         "new head. Here they are one matrix, as in GPT-2, and one of the two would be lost")
+    return {name: tensor for name, tensor in tensors.items() if name != "out_head.weight"}

@@ -16,11 +16,12 @@ import pytest
 
 # gpt is imported where it is used, not here: a student's mistake in one module must not stop the tests of another.
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+# Helpers are found from every folder of tests/.
+sys.path[:0] = map(str, [ROOT, *(path for path in (ROOT / "tests").iterdir() if path.is_dir())])
 
 from exercise_table import EXERCISES  # noqa: E402  (the path comes first)
 
-TINY = Path(__file__).parent / "fixtures" / "openai_tiny"   # written by TensorFlow in OpenAI's layout
+TINY = ROOT / "tests" / "fixtures" / "openai_tiny"   # written by TensorFlow in OpenAI's layout
 SLOW = {"chapters": "runs whole chapters, minutes in all; only with -m chapters",
         "museum": "runs each exercise's tests on the classic mistakes; only with -m museum",
         "peers": "compares with transformers and peft, where they are installed; only with -m peers"}

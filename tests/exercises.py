@@ -19,10 +19,12 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
-import originals
-from exercise_table import EXERCISES
-from originals import KEPT, shown, write
-from take_out import Problem, cut
+sys.path.insert(0, str(Path(__file__).resolve().parent / "coursework"))
+
+import originals  # noqa: E402  (the path comes first)
+from exercise_table import EXERCISES  # noqa: E402
+from originals import KEPT, shown, write  # noqa: E402
+from take_out import Problem, cut  # noqa: E402
 
 HINTS = KEPT / "hints.json"    # how many hints were given: {"6.1": 2}
 

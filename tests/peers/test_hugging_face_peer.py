@@ -1,4 +1,4 @@
-"""gpt/hugging_face.py against transformers: it loads the folder, misses nothing, and gives the same answers."""
+"""gpt/interop/hugging_face.py against transformers: it loads the folder, misses nothing, and gives the same answers."""
 
 import json
 
@@ -8,7 +8,7 @@ from conftest import TINY
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from gpt.classify import class_logits, swap_head
-from gpt.hugging_face import export_hf
+from gpt.interop.hugging_face import export_hf
 from gpt.lora import merge_lora, replace_linear_with_lora
 from gpt.weights import load_gpt2, load_huggingface, load_openai
 

@@ -1,0 +1,194 @@
+"""How mini was trained: what it read, and its two phases, first on a sample of the words, then on all of them.
+
+The text is WikiText-2 and 20 Newsgroups, cleaned. Read along: chapters/04_weights.py. Source: Merity et al. 2016
+(WikiText-2); Lang 1995 (20 Newsgroups); AdamW's betas, weight decay and clipping are those of Brown et al. 2020,
+appendix B.
+"""
+
+import gzip
+import io
+import pickle
+import re
+import tarfile
+import zlib
+
+import torch
+
+from gpt.applications.text_writer import mixed_precision
+from gpt.batches import TextWindows, encode_documents
+from gpt.checkpoint import Checkpoint
+from gpt.download import DownloadError, fetch
+from gpt.losses import next_token_loss, sampled_softmax_loss
+from gpt.model import evaluating
+from gpt.train import train, warmup_then_cosine
+
+
+def read_mini_texts(tokenizer, documents=None):
+    """Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as in text messages.
+
+    WikiText-2 has a held-out part of its own; of the posts, once cleaned and without those of at most 40 characters,
+    every 40th is kept aside. (Which these are depends on the source of the posts: each has another order.)
+
+    Input: documents, how many to read of each (None: all)
+    Output: (N,) token ids to train on; {name: (N,) token ids} to measure on
+    """
+    try:
+        posts = sum(read_newsgroups(fetch("20news-bydate.tar.gz")), [])
+    except DownloadError:
+        posts = sum(read_newsgroups(fetch("20news-bydate_py3.pkz")), [])
+    posts = [post for post in map(clean_post, posts[:documents]) if len(post) > 40]
+    texts = {"WikiText-2": (read_wikitext(fetch("wikitext-2/train.raw.gz"))[:documents],
+                            read_wikitext(fetch("wikitext-2/valid.raw.gz"))),
+             "20 Newsgroups": ([post for i, post in enumerate(posts) if i % 40], posts[::40])}
+    training = torch.cat([encode_documents(read, tokenizer) for read, _ in texts.values()])
+    return training, {name: encode_documents(kept, tokenizer) for name, (_, kept) in texts.items()}
+
+
+def shares(token_ids, vocab_size):
+    """How large a share of a text each token of the vocabulary is: (N,) -> (V,), sum 1.
+
+    A token that does not occur counts as a tenth of one, because the sampled loss divides by its chance.
+    """
+    counts = torch.bincount(token_ids, minlength=vocab_size).float().clamp(min=0.1)                 # (V,)
+    return counts / counts.sum()
+
+
+def text_losses(model, held_out, windows):
+    """The mean surprise in each of the texts, nats a token, where a token has at most context_length before it.
+
+    Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each, which needs
+        windows * (context_length + 1) ids
+    Output: {name: loss}
+    """
+    losses, length, device = {}, model.config.context_length + 1, model.tok_emb.weight.device
+    with evaluating(model):
+        for name, ids in held_out.items():
+            rows = ids[:windows * length].view(-1, length).long().to(device)                        # (windows, T + 1)
+            losses[name] = sum(next_token_loss(model, row[None]).item() for row in rows) / len(rows)
+    return losses
+
+
+def decay_matrices(model, learning_rate):
+    """AdamW that pulls the matrices, embeddings among them, towards 0 and does not decay biases, scales and shifts.
+
+    Weight decay 0.1, betas (0.9, 0.95).
+    """
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+                             lr=learning_rate, betas=(0.9, 0.95))
+
+
+def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches, batch_size, windows, seed, folder,
+             resume=False):
+    """Train a fresh model on text, in place: nearly all steps score a sample of the words, the last ones all words.
+
+    Both phases share the optimizer, `decay_matrices` at 4e-3, and one schedule: 100 steps of warm-up, then a cosine
+    down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws, and every 500 steps of a phase
+    the losses of the held-out texts are printed. Each phase has a checkpoint in the folder, sampled-softmax.pt and
+    full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second; the draws are from seed.
+
+    Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
+        first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`
+    Output: {phase: its Progress}
+    """
+    length, device = model.config.context_length, model.tok_emb.weight.device
+    generator, unigram = torch.Generator(device).manual_seed(seed), shares(training, model.config.vocab_size).to(device)
+    optimizer = decay_matrices(model, 4e-3)
+    phases = {"sampled softmax": (TextWindows(training, length, batch_size, seed, sampled_batches), epochs),
+              "full softmax": (TextWindows(training, length, batch_size, seed + 1, full_batches), 1)}
+    cosine = warmup_then_cosine(100, sum(len(batches) * times for batches, times in phases.values()), last=0.02)
+
+    def sampled_loss(model, token_ids):
+        return sampled_softmax_loss(model, token_ids, unigram, samples=4096, generator=generator)
+
+    def print_losses(progress):
+        if progress.step % 500 == 0:
+            losses = text_losses(model, held_out, windows)
+            print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()), flush=True)
+
+    steps, done = 0, {}
+    for phase, (batches, times) in phases.items():
+        identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
+        checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
+                                generators=(generator,), resume=resume)
+        loss_fn = mixed_precision(next_token_loss if phase == "full softmax" else sampled_loss)
+        done[phase] = train(model, batches, loss_fn, optimizer, times, device=device, clip=1.0,
+                            after_step=print_losses, checkpoint=checkpoint,
+                            schedule=lambda step, before=steps: cosine(before + step))
+        steps += done[phase].step
+    model.eval()
+    return done
+
+
+# ---- The texts -------------------------------------------------------------------------------------------------------
+
+def read_wikitext(path):
+    """WikiText-2's articles as running text.
+
+    The file has its tokens apart: "a 5 @-@ year @-@ old ship of 1 @,@ 200 tons , sunk in 1 @.@ 5 hours"
+    becomes "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours". What closes up to the left: , . ; : ! ? % ) ] 's n't
+    and ' with small letters; to the right: ( [ $ £ #; a pair of quotation marks on one line: around its text.
+    An article begins at a line " = Title = ", without = inside.
+
+    Input: path of train.raw.gz or valid.raw.gz
+    Output: list of str, one for each article
+    """
+    text = gzip.decompress(path.read_bytes()).decode("utf-8")
+    text = re.sub(r" @([-,.])@ ", r"\1", text)                                # inside words and numbers: 1 @,@ 200
+    text = re.sub(r" ([,.;:!?%)\]]|'s\b|n't\b|'[a-z]+\b)", r"\1", text)     # what stands close to the word before it
+    text = re.sub(r"([(\[$£#]) ", r"\1", text)                               # what stands close to the word after it
+    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)                          # a pair of quotation marks
+    articles = re.split(r"\n (?== [^=\n]+ = \n)", text)                      # before each title: = Robert Boulter =
+    return [article.strip() for article in articles if article.strip()]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads a pickle of lists, strings and arrays; whatever else it names is refused, not imported."""
+
+    ALLOWED = {("sklearn.utils", "Bunch"), ("sklearn.utils._bunch", "Bunch"), ("sklearn.datasets.base", "Bunch"),
+               ("numpy", "ndarray"), ("numpy", "dtype"),
+               ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong into a file of newsgroup posts")
+        return dict if name == "Bunch" else super().find_class(module, name)
+
+
+def read_newsgroups(path):
+    """The posts of 20 Newsgroups: (training posts, test posts), two lists of str, as the archive divides them.
+
+    The two files hold the same posts in two orders: in the .pkz they are shuffled.
+
+    Input: path of 20news-bydate.tar.gz, or of the same posts as 20news-bydate_py3.pkz
+    """
+    if path.name.endswith(".pkz"):
+        posts = _PlainUnpickler(io.BytesIO(zlib.decompress(path.read_bytes()))).load()
+        return posts["train"]["data"], posts["test"]["data"]
+    parts = {"20news-bydate-train": [], "20news-bydate-test": []}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile():
+                parts[member.name.split("/")[0]].append(archive.extractfile(member).read().decode("latin-1"))
+    return parts["20news-bydate-train"], parts["20news-bydate-test"]
+
+
+# A quoted line (> | : or } after at most 4 letters or digits, the initials of who is quoted), the line that introduces
+# it (it ends in writes, wrote, says or said, or begins with "In article"), or 40 signs without a space, as an
+# encoded file has. It costs lines of the writer's own too, such as "PS: ...".
+QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
+
+
+def clean_post(post):
+    """What the writer of a post wrote, as running text: no headers, quoted lines, e-mail addresses or encoded files;
+    the lines of a paragraph are joined.
+
+    The headers end at the first empty line. The post ends at its signature ("--" alone on a line), or at a line that
+    begins with 10 of - _ = * +, whatever follows it; neither is looked for in its first line.
+    """
+    body = post.partition("\n\n")[2]
+    body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]
+    body = re.sub(r"<?\b[\w.+-]+@[\w-]+\.[\w.-]*\w>?", "", body)
+    lines = [" ".join(line.split()) for line in body.split("\n") if not QUOTED_OR_CODE.search(line)]
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", "\n".join(lines)).strip()

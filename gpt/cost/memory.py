@@ -1,0 +1,204 @@
+"""How much memory a training step takes, counted before it begins. A model on the meta device will do.
+
+The largest part is what the forward pass keeps for the backward pass, counted here operation by operation without
+computing. Autograd keeps of each operation what its derivative needs: of y = x W^T the input x if W trains (dL/dW is
+made of it), and nothing new for dL/dx, which needs W alone. So a frozen layer keeps less than one that trains; but
+LayerNorm, GELU and attention, which are not linear, keep their input as soon as anything before them trains.
+
+Read along: chapters/07_lora_writer.py. Source: torch's tools/autograd/derivatives.yaml. Letters: gpt/__init__.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from gpt.adapters import is_tied
+
+
+class Memory(NamedTuple):
+    """Bytes."""
+
+    weights: int        # all parameters, tied ones once
+    gradients: int      # as many numbers as train
+    optimizer: int      # AdamW's: twice as many numbers as train, and a step counter for each tensor
+    activations: int    # what the forward pass keeps for the backward pass
+    peak: int           # the most that is held at once; see `predict_memory`
+
+
+def predict_memory(model, B, T, *, chunk=1024):
+    """What a step of training takes with AdamW in float32, with B rows of T tokens in a batch.
+
+    A model whose head is tied trains on text, by `next_token_loss` in chunks of `chunk` tokens; one with a swapped head
+    on classes, by `classifier_loss`. (`gpt.losses.text_loss` keeps one byte a token more, and less where a batch has
+    padding.) Dropout acts as in training.
+
+    The first four numbers are exact on a CPU. (On a GPU dropout keeps less, and the allocator rounds up.) The peak is
+    an estimate, from the second step on: weights, optimizer and the largest of five moments.
+        a frozen block: the old gradients, and 12 B T C numbers: the stream, attention's answer, their sum, its norm
+            and, four times as wide each, what GELU reads and what it answers
+        the end of the forward pass: the old gradients, which `gpt.train` drops only then, all activations, and the
+            logits of a chunk twice: as they are and as logarithms of probabilities
+        the loss going back: all activations, a chunk's logarithms, their gradient and that of the logits; and the
+            head's gradient, if it trains and this is not the first chunk
+        the last block going back: what was kept up to its end, and 9 B T C numbers: the gradients of the stream, of
+            what GELU answered and of what it read
+        the end: the gradients, and that of a tied embedding twice more: as the tokens', as the head's and as the sum
+    What a kernel takes for itself while it runs is left out, and so is what a process holds besides: Python, torch's
+    code, and freed blocks that the system's allocator keeps.
+
+    Output: Memory, in bytes
+    Raises: ValueError for a model in another type than float32, for a batch without tokens or of longer rows than it
+        reads
+    """
+    if (dtype := model.tok_emb.weight.dtype) != torch.float32:
+        raise ValueError(f"memory is predicted for float32, this model is in {dtype}")
+    if B < 1 or not 1 <= T <= model.config.context_length:
+        raise ValueError(f"{B} rows of {T} tokens are no batch for a model that reads {model.config.context_length}")
+    parameters = list(model.parameters())
+    trainable = [p.nbytes for p in parameters if p.requires_grad]
+    weights, gradients = sum(p.nbytes for p in parameters), sum(trainable)
+    optimizer = 2 * gradients + FLOAT * len(trainable)
+    activations, going_back = _activations(model, B, T)
+    text, config = is_tied(model), model.config
+    logits = FLOAT * min(chunk, B * T) * config.vocab_size if text else 0
+    tied = model.tok_emb.weight.nbytes if text and trains(model.tok_emb) else 0
+    stream = FLOAT * B * T * config.emb_dim
+    peak = weights + optimizer + max(gradients + 12 * stream,
+                                     gradients + activations + 2 * logits,
+                                     activations + 3 * logits + (tied if B * T > chunk else 0),
+                                     going_back + 9 * stream if going_back else 0,
+                                     gradients + 2 * tied)
+    return Memory(weights, gradients, optimizer, activations, peak)
+
+
+def _activations(model, B, T):
+    """Send a batch through the layers on a Tape.
+
+    Output: the bytes kept, and those kept by the end of the last block that a gradient comes back through and that
+        answers for all tokens, 0 if there is none (a classifier's last block answers for one token of each row)
+    """
+    tape, text, config = Tape(), is_tied(model), model.config
+    ids, at = Storage(LONG * B * (T + text)), None if text else Storage(LONG * B)    # text: one more, to predict
+    for embedding, indices in ((model.tok_emb, ids), (model.pos_emb, Storage(LONG * T))):
+        if trains(embedding):
+            tape.keep(indices)
+    x = Storage(FLOAT * B * T * config.emb_dim, trains(model.tok_emb) or trains(model.pos_emb))
+    x, by_block = tape.dropout(x, model.drop_emb.p), 0
+    for i, block in enumerate(model.trf_blocks, 1):
+        at_last = at if i == config.n_layers else None
+        x = tape.block(block, x, B, T, at_last)
+        by_block = tape.bytes if x.grad and at_last is None else by_block
+    hidden = tape.norm(model.final_norm, x)
+    if text:    # each chunk of the loss is computed again, from its hidden states and its targets
+        tape.keep(hidden, ids if B == 1 else Storage(LONG * B * T))    # of one row the targets are a view
+    else:       # cross entropy keeps the logarithms of the probabilities, the labels, and how many these are
+        logits = tape.linear(model.out_head, hidden)
+        tape.keep(Storage(logits.bytes), Storage(LONG * B), Storage(FLOAT))
+    return tape.bytes, by_block
+
+
+# ---- The tape --------------------------------------------------------------------------------------------------------
+
+FLOAT, LONG = 4, 8    # bytes of a float32 and of a whole number (torch.long)
+
+
+@dataclass
+class Storage:
+    """The numbers that a tensor and all views of it share: their bytes, and whether a gradient flows to them."""
+
+    bytes: int
+    grad: bool = False
+    kept: bool = False
+
+
+def trains(module):
+    """Whether any of its parameters does."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+class Tape:
+    """Adds up what is kept, each storage once, while the model's layers come by in the order in which they run.
+
+    Each method is named after what it stands for, takes Storages for tensors, and returns the Storage of the answer.
+    """
+
+    def __init__(self):
+        self.bytes = 0
+
+    def keep(self, *storages):
+        for storage in storages:
+            self.bytes += 0 if storage.kept else storage.bytes
+            storage.kept = True
+
+    def dropout(self, x, p):
+        """x times noise, which is 0 or 1 / (1 - p): the noise is kept. For p = 0 the answer is x itself."""
+        if p and x.grad:
+            self.keep(Storage(x.bytes))
+        return Storage(x.bytes, x.grad) if p else x
+
+    def norm(self, layer, x):
+        """LayerNorm keeps its input, and of each token the mean and 1 / standard deviation."""
+        answer = Storage(x.bytes, x.grad or trains(layer))
+        if answer.grad:
+            self.keep(x, Storage(2 * x.bytes // len(layer.scale)))
+        return answer
+
+    def linear(self, layer, x):
+        """A linear layer, with a LoRA or without: (..., in) -> (..., out).
+
+        Keeps its input if the weight trains. A LoRA keeps what its dropout makes of that same input if A trains, and
+        the thin scale * x A, (..., r), if B does. A gradient flows to the answer if one flows to x or anything trains.
+        """
+        linear, lora = getattr(layer, "linear", layer), getattr(layer, "lora", None)
+        tokens = x.bytes // linear.in_features
+        if linear.weight.requires_grad:
+            self.keep(x)
+        if lora is not None:
+            dropped = self.dropout(x, lora.dropout.p)
+            if lora.A.requires_grad:
+                self.keep(dropped)
+            if lora.B.requires_grad:
+                self.keep(Storage(tokens * lora.rank))
+        return Storage(tokens * linear.out_features, x.grad or trains(layer))
+
+    def pick(self, x, tokens, at):
+        """One of each row's tokens: the numbers of rows and tokens are kept, for the gradient has to find its place."""
+        if x.grad:
+            self.keep(Storage(at.bytes), at)
+        return Storage(x.bytes // tokens, x.grad)
+
+    def attention(self, layer, x, B, T, at):
+        """The fused kernel keeps queries, keys, values, answers and one number a query, nothing of size T x T.
+
+        With dropout a CPU has no such kernel. Then three matrices (B, H, T, S) are kept: the weights and the noise if
+        queries or keys train, their product if values do; and queries, keys and values, each if its partner trains.
+        """
+        query = self.linear(layer.W_query, x if at is None else self.pick(x, T, at))
+        key, value = self.linear(layer.W_key, x), self.linear(layer.W_value, x)
+        weights_train = query.grad or key.grad
+        context = Storage(query.bytes, weights_train or value.grad)
+        of_queries = FLOAT * B * layer.num_heads * (T if at is None else 1)
+        if layer.dropout.p:
+            self.keep(*[query] * key.grad, *[key] * query.grad, *[value] * weights_train,
+                      Storage(of_queries * T * (2 * weights_train + value.grad)))
+        elif context.grad:
+            mask = 0 if at is None else FLOAT * B * T
+            self.keep(query, key, value, context, Storage(of_queries), Storage(mask))
+        return self.linear(layer.out_proj, context)
+
+    def feed_forward(self, layer, x):
+        """GELU keeps its input, four times as wide as the stream; the second linear layer keeps what GELU answers."""
+        x = self.linear(layer.layers[0], x)
+        if x.grad:
+            self.keep(x)
+        return self.linear(layer.layers[2], Storage(x.bytes, x.grad))
+
+    def block(self, block, x, B, T, at=None):
+        """A TransformerBlock. The sums that make the stream keep nothing: the next norm keeps them, as its input."""
+        p = block.drop_shortcut.p
+        attended = self.dropout(self.attention(block.att, self.norm(block.norm1, x), B, T, at), p)
+        x = x if at is None else self.pick(x, T, at)
+        x = Storage(x.bytes, x.grad or attended.grad)
+        answer = self.dropout(self.feed_forward(block.ff, self.norm(block.norm2, x)), p)
+        return Storage(x.bytes, x.grad or answer.grad)

@@ -1,0 +1,141 @@
+"""Which tokens made the model say spam: how much each counts in the score, measured in two ways.
+
+The score of a message is the logit of class 1 minus the logit of class 0, what the softmax of two classes depends on:
+P(1) = 1 / (1 + exp(-score)). Above 0 the answer is spam. Both measures have its unit, and a token that speaks for ham
+counts negative.
+
+Neither is an explanation by itself. The two can disagree, even in sign: a slope holds for a small step, and leaving a
+token out is a large one. The contributions do not sum to the score: tokens act together, and a head has a bias.
+
+Read along: chapters/10_believe_the_number.py. Shape letters: gpt/__init__.py.
+"""
+
+import re
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
+
+import torch
+
+from gpt.batches import PAD, pad
+from gpt.classify import class_logits, to_device
+from gpt.model import evaluating
+
+
+def spam_scores(model, rows):
+    """The score of each message, logit of class 1 - logit of class 0, read at its last real token (`class_logits`).
+
+    Input: model, a classifier of two classes; rows, lists of token ids, one for each of B messages
+    Output: (B,), on the model's device
+    Raises: ValueError for a head that has not two outputs, and for a message without tokens or with too many
+    """
+    ids, lengths = pad(rows)
+    logits = class_logits(model, to_device((ids, lengths, lengths), model.tok_emb.weight.device))    # (B, 2)
+    if logits.shape[1] != 2:
+        raise ValueError(f"the head has {logits.shape[1]} outputs, and a score is the difference of 2: is it still the "
+                         f"language model's, or a classifier of more classes?")
+    return logits[:, 1] - logits[:, 0]                                                # (B,)
+
+
+@contextmanager
+def token_vectors(model):
+    """While it is open, keep each output of model.tok_emb, in the list that it yields, to take a gradient by.
+
+    A hook gives the model a copy in the output's place that depends on no weight. So a gradient goes back to the
+    vectors and no further, also where nothing in the model trains. The hook is gone afterwards, error or not.
+    """
+    kept = []
+
+    def keep(module, inputs, output):
+        kept.append(output.detach().requires_grad_())
+        return kept[-1]
+
+    hook = model.tok_emb.register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+def gradient_times_input(model, token_ids):
+    """How fast the score rises as one token's vector is made longer, token by token.
+
+        g_t = sum over channels c of  (d score / d e[t, c]) * e[t, c]
+
+    e[t], (C,), is the token's row of tok_emb, before its position is added. Made a hundredth longer, it changes the
+    score by about g_t / 100. One pass forward and one back, however many tokens there are. A token that stands twice in
+    a message has two numbers: each place has its own gradient.
+
+    The trap: -g_t is no measure of what happens without the token. A vector shrunk to nothing is a long way from e[t],
+    the slope need not hold along it, and a model never saw such a vector.
+
+    The model stays as it is: no parameter gets a .grad, and dropout is off meanwhile (`evaluating`).
+
+    Input: model, a classifier of two classes; token_ids, one message as a list of T integers
+    Output: (T,), on the CPU
+    Raises: ValueError, what `spam_scores` refuses
+    Source: Simonyan et al. 2014 (the gradient); Shrikumar et al. 2017, who compare with gradient * input
+    """
+    with evaluating(model), torch.enable_grad(), token_vectors(model) as kept:
+        score = spam_scores(model, [token_ids])
+        gradient, = torch.autograd.grad(score, kept)                                  # (1, T, C)
+    return (gradient * kept[0].detach()).sum(dim=-1)[0].cpu()                         # (T,)
+
+
+def leave_one_out(model, token_ids, batch_size=32):
+    """What each token adds: the score of the message minus the score of the message without that token.
+
+        a_t = score(1 .. T) - score(1 .. t - 1, t + 1 .. T)
+
+    T + 1 messages are read, the shorter ones batch_size at a time. Where nothing is left, of a message of one token,
+    one padding token is read: what `encode` makes of an empty text.
+
+    The trap: more than the token has gone. Those after it have moved up one place, and what stood on its two sides now
+    stands together. And where two tokens say the same, either can go without loss: both then seem to count nothing.
+
+    Input: model, a classifier of two classes; token_ids, one message as a list of T integers
+    Output: (T,), on the CPU, without gradient
+    Raises: ValueError, what `spam_scores` refuses
+    Source: Li et al. 2016, Understanding neural networks through representation erasure; Zeiler and Fergus 2014 cover
+        parts of an image
+    """
+    shorter = [[*token_ids[:t], *token_ids[t + 1:]] or [PAD] for t in range(len(token_ids))]
+    with evaluating(model):
+        whole = spam_scores(model, [token_ids])                                       # (1,)
+        rest = torch.cat([spam_scores(model, shorter[i:i + batch_size])               # (T,)
+                          for i in range(0, len(shorter), batch_size)])
+    return (whole - rest).cpu()                                                       # (T,)
+
+
+def marked(token_ids, contributions, tokenizer, count=3, signs="[]"):
+    """The message as text, with brackets around the tokens that count most, for or against.
+
+    Those are the `count` tokens of the largest absolute contribution; of equals the first. Neighbours share a pair of
+    brackets. The space that begins a token stays outside: " free" becomes " [free]". Line breaks and tabs are shown as
+    spaces, so that it is one line.
+
+    A token is a piece of bytes, and a character such as an emoji can be spread over several. A bracket never stands
+    inside a character: it has all of it where one of its tokens is marked. (In UTF-8 each byte of a character but
+    the first, and no other byte, lies between 0x80 and 0xbf.) Bytes that are no UTF-8 become U+FFFD, as in decode.
+
+    Input: token_ids, T integers; contributions, T numbers; count, more than T marks all; signs, what opens and closes
+    Output: str; without its brackets, and but for white space, tokenizer.decode(token_ids)
+    Raises: ValueError with both numbers where there are not as many contributions as tokens
+    """
+    if len(token_ids) != len(contributions):
+        raise ValueError(f"{len(token_ids)} tokens but {len(contributions)} contributions: are they another message's?")
+    order = torch.as_tensor(contributions).abs().argsort(descending=True, stable=True)
+    chosen, text, marks = set(order[:count].tolist()), b"", []    # marks: for each byte of text, is it in brackets
+    for t, token in enumerate(token_ids):
+        piece = tokenizer.decode_single_token_bytes(token)
+        opens = t in chosen and t - 1 not in chosen
+        outside = 1 if opens and re.match(rb" \S", piece) else 0
+        marks += [False] * outside + [t in chosen] * (len(piece) - outside)
+        text += piece
+    characters = [(any(marks[found.start():found.end()]), found[0].decode("utf-8", errors="replace"))
+                  for found in re.finditer(rb"(?s).[\x80-\xbf]*", text)]
+    shown = ""
+    for inside, run in groupby(characters, key=itemgetter(0)):
+        part = re.sub(r"\s", " ", "".join(character for _, character in run))
+        shown += f"{signs[0]}{part}{signs[1]}" if inside else part
+    return shown

@@ -1,0 +1,201 @@
+"""Runs that are repeated and compared: each is made once, in a process of its own; then means, intervals and pairs.
+
+Read along: chapters/10_believe_the_number.py. A record is what `record_of` gives; a test is "blog", "balanced" or
+"natural", and of what trained on balanced or natural messages either of the last two can be asked.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import date
+from itertools import combinations
+
+import torch
+
+from gpt.cost.fresh_process import in_own_process
+from gpt.download import data_dir
+from gpt.evaluate.calibration import measures, threshold_for
+from gpt.evaluate.significance import compare, counted_once, holm, spread
+from gpt.experiments.spam_filters import BATCH_SIZE, method_for, run
+from gpt.storage.files import written_whole
+
+BALANCED, ALL = 1045, 3902    # messages to train on: balanced, and 70 % of the file
+STEPS_AT_LEAST = 100          # of a run on few messages
+STOPPED = "stopped: the same command goes on where it was"
+
+
+def epochs_for(method, condition, n_train):
+    """How often a method goes through its messages: about as many steps as on a balanced training set, or 100.
+
+    On all messages of the file (natural) an epoch has 3.7 times as many steps, so there are as many times fewer, but
+    one at least; on n_train messages, as many as make 100 steps, but no fewer than on a balanced training set.
+    """
+    if n_train:
+        return max(method.epochs, math.ceil(STEPS_AT_LEAST * BATCH_SIZE / n_train))
+    return max(1, round(method.epochs * BALANCED / ALL)) if condition == "natural" else method.epochs
+
+
+def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None):
+    """All that decides the result of a run, ready for json.dump.
+
+    Input: name, one of METHODS; condition, one of CONDITIONS: what it trains on; n_train, on how many of these
+        messages, None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained
+    """
+    method = method_for(name, model, pretrained)
+    return dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
+                epochs=epochs or epochs_for(method, condition, n_train))
+
+
+def folder_for(name, settings):
+    """data/runs/experiment/NAME-...: readable, and different for different settings."""
+    words = [settings["model"].split()[0], name, settings["condition"], settings["n_train"], f"seed{settings['seed']}"]
+    readable = "-".join(re.sub(r"[^\w.]+", "", str(word)) for word in words if word)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return data_dir() / "runs" / "experiment" / f"{readable}-{digest[:8]}"
+
+
+def record_of(name, settings, device="cpu"):
+    """What came out of a run: trained now, or read from its results.json if it was made before.
+
+    A run that is interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting.
+    After a change that matters delete the folder.
+
+    Output: a dict: the settings, what `run` gives, and what it was made with and how much memory that took
+    Raises: KeyboardInterrupt after Ctrl-C; ValueError with its name for a results.json that is damaged; what
+        in_own_process raises
+    """
+    folder = folder_for(name, settings)
+    if (folder / "results.json").exists():
+        return read_record(folder / "results.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        result, peak = in_own_process(run, settings=settings, folder=str(folder), device=str(device))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
+    weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
+    record = dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
+                  torch=torch.__version__, machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                  date=date.today().isoformat())
+    with written_whole(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return record
+
+
+def read_record(file):
+    """What `record_of` wrote: whole, or not at all, so who finds half of it finds somebody else's change."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it, and the run is made anew") from error
+
+
+def make_all(jobs, device="cpu"):
+    """Make those of many runs that were not made before, as many at a time as `run_at_once` says.
+
+    Input: jobs, pairs of a name and its settings
+    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped
+    """
+    jobs = [job for job in jobs if not (folder_for(*job) / "results.json").exists()]
+    with ThreadPoolExecutor(max(1, run_at_once(jobs, device))) as pool:
+        runs = [pool.submit(record_of, *job, device) for job in jobs]
+        try:
+            for made in runs:
+                made.result()
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):    # a terminal's Ctrl-C has reached the runs under way too
+                raise KeyboardInterrupt(STOPPED) from None
+            raise
+
+
+def run_at_once(jobs, device):
+    """How many: mini's steps are too small to keep two cores busy, so each core has a run; larger models go alone."""
+    small = str(device) == "cpu" and all(settings["model"] == "mini" for _, settings in jobs)
+    return min(len(jobs), os.cpu_count() or 1) if small else 1
+
+
+def over_all_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
+    """The records of a method with each of the seeds, in their order; settings: see `settings_for`."""
+    jobs = [(name, settings_for(name, condition, seed, model, **settings)) for seed in seeds]
+    make_all(jobs, device)
+    return [record_of(*job, device) for job in jobs]
+
+
+# ---- What runs with several seeds say together -----------------------------------------------------------------------
+
+COSTS = ("seconds_training", "peak_memory_bytes")
+
+
+def tests_of(condition):
+    """The tests that runs which trained on a condition have answers for."""
+    return ("blog",) if condition == "blog" else ("balanced", "natural")
+
+
+def answers(record, test, part="test"):
+    """Labels, P(spam) and rows of the file of the messages that a test asks about; part: "test" or "validation"."""
+    kept = record[part]
+    n = None if test == "natural" else kept["n_balanced"]
+    return kept["labels"][:n], kept["spam"][:n], kept["rows"][:n]
+
+
+def cell(values):
+    """A `spread` as "97.4 -+ 1.2": mean and reach of the interval, in per cent; "-" where it is unknown."""
+    if values["mean"] is None:
+        return "-"
+    return f"{100 * values['mean']:.1f} -+ {100 * (values['high'] - values['mean']):.1f}"
+
+
+def summary(records, test, most_lost=0.01):
+    """All measures of a method over its seeds, each as `spread` has it, ready for json.dump.
+
+    Output: seeds; n_train, n_test and trainable_parameters, of the first seed (others differ a little); each of
+        `measures` at threshold 0.5; seconds_training and peak_memory_bytes; and at the threshold which loses at most
+        `most_lost` of the validation messages' ham: threshold (one a seed, None where nothing may be called spam),
+        kept_recall and kept_ham_lost, of the test
+    """
+    found, thresholds = [], []
+    for record in records:
+        labels, spam, _ = answers(record, test)
+        threshold = threshold_for(*answers(record, test, "validation")[:2], most_lost)
+        thresholds.append(threshold if math.isfinite(threshold) else None)    # JSON has no infinity
+        kept = measures(labels, spam, threshold)
+        found.append(measures(labels, spam) | {key: record[key] for key in COSTS}
+                     | {"kept_recall": kept["recall"], "kept_ham_lost": kept["ham_lost"]})
+    first = {key: records[0][key] for key in ("n_train", "trainable_parameters")} | {"n_test": found[0]["n"]}
+    return {"seeds": [record["seed"] for record in records], **first, "threshold": thresholds,
+            **{key: spread([row[key] for row in found]) for key in found[0] if key != "n"}}
+
+
+def right(records, test, texts):
+    """Which messages a method calls by their right name: {text: bool}, each different text once (`counted_once`).
+
+    Input: texts, of the rows of the file
+    """
+    return counted_once([{texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))}
+                         for record in records])
+
+
+def all_pairs(groups, test, texts):
+    """Every two methods on the same messages: McNemar's test, and Holm's correction for how many pairs there are.
+
+    Input: groups, {name: its records, with the same seeds}
+    Output: a list of dicts: first, second, and what `compare` gives, p_adjusted too
+    """
+    outcomes = {name: right(records, test, texts) for name, records in groups.items()}
+    rows = [{"first": a, "second": b, **compare(outcomes[a], outcomes[b])} for a, b in combinations(groups, 2)]
+    for row, p in zip(rows, holm([row["p"] for row in rows])):
+        row["p_adjusted"] = p
+    return rows
+
+
+def seen_from(name, rows):
+    """The rows of `all_pairs` that a method is in, as if it were the first of each."""
+    turned = [row | {"first": name, "second": row["first"], "only_first": row["only_second"],
+                     "only_second": row["only_first"]} for row in rows if row["second"] == name]
+    return [row for row in rows if row["first"] == name] + turned

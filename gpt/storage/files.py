@@ -1,0 +1,121 @@
+"""Files that are written whole or not at all, and files of tensors that are opened so that they can do no harm.
+
+A .pth is a pickle, and a pickle is a program: it is read with weights_only=True, which admits tensors and plain
+values and nothing else, or it is not read at all.
+
+Read along: chapters/04_weights.py.
+"""
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+
+@contextmanager
+def written_whole(path):
+    """Write to the temporary path that is handed out; it takes the name `path` only when the block ends without error.
+
+    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed or the
+    power is cut.
+
+        with written_whole("results.json") as temporary:
+            temporary.write_text("{}", encoding="utf-8")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        with open(name, "rb+") as file:
+            os.fsync(file.fileno())    # the content reaches the disk before the name does
+        os.chmod(name, 0o644)          # mkstemp's files are for their owner alone
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole_folder(path):
+    """Write files into the temporary folder that is handed out; it takes the name `path` if the block ends without
+    error. There must be no folders in it.
+
+    A folder that is at `path` already is replaced if it holds nothing but files of the names that were written: an
+    older version. No system swaps two folders in one step, so for an instant there is none at `path`, or, if the
+    process is killed just then, for good (the old one then lies beside it, in .NAME.*/old); but never one that is half
+    old and half new.
+
+    Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+        new, old = Path(place) / "new", Path(place) / "old"
+        new.mkdir()
+        yield new
+        names = sorted(file.name for file in new.iterdir())
+        for name in names:
+            with open(new / name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(new / name, 0o644)    # safetensors writes files for their owner alone
+        if path.exists():
+            if not path.is_dir():
+                raise FileExistsError(f"{path} is a file: give the name of a folder")
+            if others := sorted(file.name for file in path.iterdir() if file.name not in names or not file.is_file()):
+                raise FileExistsError(f"{path} holds {', '.join(others[:5])}, which would be lost: give the name of a "
+                                      f"folder that is new, empty, or an older one of this kind")
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+
+
+@contextmanager
+def about(file):
+    """A ValueError that is raised inside gets the file's name in front; a damaged safetensors file becomes one."""
+    try:
+        yield
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def read_safetensors(file):
+    """A safetensors file -> {name: tensor}, {key: text}: the tensors and the metadata."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+
+
+def read_state_dict(file):
+    """A .pth, of a state_dict alone or of one under "model_state_dict" beside an optimizer's -> {name: tensor}."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:    # a damaged file can make the unpickler stumble in any way
+        raise ValueError("refused by torch.load(weights_only=True): it is damaged or holds more than tensors. "
+                         f"To unpickle it in another way would run any program that it holds ({error})") from error
+    if isinstance(state, dict):
+        state = state.get("model_state_dict", state)
+    if not isinstance(state, dict) or not all(isinstance(name, str) and is_plain(state[name]) for name in state):
+        raise ValueError("it is no state_dict, which is a dict of named tensors")
+    return state
+
+
+def is_plain(tensor):
+    """Whether the file holds all the tensor's numbers: with strides of 0 one number could stand for terabytes."""
+    return (isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+            and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes())
+
+
+def each_once(pairs):
+    """The pairs of a JSON object as a dict, but never silently the last of two equal keys."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)

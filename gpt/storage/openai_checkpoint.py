@@ -1,0 +1,267 @@
+"""Opens OpenAI's GPT-2 checkpoints without TensorFlow, which wrote them.
+
+`model.ckpt.data-00000-of-00001` is nothing but numbers, one tensor after another. `model.ckpt.index` is a sorted table
+in LevelDB's format, from a tensor's name to a protocol buffer that tells its shape, its place in the data and its
+checksum (gpt/storage/crc32c.py):
+
+    data block, data block, ...    the entries, sorted by key
+    metaindex block                empty in TensorFlow's files
+    index block                    an entry for each data block; its value says where the block is
+    footer, 48 bytes               where the metaindex and the index are, zeros, a magic number
+
+The files come from the network, so nothing in them is believed: the blocks must fill the index in order and the tensors
+the data file, each must match its checksum, and no number in a file decides how much memory or time is spent. What is
+wrong is a ValueError.
+
+Read along: chapters/04_weights.py. Source: TensorFlow's tensor_bundle.proto and tensor_shape.proto; LevelDB's
+doc/table_format.md.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpt.storage.crc32c import crc32c, masked
+
+LARGEST_INDEX = 1 << 18    # bytes; that of the largest GPT-2 has about 22,000
+FLOAT32 = 1                # its number in TensorFlow's list of dtypes
+MOST_AXES = 8              # a GPT-2 has 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of one tensor, with the numbers of the fields that say it."""
+
+    shape: tuple    # 2, a message whose field 2 is there once for each axis: a message with its size in field 1
+    dtype: int      # 1
+    shard: int      # 3, which data file
+    offset: int     # 4, in bytes of the data file
+    size: int       # 5, in bytes
+    crc32c: int     # 6, masked
+
+
+def fields(message):
+    """(field number, value) of a protocol buffer: a whole number, or bytes where the field is a message or text.
+
+    Each begins with a tag, a varint: 8 times the field's number, plus how the value is stored: 0, as a varint; 1, in
+    eight bytes, or 5, in four, lowest first; 2, as a length, a varint, and so many bytes. All else is a ValueError.
+    """
+    at = 0
+    while at < len(message):
+        tag, at = varint(message, at)
+        stored, size = tag & 7, {1: 8, 5: 4}.get(tag & 7)
+        if stored == 0:
+            value, at = varint(message, at)
+        elif size:
+            value, at = int.from_bytes(part(message, at, size), "little"), at + size
+        elif stored == 2:
+            size, at = varint(message, at)
+            value, at = part(message, at, size), at + size
+        else:
+            raise ValueError(f"a value is stored in way {stored}, which TensorFlow never takes: damaged")
+        yield tag >> 3, value
+
+
+def read_message(message, known):
+    """A protocol buffer -> {field number: [values]}. `known`: {field number: int or bytes}; no other may occur."""
+    found = {number: [] for number in known}
+    for number, value in fields(message):
+        if not isinstance(value, known.get(number, ())):
+            raise ValueError(f"field {number} is unknown or of the wrong type: damaged, or of another format")
+        found[number].append(value)
+    return found
+
+
+def only(values):
+    """The value of a field that is there once, or 0: TensorFlow leaves out what is 0 or empty. Twice: a ValueError."""
+    if len(values) > 1:
+        raise ValueError("a field is there twice: damaged")
+    return values[0] if values else 0
+
+
+def read_entry(message):
+    """A tensor's BundleEntryProto -> Entry."""
+    found = read_message(message, {1: int, 2: bytes, 3: int, 4: int, 5: int, 6: int})
+    dims = read_message(only(found[2]) or b"", {2: bytes})[2]
+    shape = tuple(only(read_message(dim, {1: int})[1]) for dim in dims)
+    dtype, shard, offset, size, crc = (only(found[number]) for number in (1, 3, 4, 5, 6))
+    return Entry(shape, dtype, shard, offset, size, crc)
+
+
+def read_entries(pairs):
+    """The table's (key, value) pairs, sorted, -> {tensor name: Entry}. The first has an empty key and is a header:
+    field 1, the number of data files, must be 1; 2, the order of bytes, 0 or left out: lowest first; 3 is a version.
+    """
+    index, last = {}, None
+    for key, value in pairs:
+        if last is None:
+            header = read_message(value, {1: int, 2: int, 3: bytes})
+            if key or header[1] != [1] or any(header[2]):
+                raise ValueError("its header is not that of a single data file with the lowest byte first")
+        elif key <= last:
+            raise ValueError(f"the name {key} comes after {last}: they must be sorted, and each there once")
+        else:
+            index[key.decode("utf-8")] = read_entry(value)
+        last = key
+    if last is None:
+        raise ValueError("it is empty")
+    return index
+
+
+def read_index(path):
+    """A model.ckpt.index -> {tensor name: Entry}, sorted by name; ValueError where it is damaged, cut or no index."""
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_INDEX + 1)
+    try:
+        if len(data) > LARGEST_INDEX:
+            raise ValueError(f"more than {LARGEST_INDEX:,} bytes; the index of a GPT-2 has about 20,000")
+        return read_entries(table(data))
+    except ValueError as error:    # a UnicodeDecodeError too
+        raise ValueError(f"{path}: {error}") from None
+
+
+def tensor(data, name, entry):
+    """The tensor that `entry` describes, as a view of the data file's bytes, checked."""
+    if entry.dtype != FLOAT32 or entry.shard != 0:
+        raise ValueError(f"{name}: dtype number {entry.dtype} in data file {entry.shard}; GPT-2's tensors are "
+                         f"float32, number {FLOAT32}, in file 0")
+    if len(entry.shape) > MOST_AXES or entry.size != 4 * math.prod(entry.shape) or entry.size == 0:
+        raise ValueError(f"{name}: {entry.size} bytes are not a float32 tensor of shape {entry.shape}")
+    stored = part(data, entry.offset, entry.size)
+    if masked(crc32c(stored)) != entry.crc32c:
+        raise ValueError(f"{name}: its numbers do not match their crc32c: this file is damaged, fetch it again")
+    return stored.view("<f4").reshape(entry.shape)
+
+
+def open_checkpoint(directory_or_prefix):
+    """{tensor name: float32 array}, every one checked. The arrays are views of the memory-mapped file.
+
+    Input: the folder that holds model.ckpt.*, or the path up to and with "model.ckpt"
+    Raises: ValueError that names the tensor at fault; FileNotFoundError
+    """
+    prefix = Path(directory_or_prefix)
+    prefix = prefix / "model.ckpt" if prefix.is_dir() else prefix
+    index, path = read_index(f"{prefix}.index"), f"{prefix}.data-00000-of-00001"
+    try:
+        data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": writing to an array never reaches the file
+        end = 0    # of the tensors so far: the next must begin here
+        for name, entry in sorted(index.items(), key=lambda item: item[1].offset):
+            if entry.offset != end:
+                raise ValueError(f"{name} is said to begin at byte {entry.offset}, the tensor before it ends at "
+                                 f"{end}: is the index that of another data file?")
+            end += entry.size
+        if end != len(data):
+            raise ValueError(f"its tensors make {end:,} bytes, the file has {len(data):,}: is it cut short?")
+        return {name: tensor(data, name, entry) for name, entry in index.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+# ---- The table -------------------------------------------------------------------------------------------------------
+
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+FOOTER = 48           # bytes
+TRAILER = 5           # bytes after each block: its compression type (1), its checksum (4)
+LONGEST_KEY = 256     # bytes; a key can repeat the one before it for a few bytes, so long ones would multiply
+
+
+def part(data, start, size):
+    """data[start:start + size], but never silently less: a slice beyond the end is how a cut file shows itself."""
+    if not 0 <= start <= start + size <= len(data):
+        raise ValueError(f"bytes {start} to {start + size} of {len(data)} are wanted: damaged or cut short")
+    return data[start:start + size]
+
+
+def varint(data, at):
+    """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next at).
+
+    Raises: ValueError where the data end first (`part` does it); and, with `at`, for a number of more than 10 bytes,
+        and for one whose last byte of several is 0, which nobody writes
+    """
+    number = 0
+    for i in range(10):    # 64 bits fit into 10 bytes
+        byte = part(data, at + i, 1)[0]
+        number |= (byte & 0x7F) << 7 * i
+        if byte == 0 and i > 0:
+            break          # a number that ends in a needless 0 was not written so
+        if byte < 0x80:
+            return number, at + i + 1
+    raise ValueError(f"the number at byte {at} has more bytes than a number needs: damaged")
+
+
+def handle(data, at=0):
+    """Where a block is: -> (offset, size, next at)."""
+    offset, at = varint(data, at)
+    size, at = varint(data, at)
+    return offset, size, at
+
+
+def block(data, offset, size):
+    """The bytes of one block. Behind them stand a compression type and a checksum over both."""
+    sealed = part(data, offset, size + TRAILER)
+    if masked(crc32c(sealed[:-4])) != int.from_bytes(sealed[-4:], "little"):
+        raise ValueError(f"the block at byte {offset} does not match its crc32c: damaged")
+    if sealed[size] != 0:
+        raise ValueError(f"the block at byte {offset} has compression type {sealed[size]}; only type 0, not "
+                         f"compressed, is read here, and OpenAI's files have no other")
+    return sealed[:size]
+
+
+def entries(block):
+    """(key, value) of each entry. A key is stored as how much it shares with the one before it, and its own rest.
+
+    An entry is three varints, the bytes shared, the bytes of the rest and those of the value; then rest and value. The
+    block ends with the positions at which nothing is shared, for binary search, and their count, 4 bytes each, lowest
+    first; a reader who wants everything skips them.
+
+    Raises: ValueError for a key of more than LONGEST_KEY bytes and where a part of an entry is missing
+    """
+    restarts = int.from_bytes(part(block, len(block) - 4, 4), "little")
+    block = part(block, 0, len(block) - 4 * restarts - 4)
+    at, key = 0, b""
+    while at < len(block):
+        shared, at = varint(block, at)
+        unshared, at = varint(block, at)
+        length, at = varint(block, at)
+        if shared + unshared > LONGEST_KEY:
+            raise ValueError(f"a name of {shared + unshared} bytes; GPT-2's have less than {LONGEST_KEY}: damaged")
+        key = part(key, 0, shared) + part(block, at, unshared)
+        yield key, part(block, at + unshared, length)
+        at += unshared + length
+
+
+def read_footer(data):
+    """Where the metaindex block and the index block are: -> (offset, size), (offset, size)."""
+    footer = part(data, len(data) - FOOTER, FOOTER)
+    if not footer.endswith(MAGIC):
+        raise ValueError("it does not end with the magic number of a table: another kind of file, or cut short")
+    *metaindex, at = handle(footer)
+    *index, at = handle(footer, at)
+    if any(footer[at:-len(MAGIC)]):
+        raise ValueError("its footer holds more than two handles and a magic number: damaged")
+    return metaindex, index
+
+
+def table(data):
+    """(key, value) of every entry of a table file, in order."""
+    metaindex, index = read_footer(data)
+    end = 0    # of the blocks so far: the next must begin here
+    for _, value in entries(block(data, *index)):
+        offset, size, _ = handle(value)
+        end = next_end(end, offset, size)
+        yield from entries(block(data, offset, size))
+    if list(entries(block(data, *metaindex))):
+        raise ValueError("its metaindex block is not empty, as TensorFlow leaves it")
+    for offset, size in metaindex, index:
+        end = next_end(end, offset, size)
+    if end + FOOTER != len(data):
+        raise ValueError(f"its blocks and footer make {end + FOOTER} bytes, it has {len(data)}: damaged")
+
+
+def next_end(end, offset, size):
+    """Where the next block ends. It must begin where the last one ended, so no block can be read twice."""
+    if offset != end:
+        raise ValueError(f"a block is said to begin at byte {offset}, the one before it ends at {end}: damaged")
+    return end + size + TRAILER

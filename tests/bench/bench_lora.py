@@ -1,0 +1,125 @@
+"""How long an epoch of LoRA takes and how much memory: ours, the book's own code, Hugging Face's. Not a test.
+
+Run: python tests/bench/bench_lora.py            a sample of each epoch's batches, each three times; some minutes
+     python tests/bench/bench_lora.py --epoch    every batch, once; three times as long
+
+The contenders (lora_contenders.py) fine-tune on the same 1,045 messages: the book's training split. Each is a process
+of its own, so that its peak memory is its own, and they take turns step by step, so that whatever else the machine
+does slows all of them alike. One that is not installed is named and left out. Nothing is written.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "chapters")]
+
+from book import peak_memory  # noqa: E402  (the path comes first)
+from lora_contenders import CONTENDERS  # noqa: E402
+
+from gpt.download import fetch  # noqa: E402
+from gpt.lora import count_parameters  # noqa: E402
+from gpt.spam import create_balanced_dataset, random_split, read_sms  # noqa: E402
+
+WANTED = {"the book's code": 4.0, "transformers + peft": 1.0}    # their epoch in ours, at least
+
+
+def work(name, threads, pipe):
+    """A contender's process: tell how many tokens each batch has, then take a step for each number that comes in."""
+    torch.set_num_threads(threads)
+    messages = random_split(create_balanced_dataset(read_sms(fetch("sms"), blog=True)), 0.7, 0.1)[0]
+    model, batches, step = CONTENDERS[name][0](messages)
+    model.train()
+    batches = list(batches)
+    pipe.send(([batch[0].numel() for batch in batches], count_parameters(model)[0]))
+    for number in iter(pipe.recv, None):
+        started = time.perf_counter()
+        step(batches[number])
+        pipe.send((time.perf_counter() - started, peak_memory(torch.device("cpu")) or 0))
+
+
+class Contender:
+    """The near end of a contender's process, and what was measured there."""
+
+    def __init__(self, name, threads, steps):
+        self.name, (self.pipe, far) = name, multiprocessing.Pipe()
+        multiprocessing.Process(target=work, args=(name, threads, far), daemon=True).start()
+        far.close()    # so that the death of the process ends the wait for its answer
+        self.tokens, self.trainable = self.pipe.recv()    # of each batch, padding included
+        by_size = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
+        every = max(1.0, len(by_size) / steps)
+        self.sample = [by_size[int((i + 0.5) * every)] for i in range(round(len(by_size) / every))]
+        self.seconds = {number: [] for number in self.sample}
+        self.take_step(by_size[-1])    # warms up, and brings the memory to the peak of a whole epoch
+
+    def take_step(self, number):
+        self.pipe.send(number)
+        seconds, self.peak = self.pipe.recv()
+        return seconds
+
+    def measure(self, turn):
+        if turn < len(self.sample):
+            self.seconds[self.sample[turn]].append(self.take_step(self.sample[turn]))
+
+    def step(self):
+        """The median of all steps, in seconds."""
+        return median(second for seconds in self.seconds.values() for second in seconds)
+
+    def epoch(self):
+        """Seconds for all batches: the sample's medians, in proportion to the tokens."""
+        share = sum(self.tokens[number] for number in self.sample) / sum(self.tokens)
+        return sum(map(median, self.seconds.values())) / share
+
+
+def contenders(threads, steps):
+    """The contenders that are installed, each started and warm."""
+    for name, (_, modules, command) in CONTENDERS.items():
+        if all(map(find_spec, modules)):
+            yield Contender(name, threads, steps)
+        else:
+            print(f"{name}: not installed here, so left out; {command}")
+
+
+def print_table(rows):
+    ours = rows[0]
+    print(f"{'':20} {'s a step':>9} {'s an epoch':>11} {'to ours':>8} {'peak MB':>9} {'trainable':>11}")
+    for row in rows:
+        print(f"{row.name:20} {row.step():9.3f} {row.epoch():11.1f} {row.epoch() / ours.epoch():8.2f} "
+              f"{row.peak / 1e6:9,.0f} {row.trainable:11,}")
+    for row in rows:
+        if row.name in WANTED:
+            good = row.epoch() >= WANTED[row.name] * ours.epoch(), row.peak >= ours.peak
+            print(f"{row.name}: {row.epoch() / ours.epoch():.2f} times our epoch, wanted {WANTED[row.name]} or more: "
+                  f"{'yes' if good[0] else 'NO'}; no less memory than ours: {'yes' if good[1] else 'NO'}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="how many of an epoch's batches, short to long (12)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the median counts (3)")
+    parser.add_argument("--epoch", action="store_true", help="measure every batch of an epoch, once")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contender")
+    args = parser.parse_args()
+    steps, rounds = (sys.maxsize, 1) if args.epoch else (args.steps, args.rounds)
+    rows = list(contenders(args.threads, steps))
+    for _ in range(rounds):
+        for turn in range(max(len(row.sample) for row in rows)):
+            for row in rows:
+                row.measure(turn)
+    for row in rows:
+        row.pipe.send(None)
+    how = "measured" if args.epoch else f"extrapolated from {len(rows[0].sample)} of its batches, {rounds} times each"
+    print(f"threads: {args.threads}; torch {torch.__version__}; an epoch is {how}")
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")    # a fork would start with this process's memory
+    main()

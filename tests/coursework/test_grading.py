@@ -1,0 +1,144 @@
+"""What the instructor does with the exercises: release and grade."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import release
+from conftest import ROOT
+from exercise_table import EXERCISES
+from toy_course import TABLE, TOY, call, new_course
+
+
+@pytest.fixture
+def course(tmp_path):
+    return new_course(tmp_path / "a course")
+
+
+def test_a_release_has_neither_bodies_nor_what_quotes_them(course, tmp_path):
+    week = tmp_path / "week 1"
+    assert "2 exercises, 5 points: 1.1 1.2" in call(course, "release", str(week), "1")
+    names = {path.relative_to(week).as_posix() for path in week.rglob("*") if path.is_file()}
+    assert {"README.md", "gpt/x.py", "tests/exercises.py", release.RELEASED.relative_to(ROOT).as_posix()} <= names
+    assert not names & {*release.INSTRUCTORS} and not [name for name in names if name.startswith(".git/")]
+    toy = week / "gpt" / "x.py"
+    assert "threefold" not in toy.read_text() and "return x\n" in toy.read_text(), "chapter 2's stays"
+    assert [line.split()[0] for line in call(week, "list").splitlines() if " open " in line] == ["1.1", "1.2"]
+    toy.write_text(TOY.replace("x + x + x", "3 * x"))    # a student's, and not taken for the original
+    for command in ("start", "restore", "answer"):
+        assert re.search("this copy|in this copy", call(week, command, "1.2", expect=1))
+    assert "the instructor's" in call(week, "release", "../week 2", "1", expect=1)
+    assert "2 passed" in call(week, "pytest", "--exercise", "1.2")
+
+
+def test_a_release_that_would_quote_an_answer_is_none(course, tmp_path):
+    (course / "README.md").write_text("Three times:\n\n    threefold_result  =  x + x + x   # so\n")
+    assert "release" in call(course, "release", str(tmp_path / "week 2"), "2"), "chapter 2's copy may have it"
+    run = subprocess.run([sys.executable, course / "tests" / "exercises.py", "release", tmp_path / "week 1", "1"],
+                         capture_output=True, encoding="utf-8")
+    assert run.returncode == 1 and "README.md:3 quotes 1.2: threefold_result = x + x + x" in run.stderr
+    assert not (tmp_path / "week 1").exists()
+
+
+GRADED = {"right": ("return x + x", 2, ""),
+          "wrong": ("return x", 0, "AssertionError: not twice as much: is it added once"),
+          "endless": ("while True: pass", 0, "not done after 3 seconds"),
+          "raises": ("import nothing", 0, "No module named 'nothing'"),
+          "exits": ("sys.exit(0)", 0, "exit status 3"),
+          "vanishes": ("os._exit(0)", 0, "the process ended, with exit status 0, before"),
+          "skips": ("pytest.skip()", 0, "skipped")}
+
+
+def hand_in(folder, **edits):
+    """Each student's gpt/x.py: in forward() or, for all but loops and skips, while it is imported."""
+    for name, line in edits.items():
+        text = TOY.replace("return x + x    # doubled", line)
+        if name in ("raises", "exits", "vanishes"):
+            text = f"{line}\n{TOY}"
+        (folder / name / "gpt").mkdir(parents=True)
+        (folder / name / "gpt" / "x.py").write_text(f"import os, sys, time, pytest\n{text}")
+
+
+def test_each_submission_gets_its_points_whatever_the_others_do(course, tmp_path):
+    folder = tmp_path / "handed in"
+    hand_in(folder, **{name: line for name, (line, _, _) in GRADED.items()})
+    (folder / "nothing").mkdir()
+    (folder / "damaged.zip").write_bytes(b"PK")
+    with zipfile.ZipFile(folder / "zipped.zip", "w") as archive:
+        archive.writestr("week 1/gpt/x.py", TOY)
+        archive.writestr("__MACOSX/week 1/gpt/._x.py", b"\0")
+    points = {name: points for name, (_, points, _) in GRADED.items()} | {"nothing": 0, "damaged": 0, "zipped": 2}
+    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("1.2".*\n', "", TABLE))
+    said = call(course, "grade", str(folder), "1", "--csv", "points.csv", "--seconds", "3", "--seed", "7")
+    table = [line.split(",") for line in (course / "points.csv").read_text().split()]
+    assert table == [["", "1.1", "total"], ["points", "2", "2"], *(
+        [name, str(points[name]), str(points[name])] for name in sorted(points))], said
+    for name, (_, _, reason) in GRADED.items():
+        assert not reason or re.search(rf"^{name} 1.1: .*({reason})", said, re.M), f"{name}: {said}"
+    assert re.search("^nothing 1.1: no gpt/", said, re.M) and re.search("^damaged 1.1: not a zip file", said, re.M)
+
+
+def test_a_loop_in_one_exercise_does_not_cost_another_that_calls_it(course, tmp_path):
+    folder = tmp_path / "handed in"
+    for name, line in (("loop", "while True: pass"), ("renamed", "return 3 * x")):
+        (folder / name / "gpt").mkdir(parents=True)
+        text = TOY.replace("threefold_result = x + x + x", line)
+        text = text.replace("class Triple", "class Threefold") if name == "renamed" else text
+        (folder / name / "gpt" / "x.py").write_text(text)
+    call(course, "grade", str(folder), "1", "--csv", "points.csv", "--seconds", "3")
+    table = [line.split(",") for line in (course / "points.csv").read_text().split()]
+    assert table[2:] == [["loop", "2", "0", "2"], ["renamed", "0", "0", "0"]], "1.1's tests call 1.2's function"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process can be forked there")
+def test_gradescopes_file_for_one_submission_whose_forked_child_ends_with_it(course, tmp_path):
+    alive = tmp_path / "alive"
+    child = f"while True: open({str(alive)!r}, 'a').write('.'), time.sleep(0.01)"
+    hand_in(tmp_path, fork=f"if not os.fork():\n            {child}\n        return 2 * x")
+    call(course, "grade", str(tmp_path / "fork"), "1", "--gradescope", str(tmp_path / "results.json"))
+    tests = json.loads((tmp_path / "results.json").read_text())["tests"]
+    assert [(test["name"], test["score"], test["max_score"]) for test in tests] == [
+        ("1.1 Double.forward", 2, 2), ("1.2 Triple.forward", 3, 3)] and "passed" in tests[0]["output"]
+    size = alive.stat().st_size
+    time.sleep(0.2)
+    assert alive.stat().st_size == size > 0, "a child that it forked goes on"
+
+
+def test_every_chapter_can_be_released_and_the_tests_that_a_release_keeps_can_be_collected(tmp_path, monkeypatch):
+    """With all bodies out: none is called while a test file is imported."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]    # also what is not added yet
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8").stdout.split("\0")
+    names = [name for name in names if (ROOT / name).is_file() and not name.startswith(("data/", "figures/"))]
+    monkeypatch.setattr(release, "tracked", lambda: names)
+    everything = EXERCISES.values()
+    for chapter in sorted({name.partition(".")[0] for name in EXERCISES}):
+        exercises = [exercise for exercise in everything if exercise.id.startswith(f"{chapter}.")]
+        release.release(tmp_path / chapter, exercises, everything)
+    release.release(tmp_path / "all", everything, everything)
+    said = call(tmp_path / "all", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    assert re.search(r"\d\d\d+(/\d+)? tests collected", said), said
+
+
+def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
+    """gpt/x.py has become gpt/deep/x.py since these were handed in, and what it imported has moved on too."""
+    course = new_course(tmp_path / "a course")
+    (course / "gpt" / "deep").mkdir()
+    (course / "gpt" / "x.py").rename(course / "gpt" / "deep" / "x.py")
+    (course / "tests" / "test_toy.py").write_text((course / "tests" / "test_toy.py").read_text().replace("gpt.x", "gpt.deep.x"))
+    (course / "tests" / "coursework" / "exercise_table.py").write_text(TABLE.replace("gpt/x.py", "gpt/deep/x.py"))
+    subprocess.run(["git", "add", "-A"], cwd=course, check=True)
+    own = TOY.replace("return x + x    # doubled", "return times(TWO, x)").replace("class Double", (
+        "from gpt.gone import what_has_moved\nTWO = 2\n\ndef times(a, b):\n    return a * b\n\nclass Double"))
+    for student, file, text in (("new", "gpt/deep/x.py", TOY), ("old", "gpt/x.py", own),
+                                ("old-in-its-place", "gpt/deep/x.py", own), ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
+        path = tmp_path / "handed in" / student / file
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
+    table = [line.split(",") for line in (course / "points.csv").read_text().split()]
+    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"], ["old-wrong", "0", "3", "3"]]
