@@ -94,14 +94,14 @@ ids, lengths = pad([ids for _, _, ids in MESSAGES])                   # (B, T), 
 labels = torch.tensor([label == "spam" for label, _, _ in MESSAGES]).long()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 for step in range(20):
-    loss = class_loss(class_logits(model, (ids, lengths, None)), labels)
+    loss = class_loss(class_logits(model, ids, lengths), labels)
     if step == 0:
         predict("first loss, nats a message (ln 2)", 0.6931, loss.item(), 1e-3)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 print(f"after {step + 1} steps: {loss.item():.4f} nats a message")
-predict("of the eight it gets right", 8, int((class_logits(model, (ids, lengths, None)).argmax(1) == labels).sum()))
+predict("of the eight it gets right", 8, int((class_logits(model, ids, lengths).argmax(1) == labels).sum()))
 #> of the eight it gets right: predicted 8, measured 8
 
 # %%
@@ -121,7 +121,7 @@ if args.text is not None:
 ids, lengths = pad([ids[:256] for _, ids in NEW])
 model.eval()
 with torch.no_grad():
-    probabilities = class_logits(model, (ids, lengths, None)).softmax(dim=1)    # (B, K)
+    probabilities = class_logits(model, ids, lengths).softmax(dim=1)    # (B, K)
 answers = ["spam" if p > 0.5 else "ham" for p in probabilities[:, 1]]
 for answer, p, (text, _) in zip(answers, probabilities.amax(dim=1), NEW):
     print(f"{answer:4} ({p:.1%})  {text}")

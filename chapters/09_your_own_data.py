@@ -170,8 +170,8 @@ identity = dict(weights=base, seed=args.seed, epochs=args.epochs, rank=RANK, alp
                 table=hashlib.sha256(table.to_csv().encode()).hexdigest())
 checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, resume=args.resume)
 progress = train(
-    model, train_loader, lambda model, batch: class_loss(class_logits(model, batch), batch[-1], weights), optimizer,
-    args.epochs, device=args.device, schedule=warmup_then_cosine(min(WARMUP, steps // 5), steps),
+    model, train_loader, lambda model, batch: class_loss(class_logits(model, *batch[:-1]), batch[-1], weights),
+    optimizer, args.epochs, device=args.device, schedule=warmup_then_cosine(min(WARMUP, steps // 5), steps),
     after_epoch=lambda progress: print(f"epoch {progress.epoch}: validation mean recall " "{mean_recall:.2%}".format(
         **classification_report(*predict_logits(model, loaders[1], args.device), names))), checkpoint=checkpoint)
 model.eval()

@@ -56,43 +56,32 @@ def causal_attention_by_hand(query, key, value):
     return weights @ value                                                            # (B, H, T, D)
 
 
-def causal_attention(query, key, value, dropout=0.0, at=None):
+def causal_attention(query, key, value, dropout=0.0):
     """`causal_attention_by_hand`, to rounding, from torch's fused kernel, which does not store the T x S weights.
 
-    It goes through the keys in blocks and keeps one number a query. (With dropout torch 2.13 has no such kernel for a
-    CPU and stores the weights after all.) A text read at once has as many queries as keys: is_causal=True. That flag
-    aligns the first query with the first key, so it would be wrong in the three other cases. One new token after a
-    cache may look at everything and needs no mask; several new ones need one drawn, and so does a query for one
-    position of each row, which may look at this position and all before it.
+    The kernel goes through the keys in blocks and keeps one number per query. (With dropout torch 2.13 has no such
+    kernel for a CPU and stores the weights after all.) A text that is read at once has as many queries as keys, and
+    then is_causal=True is the mask. That flag aligns the first query with the first key, so it would be wrong with a
+    cache: there one new token may look at everything and needs no mask, and several new ones need a mask of their own.
 
-    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights;
-        at: None, or (B,) the position of each row that its one query, T = 1, stands at
+    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights
     Output: (B, H, T, D)
     """
     T, S = query.shape[-2], key.shape[-2]
     mask = None
-    if at is not None:
-        mask = (torch.arange(S, device=at.device) <= at[:, None])[:, None, None]      # (B, 1, 1, S), True: may look
-    elif 1 < T < S:
+    if 1 < T < S:
         mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)    # (T, S), True: may look
-    causal = mask is None and T == S
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
-
-
-def pick(x, at):
-    """One position of each row: x (B, T, C), at (B,) -> (B, 1, C)."""
-    return x[torch.arange(len(x), device=x.device), at][:, None]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=T == S)
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, then one linear layer that mixes their answers.
+    """H attentions side by side, then one linear layer that mixes what they give.
 
     Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x. The
-    answers of the heads stand side by side as `split_heads` cuts them. Dropout takes away weights, in training only.
+    outputs of the heads stand side by side as `split_heads` cuts them. Dropout takes away weights, in training only.
 
-    Input: x (B, T, C); cache: a KVCache to read and extend, or None; at: None, or (B,) the one position of each row to
-        answer for. Not both: `at` counts from the first token of x (GPTModel.hidden refuses them together)
-    Output: (B, T, C), or (B, 1, C) with `at`
+    Input: x (B, T, C); cache: a KVCache to read and extend, or None
+    Output: (B, T, C)
     Raises: ValueError for heads that cannot share the channels evenly
     Source: Vaswani et al. 2017, section 3.2.2. GPT-2's files hold query, key and value as one matrix c_attn; here
     they are three layers, so that LoRA can be given to each of them alone.
@@ -114,13 +103,12 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x.shape
         return x.view(B, T, self.num_heads, C // self.num_heads).transpose(1, 2)      # (B, H, T, D)
 
-    def forward(self, x, cache=None, at=None):
-        asking = x if at is None else pick(x, at)                                     # (B, T, C), T = 1 with `at`
-        query = self.split_heads(self.W_query(asking))                                # (B, H, T, D), T = 1 with `at`
+    def forward(self, x, cache=None):
+        query = self.split_heads(self.W_query(x))                                     # (B, H, T, D)
         key = self.split_heads(self.W_key(x))                                         # (B, H, T, D)
         value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
         dropout = self.dropout.p if self.training else 0.0    # a function does not know of model.eval()
-        context = causal_attention(query, key, value, dropout, at)                    # (B, H, T, D), T = 1 with `at`
-        return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C), T = 1 with `at`
+        context = causal_attention(query, key, value, dropout)                        # (B, H, T, D)
+        return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from gpt.batches import encode, pad
 from gpt.losses import class_loss
@@ -46,20 +47,46 @@ def let_train(model, way):
         part.requires_grad_(True)
 
 
-def class_logits(model, batch):
+def class_logits(model, ids, lengths=None):
     """The class scores of each message, read where the model has seen all of it.
 
     Attention is causal, so of the real tokens only the last knows the whole message, and it never sees the padding
-    behind it. (The padding knows the message too, which is how the blog's way works.) The last block and the head
-    answer for that one position of each row: model.hidden takes it as `at`.
+    behind it. (The padding knows the message too, which is how the blog's way works.) Nobody reads the other positions,
+    so the last block and the head run for that one position of each row: `hidden_at`.
 
-    Input: batch, (ids (B, T), lengths (B,), labels (B,)), read at lengths - 1; or (ids (B, T), labels (B,)) as the blog
-        has it, read at the last position, which is a padding token in all but the longest messages
+    Input: ids (B, T); lengths (B,), how many of a row's ids are real: it is read at lengths - 1. None: it is read at
+        the last position, as the blog does, which is a padding token in all but the longest messages
     Output: (B, K)
     """
-    ids, *lengths, _ = batch
-    last = lengths[0] - 1 if lengths else torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)  # (B,)
-    return model.out_head(model.hidden(ids, at=last)[:, 0])                           # (B, K)
+    last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if lengths is None else lengths - 1    # (B,)
+    return model.out_head(hidden_at(model, ids, last))                                # (B, K)
+
+
+def hidden_at(model, token_ids, at):
+    """`model.hidden` at one position of each row: the last block leaves out the others, some 6 % of a training epoch.
+
+    It cannot leave out their keys and values, which the position looks at; nor can the blocks before it leave anything
+    out, because the next block makes its keys and values from what they give at every position.
+
+    Input: token_ids (B, T); at (B,), positions 0..T-1
+    Output: (B, C)
+    """
+    x = model.embed(token_ids)                                                        # (B, T, C)
+    rows = torch.arange(len(x), device=x.device)                                      # (B,)
+    if not len(model.trf_blocks):    # a Tail of gpt/cost/frozen_cache.py, of which no block trains
+        return model.final_norm(x[rows, at])                                          # (B, C)
+    x, last = model.trf_blocks[:-1](x), model.trf_blocks[-1]
+    normed, attention = last.norm1(x), last.att
+    query = attention.split_heads(attention.W_query(normed[rows, at][:, None]))       # (B, H, 1, D)
+    key = attention.split_heads(attention.W_key(normed))                              # (B, H, T, D)
+    value = attention.split_heads(attention.W_value(normed))                          # (B, H, T, D)
+    may_look = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None]                # (B, 1, 1, T)
+    dropout = attention.dropout.p if attention.training else 0.0
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=may_look, dropout_p=dropout)  # (B, H, 1, D)
+    attended = attention.out_proj(context.transpose(1, 2).flatten(2))                 # (B, 1, C)
+    x = x[rows, at][:, None] + last.drop_shortcut(attended)                           # (B, 1, C)
+    x = x + last.drop_shortcut(last.ff(last.norm2(x)))                                # (B, 1, C)
+    return model.final_norm(x)[:, 0]                                                  # (B, C)
 
 
 def to_device(batch, device):
@@ -68,8 +95,9 @@ def to_device(batch, device):
 
 
 def classifier_loss(model, batch):
-    """The loss of a batch of messages, (ids, lengths, labels) or the blog's (ids, labels): a scalar, nats a message."""
-    return class_loss(class_logits(model, batch), batch[-1])
+    """The loss of a batch of messages, (ids, lengths, labels) or the blog's (ids, labels): scalar, nats per message."""
+    *read, labels = batch
+    return class_loss(class_logits(model, *read), labels)
 
 
 def predict_logits(model, loader, device, num_batches=None):
@@ -80,9 +108,9 @@ def predict_logits(model, loader, device, num_batches=None):
     """
     labels, logits = [], []
     with evaluating(model):
-        for batch in islice(loader, num_batches):
-            labels.append(batch[-1].cpu())
-            logits.append(class_logits(model, to_device(batch, device)).float().cpu())
+        for *read, right in islice(loader, num_batches):
+            labels.append(right.cpu())
+            logits.append(class_logits(model, *to_device(read, device)).float().cpu())
     if not labels:
         raise ValueError("there is no batch to evaluate: is the data set smaller than one batch and drop_last set?")
     return torch.cat(labels), torch.cat(logits)                                       # (N,), (N, K)
@@ -158,8 +186,8 @@ def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
     with evaluating(model):
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
             ids, lengths = pad([token_ids[i][:limit] for i in rows], width=pad_to)
-            batch = (ids, lengths, lengths) if pad_to is None else (ids, lengths)
-            logits = class_logits(model, to_device(batch, device)).float()            # (B, K)
+            read = (ids, lengths) if pad_to is None else (ids,)
+            logits = class_logits(model, *to_device(read, device)).float()            # (B, K)
             if logits.shape[1] != len(labels):
                 raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
                                  f"language model's, or another adapter's?")

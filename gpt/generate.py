@@ -6,6 +6,8 @@ Source: Radford et al. 2019, section 3; Fan et al. 2018 (top-k); Holtzman et al.
 
 import torch
 
+from gpt.model import in_eval_mode
+
 
 @torch.no_grad()
 def generate_text_simple(model, idx, max_new_tokens, context_size):
@@ -44,9 +46,7 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     limit, cache = model.config.context_length, model.new_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
     unread = token_ids[:, -limit:]                                                    # (B, T) or (B, limit)
-    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
-    model.eval()    # dropout has no part in the choice
-    try:
+    with in_eval_mode(model):    # dropout has no part in the choice
         for _ in range(max_new_tokens):
             if cache and cache[0].length + unread.shape[1] > limit:
                 cache = None    # the window is full: from here on every step reads all of it
@@ -59,9 +59,6 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
             token_ids = torch.cat([token_ids, unread], dim=1)                         # (B, T + 1)
             if stop is not None and stopped.all():
                 break
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return token_ids
 
 

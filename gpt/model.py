@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt.attention import KVCache, MultiHeadAttention, pick
+from gpt.attention import KVCache, MultiHeadAttention
 
 
 class LayerNorm(nn.Module):
@@ -62,13 +62,14 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward; each reads a normalised copy of the stream and adds its answer, after dropout.
+    """Attention, then feed-forward; each reads a normalised copy of x and adds its output to x, after dropout.
 
-    Attention reads it through norm1. Feed-forward reads through norm2 what is there once attention has added to it.
+    Adding to x in place of replacing it is called a residual connection, and the x that runs through all blocks the
+    residual stream. Attention reads it through norm1. Feed-forward reads through norm2 what is there once attention has
+    added to it.
 
-    Input: x (B, T, C); cache: this block's KVCache, or None; at: None, or (B,) the one position of each row to
-        answer for, without a cache
-    Output: (B, T, C), or (B, 1, C) with `at`
+    Input: x (B, T, C); cache: this block's KVCache, or None
+    Output: (B, T, C)
     """
 
     def __init__(self, config):
@@ -79,9 +80,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim)
         self.drop_shortcut = nn.Dropout(config.drop_rate)
 
-    def forward(self, x, cache=None, at=None):
-        attended = self.att(self.norm1(x), cache, at)
-        x = (x if at is None else pick(x, at)) + self.drop_shortcut(attended)
+    def forward(self, x, cache=None):
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
 
 
@@ -110,9 +110,10 @@ class GPTModel(nn.Module):
     def init_weights(self, generator=None):
         """Draw fresh weights in place from N(0, std 0.02), biases 0; LayerNorm's scale and shift are left as they are.
 
-        Each block adds two answers to the stream; dividing the weights that make them by sqrt(2 n_layers) lets all
-        blocks together add as much variance whatever their number. Source: Radford et al. 2019, section 2.3, which
-        names the division; 0.02 is that of OpenAI's code (which takes 0.01 for positions and does not divide).
+        Each block adds to the residual stream twice; dividing the weights that make these two outputs by
+        sqrt(2 n_layers) lets all blocks together add as much variance whatever their number. Source: Radford et al.
+        2019, section 2.3, which names the division; 0.02 is that of OpenAI's code (which takes 0.01 for positions and
+        does not divide).
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layers)
         for name, parameter in self.named_parameters():
@@ -144,20 +145,15 @@ class GPTModel(nn.Module):
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
         return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
 
-    def hidden(self, token_ids, cache=None, at=None):
+    def hidden(self, token_ids, cache=None):
         """All but the head: what the model knows at each position, (B, T) -> (B, T, C).
 
-        With a cache (`new_cache`), token_ids are only the tokens that come after those already in it. With `at`, (B,),
-        only one position of each row is answered for, -> (B, 1, C): the last block then leaves out the others, which
-        nobody reads. The blocks before it cannot: the next block's keys and values are made from their answers at every
-        position. Raises: ValueError for both at once, and what `embed` refuses.
+        With a cache (`new_cache`), token_ids are only the tokens that come after those already in it.
+        Raises: what `embed` refuses
         """
-        if cache and at is not None:
-            raise ValueError("`at` and a cache exclude each other: `at` counts from the first token that is read")
         x = self.embed(token_ids, start=cache[0].length if cache else 0)              # (B, T, C)
-        last = len(self.trf_blocks) - 1
         for i, block in enumerate(self.trf_blocks):
-            x = block(x, cache[i] if cache else None, at if i == last else None)
+            x = block(x, cache[i] if cache else None)
         return self.final_norm(x)
 
     def forward(self, token_ids):
@@ -168,16 +164,22 @@ class GPTModel(nn.Module):
 def evaluating(model):
     """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
 
-    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode.
-    (A DataLoader draws a random number whenever it starts, so that looking at the validation loss would change the
-    dropout of the training steps that follow.)
+    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode
+    (`in_eval_mode`). The random state matters because a DataLoader draws a number whenever it starts, so that looking
+    at the validation loss would change the dropout of the training steps that follow.
     """
-    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():
+        yield
+
+
+@contextmanager
+def in_eval_mode(model):
+    """No dropout; afterwards, also after an error, each module's mode is what it was before."""
+    modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
     model.eval()
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode

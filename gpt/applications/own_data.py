@@ -260,8 +260,8 @@ def label_texts(model, texts, tokenizer, labels, pad_to, bar):
     with evaluating(model):
         for rows in batches_of_tokens(lengths):
             ids, real = pad([token_ids[row][:limit] for row in rows], width=pad_to)   # (B, T), (B,)
-            batch = (ids, real, real) if pad_to is None else (ids, real)
-            best = class_logits(model, to_device(batch, device)).float().softmax(dim=-1).max(dim=-1)
+            read = (ids, real) if pad_to is None else (ids,)
+            best = class_logits(model, *to_device(read, device)).float().softmax(dim=-1).max(dim=-1)
             for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
                 answers[row] = [labels[k], f"{probability:.4f}"]
             bar.update(len(rows))

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gpt.attention import pick
-
 
 def frozen_blocks(model):
     """How many blocks, from the first on, have nothing that trains; 0 where the embeddings train.
@@ -30,20 +28,17 @@ class Tail(nn.Module):
     """A model from block `first` on, the final norm and the head, as a model of its own.
 
     Nothing is copied: training the tail trains the model. (Swap the head first: the tail takes the one that is there.)
-    `class_logits`, `train` and all that only call `hidden` and `out_head` take it in the model's place, with batches of
-    CachedBatches.
+    `class_logits`, `train` and what else calls them take it in the model's place, with batches of CachedBatches, which
+    hold what block `first` reads in place of token ids.
     """
 
     def __init__(self, model, first):
         super().__init__()
         self.trf_blocks, self.final_norm, self.out_head = model.trf_blocks[first:], model.final_norm, model.out_head
 
-    def hidden(self, x, at):
-        """What the model knows at one position of each row: x (B, T, C), at (B,) -> (B, 1, C)."""
-        if not len(self.trf_blocks):
-            return self.final_norm(pick(x, at))                                       # (B, 1, C)
-        x = self.trf_blocks[:-1](x)                                                   # (B, T, C)
-        return self.final_norm(self.trf_blocks[-1](x, at=at))                         # (B, 1, C)
+    def embed(self, x):
+        """What comes in has been embedded, and has gone through the blocks before `first`: (B, T, C) as it is."""
+        return x
 
 
 class CachedBatches:

@@ -79,7 +79,8 @@ def _activations(model, B, T):
         answers for all tokens, 0 if there is none (a classifier's last block answers for one token of each row)
     """
     tape, text, config = Tape(), is_tied(model), model.config
-    ids, at = Storage(LONG * B * (T + text)), None if text else Storage(LONG * B)    # text: one more, to predict
+    ids = Storage(LONG * B * (T + text))    # text: one more, to predict
+    at = None if text else (Storage(LONG * B), Storage(LONG * B))
     for embedding, indices in ((model.tok_emb, ids), (model.pos_emb, Storage(LONG * T))):
         if trains(embedding):
             tape.keep(indices)
@@ -163,9 +164,9 @@ class Tape:
         return Storage(tokens * linear.out_features, x.grad or trains(layer))
 
     def pick(self, x, tokens, at):
-        """One of each row's tokens: the numbers of rows and tokens are kept, for the gradient has to find its place."""
+        """One of each row's tokens. at: the rows' numbers and the tokens', kept because a gradient must find its place."""
         if x.grad:
-            self.keep(Storage(at.bytes), at)
+            self.keep(*at)
         return Storage(x.bytes // tokens, x.grad)
 
     def attention(self, layer, x, B, T, at):

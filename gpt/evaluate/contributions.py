@@ -30,7 +30,7 @@ def spam_scores(model, rows):
     Raises: ValueError for a head that has not two outputs, and for a message without tokens or with too many
     """
     ids, lengths = pad(rows)
-    logits = class_logits(model, to_device((ids, lengths, lengths), model.tok_emb.weight.device))    # (B, 2)
+    logits = class_logits(model, *to_device((ids, lengths), model.tok_emb.weight.device))    # (B, 2)
     if logits.shape[1] != 2:
         raise ValueError(f"the head has {logits.shape[1]} outputs, and a score is the difference of 2: is it still the "
                          f"language model's, or a classifier of more classes?")

@@ -271,7 +271,7 @@ def fit_prepared(model, loader, method, settings, weights, folder, device):
     if weights is not None:
         weights = weights.to(device)
     checkpoint = Checkpoint(folder / "checkpoint.pt", net, optimizer, settings, resume=True)
-    progress = train(net, loader, lambda net, batch: class_loss(class_logits(net, batch), batch[-1], weights),
+    progress = train(net, loader, lambda net, batch: class_loss(class_logits(net, *batch[:-1]), batch[-1], weights),
                      optimizer, settings["epochs"], device=device, schedule=schedule_for(method, steps),
                      checkpoint=checkpoint)
     model.eval()

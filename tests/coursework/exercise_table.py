@@ -89,13 +89,12 @@ CHAPTERS_1_TO_4 = (
         "2.3", "gpt/attention.py", "MultiHeadAttention.forward",
         "Make queries, keys and values, attend in all heads at once, put the heads side by side, mix them.",
         4, "hard", (
-            "Write it first for cache=None and at=None: three linear layers, three times split_heads, "
+            "Write it first for cache=None: three linear layers, three times split_heads, "
             "causal_attention, and the way back from (B, H, T, D) to (B, T, C): split_heads, backwards. out_proj "
             "is last.",
             "With a cache the new keys and values are put behind those that it holds, and attention looks at all "
             "that it gives back. Queries are never kept: nobody asks for the past again.",
-            "With `at` only one position of each row asks (pick takes it, before W_query), but all are still "
-            "looked at. Dropout: causal_attention wants a probability, which is 0 unless self.training.",
+            "Dropout: causal_attention wants a probability, which is 0 unless self.training.",
         )),
 
     Exercise(
@@ -115,13 +114,11 @@ CHAPTERS_1_TO_4 = (
         )),
     Exercise(
         "3.3", "gpt/model.py", "TransformerBlock.forward",
-        "Add attention's answer to the stream, then feed-forward's; each reads a normalised copy.",
+        "Add attention's output to the residual stream, then feed-forward's; each reads a normalised copy.",
         3, "medium", (
             "There are two sums, and the second starts from the first's result. What is normalised is only what a "
-            "sublayer reads: on the stream itself stands no norm.",
-            "Each answer goes through drop_shortcut before it is added; the stream does not.",
-            "With `at` attention answers for one position of each row, (B, 1, C). So what its answer is added to "
-            "must be that position of the stream: `pick` takes it.",
+            "sublayer reads: on the residual stream itself stands no norm.",
+            "Each output goes through drop_shortcut before it is added; the residual stream does not.",
         )),
     Exercise(
         "3.4", "gpt/generate.py", "generate_text_simple",
@@ -319,12 +316,10 @@ CHAPTERS_5_AND_6 = (
         "5.7", "gpt/classify.py", "class_logits",
         "Score the classes at the last real token of each message.",
         3, "medium", (
-            "The labels are always last in a batch; what stands between them and the ids is nothing, or the lengths. "
-            "A starred name takes both cases.",
             "Positions count from 0: where is the last of n tokens? Without lengths it is the same place in each "
             "row, as a tensor (B,) on the ids' device.",
-            "model.hidden with `at` gives (B, 1, C), one position of each row. Take that axis away before the head, "
-            "or the scores are (B, 1, K).",
+            "hidden_at gives what the model knows at one position of each row, (B, C). model.hidden, (B, T, C), "
+            "indexed by the rows' numbers and these positions gives the same, for more work. The head comes last.",
         )),
     Exercise(
         "5.8", "gpt/classify.py", "calc_accuracy_loader",
@@ -359,10 +354,10 @@ CHAPTERS_5_AND_6 = (
         3, "medium", (
             "A context made with contextmanager is a generator: what comes before yield happens on the way in, what "
             "comes behind it on the way out. On an error the way out is only taken where a finally stands.",
-            "Note the mode of every module before eval() changes it; model.train() would put all of them into "
-            "training, also one that was not.",
+            "in_eval_mode, which stands beside it, looks after the modes: model.train() at the end would put every "
+            "module into training, also one that was not.",
             "torch.random has a context that puts the random state back at its end, and torch one without gradients; "
-            "one `with` can hold both. Name the CUDA device only where there is one.",
+            "one `with` can hold all of them. Name the CUDA device only where there is one.",
         )),
 
     Exercise(

@@ -94,7 +94,7 @@ def test_a_lora_trains_A_and_B_and_ours_the_head_besides(prepared, name):
 def test_the_first_loss_is_ln_2(prepared, name):
     model = prepared(name)
     ids, lengths, labels = batch(model.config.vocab_size)
-    loss = class_loss(class_logits(model, (ids, lengths, labels)), labels).item()
+    loss = class_loss(class_logits(model, ids, lengths), labels).item()
     assert math.isclose(loss, math.log(2), rel_tol=1e-6), "does the head start at zero, and B?"
 
 

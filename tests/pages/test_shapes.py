@@ -59,7 +59,7 @@ def messages(*texts):
 # ---- the runs ---------------------------------------------------------------------------------------------------
 
 def run_attention(module):
-    S, at = 11, torch.tensor([3, 6])
+    S = 11
     query, key, value = (torch.randn(B, H, length, D) for length in (T, S, S))
     module.causal_attention_by_hand(query, key, value)
     module.causal_attention(query, key, value)
@@ -67,10 +67,6 @@ def run_attention(module):
     cache.extend(*torch.randn(2, B, H, S - T, D))
     attention(x, cache)
     yield dict(B=B, T=T, S=S, C=C, H=H, D=D)
-    module.causal_attention(query[:, :, :1], key, value, at=at)
-    yield dict(B=B, S=S, H=H, D=D)
-    attention(x, at=at)
-    yield dict(B=B, C=C, H=H, D=D)
 
 
 def run_batches(module):
@@ -84,10 +80,14 @@ def run_batches(module):
 
 def run_classify(module):
     model, ids, of_each, labels, K = new_model(4), tokens(B, T), torch.tensor([3, 7]), torch.tensor([1, 0]), 4
-    module.class_logits(model, (ids, labels))
+    module.class_logits(model, ids)
     module.predict_logits(model, [(ids, of_each, labels)] * 3, "cpu")
     module.classify(model, ["to", "be"], Letters(), "abcd")
     yield dict(B=B, N=3 * B, K=K)
+    module.hidden_at(model, ids, torch.tensor([3, 6]))
+    model.embed, model.trf_blocks = lambda x: x, model.trf_blocks[:0]
+    module.hidden_at(model, torch.randn(B, T, C), torch.tensor([3, 6]))
+    yield dict(B=B, T=T, C=C, H=H, D=D)
 
 
 def run_contributions(module):
@@ -115,12 +115,10 @@ def run_spam_filters(module):
 
 
 def run_frozen_cache(module):
-    model, at = new_model(4), torch.tensor([3, 6])
+    model = new_model(4)
     model.requires_grad_(False)
     loader = BatchesByLength(messages("a" * T, "b" * T), Letters(), batch_size=B)
     list(module.CachedBatches(loader, model, 1))
-    module.Tail(model, 1).hidden(torch.randn(B, T, C), at)
-    module.Tail(model, 3).hidden(torch.randn(B, T, C), at)
     yield dict(B=B, T=T, C=C)
     list(module.CachedBatches(loader, model, 3))
     yield dict(B=B, C=C)
@@ -201,8 +199,6 @@ def run_model(module):
     model, ids = module.GPTModel(CONFIG), tokens(B, T)
     model(ids)
     yield dict(B=B, T=T, C=C, V=V)
-    model.hidden(ids, at=torch.tensor([3, 6]))
-    yield dict(B=B, C=C)
 
 
 def run_own_data(module):

@@ -57,7 +57,7 @@ THEIRS = {    # PEFT's settings, and how many classes
 @torch.no_grad()
 def ours(model, ids, K):
     """Our model's answers: of a classifier those at the last token, where Hugging Face reads too."""
-    return (class_logits(model, (ids, ids)) if K else model(ids)).float()
+    return (class_logits(model, ids) if K else model(ids)).float()
 
 
 def assert_close(one, other, to=1e-5):

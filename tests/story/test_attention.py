@@ -210,15 +210,6 @@ def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module, x, sizes):
         "query, key and value mistaken for each other, heads not put back behind the tokens, or out_proj missing?"
 
 
-@pytest.mark.exercise("2.3")
-def test_one_position_of_each_row_gets_the_answer_that_it_gets_among_all(module, x, sizes):
-    at = torch.arange(sizes.B) * 3 % sizes.T
-    alone, among = module(x, at=at), module(x)[torch.arange(sizes.B), at]
-    assert alone.shape == (sizes.B, 1, sizes.C), "with `at` there is one query a row"
-    assert (alone[:, 0] - among).abs().max() < 1e-12, \
-        "the query is that of position `at`, keys and values those of all tokens: does causal_attention know `at`?"
-
-
 @pytest.mark.exercise("2.2", "2.3")
 def test_every_head_reads_all_channels(module, sizes):
     x = numbers(1, 1, sizes.C + 1)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gpt.classify import calc_accuracy_loader, class_logits, classify, predict_logits, swap_head
+from gpt.classify import calc_accuracy_loader, class_logits, classify, hidden_at, predict_logits, swap_head
 from gpt.config import GPTConfig
-from gpt.lora import count_parameters
+from gpt.lora import count_parameters, lora_layers, replace_linear_with_lora
 from gpt.losses import class_loss
 from gpt.model import GPTModel, evaluating
 
@@ -78,7 +78,7 @@ def test_the_class_does_not_depend_on_how_much_padding_there_is_or_of_what_token
     for row, message, length in zip(ids, rows, lengths):
         row[:length] = message[:length]
     with torch.no_grad():
-        logits = class_logits(classifier, (ids, lengths, None))
+        logits = class_logits(classifier, ids, lengths)
     expected = torch.stack([by_hand(classifier, row, length) for row, length in zip(rows, lengths)])
     assert logits.shape == (4, 3) and (logits - expected).abs().max() < 1e-5, "is a padding token read, or seen?"
     last = by_hand(classifier, ids[0], width)
@@ -93,18 +93,45 @@ def test_a_token_of_the_message_does_change_the_answer(classifier):
         for row, length in zip(changed, lengths):
             row[place % length] = (row[place % length] + 1) % 101
         with torch.no_grad():
-            one, other = (class_logits(classifier, (each, lengths, None)) for each in (ids, changed))
+            one, other = (class_logits(classifier, each, lengths) for each in (ids, changed))
         assert ((one - other).abs().amax(dim=1) > 1e-4).all(), "the first or the last token of a message is not read"
 
 
 @pytest.mark.exercise("5.7")
-@pytest.mark.parametrize("kind", [tuple, list])
-def test_a_loader_of_ids_and_labels_is_read_at_its_last_position_as_in_the_blog(classifier, kind):
+def test_without_lengths_rows_are_read_at_their_last_position_as_in_the_blog(classifier):
     ids, lengths = messages([2, 7, 12], 12)
     with torch.no_grad():
-        logits = class_logits(classifier, kind((ids, lengths)))
-        torch.testing.assert_close(logits, classifier(ids)[:, -1, :],
-                                   msg="a batch of ids and labels is read at the last position of its rows")
+        torch.testing.assert_close(class_logits(classifier, ids), classifier(ids)[:, -1, :],
+                                   msg="where no lengths are known a row is read at its last position")
+    loaders = {"the blog's": [(ids, lengths)], "ours": [(ids, lengths, lengths)]}
+    blogs, ours = (predict_logits(classifier, loader, "cpu")[1] for loader in loaders.values())
+    with torch.no_grad():
+        assert torch.equal(blogs, class_logits(classifier, ids)), "a batch of ids and labels has no lengths"
+        assert torch.equal(ours, class_logits(classifier, ids, lengths))
+
+
+@pytest.mark.parametrize("drop_rate, rank", [(0.0, None), (0.3, None), (0.0, 2)])
+def test_one_position_gets_what_it_gets_among_all_in_value_and_gradient(drop_rate, rank, sizes):
+    """hidden_at against hidden. With dropout only that it drops out at all: the draws differ."""
+    config = GPTConfig(101, sizes.context, sizes.C, sizes.H, sizes.layers, drop_rate)
+    model = GPTModel(config, torch.Generator().manual_seed(0)).double()
+    if rank:
+        replace_linear_with_lora(model.trf_blocks, rank, 3)
+        for _, layer in lora_layers(model):
+            torch.nn.init.normal_(layer.lora.B)
+    token_ids, at = torch.randint(101, (4, 9)), torch.tensor([0, 8, 3, 5])
+    model.train(drop_rate > 0)
+    if drop_rate:
+        assert not torch.equal(hidden_at(model, token_ids, at), hidden_at(model, token_ids, at)), "no dropout"
+        model.eval()
+    found = []
+    for hidden in (hidden_at(model, token_ids, at), model.hidden(token_ids)[torch.arange(4), at]):
+        model.zero_grad()
+        hidden.square().sum().backward()
+        found.append([hidden, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert found[0][0].shape == (4, sizes.C)
+    for alone, among in zip(*found, strict=True):
+        assert torch.allclose(alone, among, atol=1e-10), "may it look past itself, or is another position's x added?"
 
 
 # ---- the new head ---------------------------------------------------------------------------------------------------
@@ -114,7 +141,7 @@ def test_a_loader_of_ids_and_labels_is_read_at_its_last_position_as_in_the_blog(
 def test_a_head_that_starts_at_zero_has_a_first_loss_of_ln_K(small_model, classes):
     swap_head(small_model, classes)
     ids, lengths = messages([1, 5, 9], 9)
-    loss = class_loss(class_logits(small_model, (ids, lengths, None)), torch.tensor([0, 1, 1]))
+    loss = class_loss(class_logits(small_model, ids, lengths), torch.tensor([0, 1, 1]))
     assert loss.item() == pytest.approx(math.log(classes), abs=1e-6), "do weight and bias both start at zero?"
     loss.backward()
     assert small_model.out_head.weight.grad.any() and small_model.out_head.bias.grad.any(), "it could never leave zero"
@@ -188,7 +215,7 @@ def test_evaluating_during_training_does_not_change_its_course(reader, look):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for batch in itertools.chain(loader, loader):    # two epochs
             optimizer.zero_grad()
-            class_loss(class_logits(model, batch), batch[-1]).backward()
+            class_loss(class_logits(model, *batch[:-1]), batch[-1]).backward()
             optimizer.step()
             for _ in range(often):
                 look(model, loader)

@@ -152,14 +152,6 @@ def test_feed_forward_reads_the_stream_after_attention_has_added_to_it(block, si
 
 
 @pytest.mark.exercise("3.3")
-def test_a_block_asked_for_one_position_gives_what_it_gives_there_among_all(block, sizes):
-    x, at = numbers(sizes.B, sizes.T, sizes.C), torch.arange(sizes.B) * 3 % sizes.T
-    alone, among = block(x, at=at), block(x)[torch.arange(sizes.B), at]
-    assert alone.shape == (sizes.B, 1, sizes.C), "with `at` a block answers for one position of each row"
-    assert (alone[:, 0] - among).abs().max() < 1e-12, "is the answer for position `at` added to another position?"
-
-
-@pytest.mark.exercise("3.3")
 def test_a_block_hands_its_cache_to_attention(block, small_model, sizes):
     x, cache = numbers(sizes.B, sizes.T, sizes.C), small_model.new_cache()[0]
     pieces = torch.cat([block(piece, cache) for piece in x.split([sizes.T - 2, 2], dim=1)], dim=1)
@@ -475,29 +467,3 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model
 def test_heads_that_do_not_divide_the_channels_are_an_error():
     with pytest.raises(ValueError, match="7 heads cannot share 30 channels"):
         GPTModel(GPTConfig(101, 24, 30, 7, 3))
-
-
-def test_a_hidden_state_asked_for_alone_is_the_one_among_all(small_model):
-    token_ids, at = torch.randint(101, (4, 9)), torch.tensor([0, 8, 3, 5])
-    alone, among = small_model.hidden(token_ids, at=at), small_model.hidden(token_ids)[torch.arange(4), at]
-    assert alone.shape == (4, 1, 30)
-    assert torch.allclose(alone[:, 0], among, atol=1e-5), "may a query look past its own position?"
-
-
-def test_one_position_of_each_row_and_a_cache_exclude_each_other(small_model):
-    token_ids, cache = torch.randint(101, (2, 5)), small_model.new_cache()
-    small_model.hidden(token_ids, cache)
-    with pytest.raises(ValueError, match="`at` and a cache exclude each other"):
-        small_model.hidden(token_ids, cache, at=torch.tensor([4, 1]))
-    assert [of_block.length for of_block in cache] == [5, 5, 5], "refused after the cache had been extended?"
-
-
-def test_gradients_through_one_position_are_those_through_all(small_model):
-    token_ids, at = torch.randint(101, (3, 7)), torch.tensor([6, 2, 0])
-    gradients = []
-    for hidden in (small_model.hidden(token_ids, at=at)[:, 0], small_model.hidden(token_ids)[torch.arange(3), at]):
-        small_model.zero_grad()
-        hidden.square().sum().backward()
-        gradients.append([p.grad.clone() for p in small_model.parameters() if p.grad is not None])
-    for alone, among in zip(*gradients, strict=True):
-        assert torch.allclose(alone, among, atol=1e-4), "a position that is not asked for still has keys and values"

@@ -405,7 +405,7 @@ def test_the_mean_loss_counts_messages_and_not_batches(classifier):
         classifier.out_head.bias[1] = 3.0    # far from even, so that the batches' losses differ
     loader = loader_of(messages(9), 5)
     batches = [tuple(part[:1] for part in batch) for batch in loader] + list(loader)    # of 1, 1, 5 and 4 messages
-    by_hand = [F.cross_entropy(class_logits(classifier, (ids[i:i + 1], lengths[i:i + 1], labels[i:i + 1])),
+    by_hand = [F.cross_entropy(class_logits(classifier, ids[i:i + 1], lengths[i:i + 1]),
                                labels[i:i + 1]).item() for ids, lengths, labels in batches for i in range(len(ids))]
     assert math.isclose(calc_loss_loader(batches, classifier, "cpu"), sum(by_hand) / len(by_hand), rel_tol=1e-5)
     first = len(batches[0][0]) + len(batches[1][0])
