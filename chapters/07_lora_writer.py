@@ -17,7 +17,7 @@ from book import figure, load_weights, or_stop, predict, report, run_folder, sec
 
 from gpt.adapters import load_adapter, read_adapter, save_adapter
 from gpt.applications.own_data import read_table
-from gpt.applications.switch_adapters import AdapterSwitch, adapter_bytes
+from gpt.applications.switch_adapters import AdapterSwitch
 from gpt.applications.text_writer import TextBatches, fine_tune, mixed_precision, read_documents, step_in_parts, titled
 from gpt.batches import LABELS, BatchesByLength
 from gpt.classify import classifier_loss, classify, swap_head, to_device
@@ -260,7 +260,7 @@ C, LAYERS = model.config.emb_dim, model.config.n_layers
 numbers = LAYERS * 2 * RANK * (C + C) + LAYERS * 4 * (4 * (C + C) + 2 * (C + 4 * C)) + len(LABELS) * (C + 1)
 for name, file in files.items():
     switch.add(name, file)
-by_file = sum(adapter_bytes(model, read_adapter(file)[0]) for file in files.values())
+by_file = sum(tensor.nbytes for file in files.values() for tensor in read_adapter(file)[1].values())
 predict("bytes of both, as their files say and as held", [4 * numbers, 4 * numbers], [by_file, switch.bytes])
 #> bytes of both, as their files say and as held: predicted [181256, 181256], measured [181256, 181256]
 switch.use("filter")

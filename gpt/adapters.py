@@ -17,7 +17,7 @@ from torch import nn
 
 from gpt.classify import swap_head
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
-from gpt.storage.files import about, read_safetensors, written_whole
+from gpt.storage.files import naming_file, read_safetensors, written_whole
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_adapter(file, adapter, tensors):
 
 def read_adapter(file):
     """The metadata and the tensors of an adapter file: (Adapter, {name: tensor}). ValueError if it is damaged."""
-    with about(file):
+    with naming_file(file):
         tensors, metadata = read_safetensors(file)
         try:
             return Adapter(**json.loads(metadata["adapter"])), tensors
@@ -141,9 +141,8 @@ def load_adapter(model, file):
     if adapter.labels:
         swap_head(model, len(adapter.labels))
     for name, options in adapter.layers.items():
-        parent, _, child = name.rpartition(".")
         layer = LinearWithLoRA(model.get_submodule(name), options["rank"], options["alpha"], scale=options["scale"])
-        setattr(model.get_submodule(parent), child, layer)
+        model.set_submodule(name, layer)
     for name, options in adapter.layers.items():
         if options.get("shares_a") is not None:
             model.get_submodule(name).lora.A = model.get_submodule(options["shares_a"]).lora.A
@@ -164,8 +163,7 @@ def remove_adapter(model):
     for name, layer in list(lora_layers(model)):
         if layer.original is not None:
             layer.unmerge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.linear)
+        model.set_submodule(name, layer.linear)
     if model.out_head.weight is not model.tok_emb.weight:
         weight = model.tok_emb.weight
         model.out_head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

@@ -51,6 +51,10 @@ class LoRALayer(nn.Module):
         # The scale goes on the thin tensor (..., r): multiplying all of (..., out) would be another pass over it.
         return self.scale * (self.dropout(x) @ self.A) @ self.B                       # (..., out)
 
+    def delta(self):
+        """What merging adds to the weight of an nn.Linear: scale * (A B)^T."""
+        return self.scale * (self.A @ self.B).T                                       # (out, in)
+
 
 class LinearWithLoRA(nn.Module):
     """A linear layer and its correction. original: while merged, the weight (out, in) as it was before; else None."""
@@ -82,9 +86,8 @@ class LinearWithLoRA(nn.Module):
         """
         if self.original is not None:
             raise RuntimeError("this layer is merged already: merging again would add the correction twice")
-        update = self.lora.scale * (self.lora.A @ self.lora.B).T                      # (out, in)
         self.original = self.linear.weight.data
-        self.linear.weight.data = self.original + update
+        self.linear.weight.data = self.original + self.lora.delta()                   # (out, in)
 
     @torch.no_grad()
     def unmerge(self):
@@ -99,29 +102,29 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
     """Freeze everything inside `model` and give its linear layers, however deep, a LoRA each, in place.
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
-        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer:
-        _find_linears finds them; share_a, whether layers of one parent whose names are in TOGETHER have one and the
-        same A; generator, for drawing A (None: torch's)
+        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer
+        (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER have one
+        and the same A; generator, for drawing A (None: torch's)
     Output: how many layers were replaced; in `model` only their A's and B's train then
     Raises: ValueError, before anything is changed, for a model that has LoRA layers already, a target that matches
         nothing, a layer whose weight is tied to another module's, and what LoRALayer refuses
     """
     if any(True for _ in lora_layers(model)):
         raise ValueError("this model has LoRA layers already: a second injection would wrap a wrapped layer")
-    found = _find_linears(model, targets)
     layers = {name: LinearWithLoRA(linear, rank, alpha, scale=scale, init=init, dropout=dropout, generator=generator)
-              for name, (_, _, linear) in found.items()}
+              for name, linear in _linears_to_replace(model, targets).items()}
     model.requires_grad_(False)    # the LoRAs are not in it yet; and an error in making them has changed nothing
     shared = {}
-    for name, (parent, child, _) in found.items():
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
         if share_a and child in TOGETHER:
-            layers[name].lora.A = shared.setdefault(parent, layers[name].lora.A)
-        setattr(parent, child, layers[name])
-    return len(found)
+            layer.lora.A = shared.setdefault(parent, layer.lora.A)
+        model.set_submodule(name, layer)
+    return len(layers)
 
 
-def _find_linears(model, targets):
-    """The linear layers to replace: {name: (parent, child's name, layer)}. Raises: see replace_linear_with_lora."""
+def _linears_to_replace(model, targets):
+    """The linear layers to replace: {name: layer}. Raises: see replace_linear_with_lora."""
     places = [module for _, module in model.named_modules(remove_duplicate=False)]    # one layer used twice: two places
     owners = [id(p) for module in places for p in module.parameters(recurse=False)]
     found, unmatched = {}, set(targets or ())
@@ -132,8 +135,7 @@ def _find_linears(model, targets):
         if owners.count(id(layer.weight)) > 1:
             raise ValueError(f"{name} is tied: its weight stands in another place too (GPT-2's head is its token "
                              f"embedding). Swap the head first, or inject into model.trf_blocks only")
-        parent, _, child = name.rpartition(".")
-        found[name] = (model.get_submodule(parent), child, layer)
+        found[name] = layer
         unmatched -= matches
     if unmatched or not found:
         raise ValueError(f"no linear layer's name ends in {', '.join(sorted(unmatched)) or 'anything'}: "

@@ -5,8 +5,6 @@ linear layer; to put it on is to put them in their places. No number is copied o
 Read along: chapters/07_lora_writer.py.
 """
 
-from torch import nn
-
 from gpt.adapters import load_adapter, remove_adapter
 from gpt.lora import lora_layers
 
@@ -54,9 +52,8 @@ class AdapterSwitch:
             raise ValueError(f"there is no adapter {name!r}; known: {', '.join(self.adapters) or 'none'}")
         remove_adapter(self.model)
         for place, layer in self._layers.get(name, {}).items():
-            parent, _, child = place.rpartition(".")
             layer.train(self.model.training)    # it was not in the model when its mode was last set
-            setattr(self.model.get_submodule(parent), child, layer)
+            self.model.set_submodule(place, layer)
         self.worn = name
         return self.adapters.get(name)
 
@@ -67,22 +64,3 @@ class AdapterSwitch:
         own = {id(p): p.nbytes for layers in self._layers.values() for layer in layers.values()
                for p in layer.parameters() if id(p) not in base}
         return sum(own.values())
-
-
-def adapter_bytes(model, adapter):
-    """What an adapter will hold on this model, by its metadata alone: r (in + out) numbers a layer, and K (C + 1).
-
-    A layer that shares an A has r * out. A LoRA on the head counts besides the head.
-
-    Input: adapter, an Adapter, such as `read_adapter(file)[0]`, that fits this model: a layer that is not there is a
-        KeyError
-    """
-    K, C = len(adapter.labels), model.config.emb_dim
-    sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
-             for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    sizes["out_head"] = (C, K)
-    numbers = K * (C + 1)
-    for name, options in adapter.layers.items():
-        ins, outs = sizes[name]
-        numbers += options["rank"] * (outs + (0 if options.get("shares_a") else ins))
-    return numbers * model.tok_emb.weight.element_size()

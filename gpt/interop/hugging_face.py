@@ -88,8 +88,7 @@ def merged_weights(model):
     weights = {name: p.detach() for name, p in model.named_parameters() if ".lora." not in name}
     for name, layer in lora_layers(model):
         if layer.original is None:
-            update = layer.lora.scale * (layer.lora.A @ layer.lora.B).T               # (out, in)
-            weights[f"{name}.linear.weight"] = layer.linear.weight + update
+            weights[f"{name}.linear.weight"] = layer.linear.weight + layer.lora.delta()    # (out, in)
     return {name.replace(".linear.", "."): weight for name, weight in weights.items()}
 
 

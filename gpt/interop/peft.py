@@ -26,7 +26,7 @@ from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
 from gpt.interop.hugging_face import fold_bias
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
-from gpt.storage.files import about, each_once, read_safetensors, written_whole_folder
+from gpt.storage.files import naming_file, read_safetensors, written_whole_folder
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 OPENAI = {re.sub(r"-small|\s.*", "", name): sizes    # gpt2, gpt2-medium, ...
@@ -51,7 +51,7 @@ def export_peft(model, folder, *, base=None, labels=()):
         `gpt.storage.files.written_whole_folder`
     """
     base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
-    with about(f"{folder} was not written"):
+    with naming_file(f"{folder} was not written"):
         if lost := trained_besides(model):
             raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
         modules, layers = pack_model(model)
@@ -86,9 +86,9 @@ def import_peft(model, folder):
     if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
         raise ValueError(f"{folder}: adapter_model.bin is a pickle, which can run any program when it is read: let "
                          f"PEFT load it and save it again, as {TENSORS}")
-    with about(folder / CONFIG):
+    with naming_file(folder / CONFIG):
         config = read_config(folder / CONFIG)
-    with about(folder / TENSORS):
+    with naming_file(folder / TENSORS):
         tensors, notes = read_safetensors(folder / TENSORS)
         adapter, bias = read_notes(notes["adapter"]) if "adapter" in notes else (None, None)
         if adapter and adapter.fingerprint != (here := fingerprint(model)):
@@ -109,7 +109,7 @@ def import_peft(model, folder):
 def read_notes(text):
     """What `export_peft` wrote into the header: an Adapter, and the head's bias (K,), which is [] without a head."""
     try:
-        notes = json.loads(text, object_pairs_hook=each_once)
+        notes = json.loads(text)
         bias = torch.tensor(notes.pop("bias"), dtype=torch.float64)
         return Adapter(**notes), bias
     except (AttributeError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError) as error:
@@ -561,7 +561,7 @@ def read_config(file):
     if len(text) > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes for the settings of an adapter")
     try:
-        settings = json.loads(text.decode("utf-8"), object_pairs_hook=each_once)
+        settings = json.loads(text.decode("utf-8"))
         if not isinstance(settings, dict) or "peft_type" not in settings:
             raise ValueError("these are no settings of an adapter: there is no peft_type")
         known = {part.name for part in fields(PeftConfig)}

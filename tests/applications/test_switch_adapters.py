@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt.adapters import load_adapter, read_adapter, save_adapter
-from gpt.applications.switch_adapters import AdapterSwitch, adapter_bytes
+from gpt.applications.switch_adapters import AdapterSwitch
 from gpt.classify import swap_head
 from gpt.config import GPTConfig
 from gpt.lora import lora_layers, merge_lora, replace_linear_with_lora
@@ -155,10 +155,8 @@ def test_the_memory_of_adapters_is_predicted_to_the_byte(small_model, files, tmp
     switch = AdapterSwitch(small_model.to(dtype))
     predicted = 0
     for name, file in files.items():
-        predicted += adapter_bytes(small_model, read_adapter(file)[0])
+        predicted += sum(tensor.nbytes for tensor in read_adapter(file)[1].values())
         switch.add(name, file)
         assert switch.bytes == predicted, f"{name}: is a shared A counted for each layer, or the base's own weight?"
     switch.use("writer")
     assert switch.bytes == predicted, "what an adapter holds does not depend on which one is on"
-    assert adapter_bytes(small_model, read_adapter(files["spam"])[0]) == predicted - sum(
-        adapter_bytes(small_model, read_adapter(files[name])[0]) for name in ("topics", "writer")), "or on what is worn"

@@ -393,12 +393,12 @@ CHAPTERS_5_AND_6 = (
         "6.4", "gpt/lora.py", "replace_linear_with_lora",
         "Freeze a module and put a LoRA around each of its linear layers, wherever they lie.",
         5, "hard", (
-            "Three steps in this order: find the layers (_find_linears: name -> parent, child's name, layer), make "
-            "all the LoRAs, and only then change the model. An error in the first two leaves it as it was.",
+            "Three steps in this order: find the layers (_linears_to_replace: name -> layer), make all the LoRAs, and "
+            "only then change the model. An error in the first two leaves it as it was.",
             "When is everything frozen: before or after the LoRAs are in the model? Parameters of a new module train "
             "unless somebody freezes them.",
-            "The parent has the layer under the child's name: setattr puts another module there. The options after "
-            "the star go on to each LinearWithLoRA, the same generator for all.",
+            "model.set_submodule puts another module in the place that a name such as 0.att.W_query says. The options "
+            "after the star go on to each LinearWithLoRA, the same generator for all.",
             "share_a: the first layer of a parent brings the A, the other two get the same Parameter, not a copy: "
             "then a gradient of one is a gradient of all.",
         )),

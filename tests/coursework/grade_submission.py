@@ -15,7 +15,7 @@ from collections import namedtuple
 from pathlib import Path
 
 from exercise_table import EXERCISES
-from take_out import Problem, cut, put_back
+from take_out import Problem, cut, functions, put_back
 
 Result = namedtuple("Result", "points reason output")    # the reason is "" where the points are given
 
@@ -53,7 +53,7 @@ class Grader:
         another layout, ours with the student's function in it (`transplanted`).
         """
         source = text_of(exercise.file, files[exercise.file]) if exercise.file in files else None
-        if source is not None and has_function(source, exercise) and not self.older(source):
+        if source is not None and has_function(source, exercise) and not self.older(exercise, source):
             return self.alone(exercise, source)
         for name, content in sorted(files.items(), key=lambda item: item[0] != exercise.file):
             with contextlib.suppress(Problem):    # of another file; what is wrong with the exercise's own is said below
@@ -65,8 +65,10 @@ class Grader:
             raise Problem(f"there is no {exercise.file} in the submission")
         cut(source, exercise)    # says what is wrong with it
 
-    def older(self, source):
-        """Whether a file imports from gpt/ what is not there: it was written when gpt/ was laid out in another way."""
+    def older(self, exercise, source):
+        """Whether a file was begun when gpt/ was another: it lacks a definition of ours, or imports what is not there."""
+        if definitions((self.clean / exercise.file).read_text("utf-8")) - definitions(source):
+            return True
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt."):
                 file = self.clean / f"{node.module.replace('.', '/')}.py"
@@ -127,6 +129,13 @@ def bound(statement):
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def definitions(source):
+    """The functions and classes of a source text, as Python qualifies them."""
+    tree = ast.parse(source)
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    return classes | {name for name, _ in functions(tree)}
 
 
 def names_of(source):

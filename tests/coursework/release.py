@@ -35,6 +35,7 @@ ACCEPTED = """
     for name, options in adapter.layers.items():
     setattr(model.get_submodule(parent), child, layer)
     for name, layer in lora_layers(model):
+    for name, layer in layers.items():
     layers[name]["shares_a"] = owner
     write_adapter(file, adapter, tensors)
     _check_tensors(model, adapter, tensors, file)

@@ -61,14 +61,14 @@ def _find(source, exercise):
     except SyntaxError as error:
         raise Problem(f"{exercise.file}, line {error.lineno}: {error.msg}: Python cannot read the file, so this must "
                       f"be corrected first") from None
-    found = [node for name, node in _functions(tree) if name == exercise.function]
+    found = [node for name, node in functions(tree) if name == exercise.function]
     if len(found) != 1:
         raise Problem(f"{exercise.file} has {len(found) or 'no'} {exercise.function}, and exercise {exercise.id} needs "
                       f"exactly one: was it renamed, moved, deleted or written twice?")
     return found[0]
 
 
-def _functions(tree, prefix=""):
+def functions(tree, prefix=""):
     """Every function in the tree with its name as Python qualifies it: ("LoRALayer.forward", node)."""
     for node in ast.iter_child_nodes(tree):
         inner = prefix
@@ -76,7 +76,7 @@ def _functions(tree, prefix=""):
             inner = f"{prefix}{node.name}."
             if not isinstance(node, ast.ClassDef):
                 yield inner[:-1], node
-        yield from _functions(node, inner)
+        yield from functions(node, inner)
 
 
 def _end(lines, node):

@@ -92,7 +92,7 @@ def test_a_loop_in_one_exercise_does_not_cost_another_that_calls_it(course, tmp_
         (folder / name / "gpt" / "x.py").write_text(text)
     call(course, "grade", str(folder), "1", "--csv", "points.csv", "--seconds", "3")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table[2:] == [["loop", "2", "0", "2"], ["renamed", "0", "0", "0"]], "1.1's tests call 1.2's function"
+    assert table[2:] == [["loop", "2", "0", "2"], ["renamed", "2", "0", "2"]], "1.1's tests call 1.2's function"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no process can be forked there")

@@ -80,7 +80,7 @@ def test_many_faults_are_counted_and_ten_are_shown(tmp_path, arrays):
                                          ("n_ctx", 33)])
 def test_hparams_that_the_tensors_contradict_build_no_model(tmp_path, arrays, monkeypatch, name, value):
     folder = openai_folder(tmp_path, arrays, **{name: value})
-    monkeypatch.setattr("gpt.model.GPTModel", lambda config: pytest.fail("a model was built"))
+    monkeypatch.setattr("gpt.weights.GPTModel", lambda config: pytest.fail("a model was built"))
     with pytest.raises(ValueError, match="is said to be"):
         load_openai(folder)
 
