@@ -18,7 +18,9 @@ from book import figure, load_weights, or_stop, predict, report, run_folder, sec
 from gpt.adapters import load_adapter, read_adapter, save_adapter
 from gpt.applications.own_data import read_table
 from gpt.applications.switch_adapters import AdapterSwitch
-from gpt.applications.text_writer import TextBatches, fine_tune, mixed_precision, read_documents, step_in_parts, titled
+from gpt.applications.text_writer import (
+    TextBatches, fine_tune, mixed_precision, read_documents, step_in_parts, text_loss, titled,
+)
 from gpt.batches import LABELS, BatchesByLength
 from gpt.classify import classifier_loss, classify, swap_head, to_device
 from gpt.config import GPT2_SIZES
@@ -30,7 +32,7 @@ from gpt.generate import generate
 from gpt.interop.hugging_face import export_hf
 from gpt.interop.peft import export_peft
 from gpt.lora import count_parameters, merge_lora, replace_linear_with_lora, unmerge_lora
-from gpt.losses import real_tokens, text_loss
+from gpt.losses import real_tokens
 from gpt.model import GPTModel
 from gpt.plots import plot_cost, plot_learning, saving
 from gpt.spam import create_balanced_dataset, read_sms, split_without_leaks

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from gpt.tokenizer import END_OF_TEXT
 
 LABELS = {"ham": 0, "spam": 1}
-PAD = 50256    # GPT-2 has no padding token: <|endoftext|>, END_OF_TEXT in gpt/tokenizer.py, stands in
 
 
 def message_texts(df):
@@ -42,7 +41,7 @@ def label_ids(df):
     return torch.tensor([int(label) for label in ids])                                # (messages,)
 
 
-def encode(texts, tokenizer, context_length=None, pad_token_id=PAD):
+def encode(texts, tokenizer, context_length=None, pad_token_id=END_OF_TEXT):
     """The token ids of each text, one list a text, cut to context_length where that is given.
 
     A text without tokens becomes one padding token, so that every message has a last token to be classified at.
@@ -51,9 +50,10 @@ def encode(texts, tokenizer, context_length=None, pad_token_id=PAD):
     return [to_ids(text)[:context_length] or [pad_token_id] for text in texts]
 
 
-def pad(rows, pad_token_id=PAD, width=None):
+def pad(rows, pad_token_id=END_OF_TEXT, width=None):
     """Lists of token ids side by side in one tensor, padded on the right.
 
+    GPT-2 has no padding token of its own; <|endoftext|> stands in.
     Output: ids (B, T) and lengths (B,), whole numbers (torch.long). T is width, or the longest row's length; a length
         counts what is in the list, which may hold the padding token too
     """
@@ -64,11 +64,11 @@ def pad(rows, pad_token_id=PAD, width=None):
     return ids, lengths
 
 
-def padding_share(batches, pad_token_id=PAD):
+def padding_share(batches):
     """The share, 0..1, of padding tokens in all that a loader or a SpamDataset yields."""
     padding = total = 0
     for ids, *_ in batches:
-        padding += int((ids == pad_token_id).sum())
+        padding += int((ids == END_OF_TEXT).sum())
         total += ids.numel()
     return padding / total
 
@@ -86,7 +86,7 @@ class BatchesByLength:
     rows: the row numbers (from 0) in each batch of this epoch; cut: how many messages lost their end
     """
 
-    def __init__(self, df, tokenizer, batch_size=8, context_length=1024, seed=None, pad_token_id=PAD):
+    def __init__(self, df, tokenizer, batch_size=8, context_length=1024, seed=None, pad_token_id=END_OF_TEXT):
         if min(batch_size, context_length) < 1:
             raise ValueError(f"a batch has at least 1 message of 1 token, got {batch_size} of {context_length}")
         whole = encode(message_texts(df), tokenizer, None, pad_token_id)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def cross_entropy_by_hand(logits, targets):
-    """-log softmax(logits)[target], averaged: how surprised the model is, in nats a token.
+    """-log softmax(logits)[target], averaged: how surprised the model is, in nats per token.
 
     Of scores of 1000 exp() is infinite, and this is not: log softmax(x)_i = x_i - logsumexp(x).
 
@@ -26,21 +26,45 @@ def _chunk_loss(hidden, targets, head):
     return F.cross_entropy(head(hidden), targets, reduction="sum")
 
 
-def next_token_loss(model, token_ids, chunk=1024):
-    """The mean surprise at each next token, without ever holding all logits.
+def next_token_loss(model, batch, chunk=1024):
+    """The mean cross-entropy at each next token, without ever holding all logits.
 
     Logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient as much again. So the
     head runs on `chunk` tokens at a time (the last chunk may have fewer), and in training each chunk's logits are not
     kept but computed a second time when their gradient is needed: `checkpoint` of torch does that to a function.
 
-    Input: token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict
-    Output: a scalar in nats a token
+    Input: batch, token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict; or (ids, lengths),
+        rows of unequal length as TextBatches yields them, of which the real tokens count (`hidden_and_targets`)
+    Output: a scalar in nats per token
     """
-    hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)                            # (N, C)
-    targets = token_ids[:, 1:].flatten()                                              # (N,)
+    if torch.is_tensor(batch):
+        hidden = model.hidden(batch[:, :-1]).flatten(0, 1)                            # (N, C)
+        targets = batch[:, 1:].flatten()                                              # (N,)
+    else:
+        hidden, targets = hidden_and_targets(model, batch)                            # (N, C), (N,)
     total = sum(checkpoint(_chunk_loss, part, part_targets, model.out_head, use_reentrant=False)
                 for part, part_targets in zip(hidden.split(chunk), targets.split(chunk)))
     return total / len(targets)
+
+
+def hidden_and_targets(model, batch):
+    """What the model knows before each real token of a batch, (N, C), and these tokens, (N,), row after row.
+
+    At position t it knows the tokens 0 to t, before token t + 1: of a row of l real tokens l - 1 are predicted. The
+    first is only read, and what fills the row behind them, whatever it is, is left out.
+
+    Input: model, a GPTModel; batch, (ids (B, T + 1), lengths (B,)) as TextBatches yields it
+    """
+    ids, lengths = batch
+    hidden = model.hidden(ids[:, :-1])                                                # (B, T, C)
+    places = torch.arange(hidden.shape[1], device=ids.device)                         # (T,)
+    real = places < lengths[:, None] - 1                                              # (B, T)
+    return hidden[real], ids[:, 1:][real]                                             # (N, C), (N,)
+
+
+def real_tokens(batch):
+    """How many tokens a batch of TextBatches has to predict, padding left out: what its loss is a mean over."""
+    return int((batch[1] - 1).sum())
 
 
 def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
@@ -57,7 +81,7 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
 
     Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws,
         from `generator`
-    Output: a scalar in nats a token
+    Output: a scalar in nats per token
     Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
     Source: Jean et al. 2015, section 3 (the idea); Horvitz and Thompson 1952 (the weights 1 / pi_v)
     """
@@ -77,7 +101,7 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
 
 
 def class_loss(logits, labels, weights=None):
-    """The mean surprise at the right class, each message as often as its class weighs.
+    """The mean cross-entropy of the right class, each message counting as much as its class weighs.
 
         1/B sum over messages of -w_y log softmax(logits)_y,    y the right class, w = 1 without weights
 
@@ -85,7 +109,7 @@ def class_loss(logits, labels, weights=None):
     that takes the weights out again, and the mean over the batches is not the loss of all messages.
 
     Input: logits (B, K), labels (B,) integers; weights (K,), how much a message of each class counts (`class_weights`)
-    Output: a scalar in nats a message
+    Output: a scalar in nats per message
     """
     if weights is None:
         return F.cross_entropy(logits, labels)
@@ -108,36 +132,3 @@ def class_weights(labels, n_classes):
         raise ValueError(f"class {counts.argmin()} has none of the {len(labels):,} messages to train on: no weight "
                          f"can make up for that")
     return len(labels) / (n_classes * counts)                                         # (K,)
-
-
-def real_tokens(batch):
-    """How many tokens a batch of TextBatches has to predict, padding left out: what `text_loss` is a mean over."""
-    return int((batch[1] - 1).sum())
-
-
-def hidden_and_targets(model, batch):
-    """What the model knows before each real token of a batch, (N, C), and these tokens, (N,), row after row.
-
-    At position t it knows the tokens 0 to t, before token t + 1: of a row of l real tokens l - 1 are predicted. The
-    first is only read, and what fills the row behind them, whatever it is, is left out.
-
-    Input: model, a GPTModel; batch, (ids (B, T + 1), lengths (B,)) as TextBatches yields it
-    """
-    ids, lengths = batch
-    hidden = model.hidden(ids[:, :-1])                                                # (B, T, C)
-    places = torch.arange(hidden.shape[1], device=ids.device)                         # (T,)
-    real = places < lengths[:, None] - 1                                              # (B, T)
-    return hidden[real], ids[:, 1:][real]                                             # (N, C), (N,)
-
-
-def text_loss(model, batch, chunk=256):
-    """The mean surprise at the real tokens of a batch of TextBatches, nats a token; logits of `chunk` tokens at a time.
-
-    As in `gpt.losses.next_token_loss` no more logits than those are kept: what backward needs is computed again.
-    """
-    def surprise(part, targets):
-        return F.cross_entropy(model.out_head(part), targets, reduction="sum")
-
-    hidden, targets = hidden_and_targets(model, batch)
-    return sum(checkpoint(surprise, *parts, use_reentrant=False)
-               for parts in zip(hidden.split(chunk), targets.split(chunk))) / len(targets)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from gpt.batches import LABELS, PAD, encode, label_ids, message_texts, pad
+from gpt.batches import LABELS, encode, label_ids, message_texts, pad
+from gpt.tokenizer import END_OF_TEXT
 
 
 def read_sms(path, blog=False):
@@ -126,7 +127,7 @@ class SpamDataset(Dataset):
     Raises: ValueError for a missing column and, with its row, for a cell without text or label
     """
 
-    def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=PAD):
+    def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=END_OF_TEXT):
         if not isinstance(csv_file, pd.DataFrame):    # only an empty cell is missing: "NA" and "null" are messages
             csv_file = pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False, na_values=[""])
         rows = encode(message_texts(csv_file), tokenizer, max_length, pad_token_id)

@@ -113,7 +113,7 @@ def train_classifier_simple(model, train_loader, val_loader, optimizer, device, 
     """The blog's training function: after the first step and every eval_freq it looks at the losses of eval_iter
     batches, after each epoch at their accuracies.
 
-    Output: train_losses, val_losses (nats a message), train_accs, val_accs (0..1), examples_seen
+    Output: train_losses, val_losses (nats per message), train_accs, val_accs (0..1), examples_seen
     """
     losses, accuracies = ([], []), ([], [])
 

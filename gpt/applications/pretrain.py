@@ -20,7 +20,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.download import DownloadError, fetch
 from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.model import evaluating
-from gpt.train import train, warmup_then_cosine
+from gpt.train import parameter_groups, train, warmup_then_cosine
 
 
 def read_mini_texts(tokenizer, documents=None):
@@ -54,7 +54,7 @@ def shares(token_ids, vocab_size):
 
 
 def text_losses(model, held_out, windows):
-    """The mean surprise in each of the texts, nats a token, where a token has at most context_length before it.
+    """The mean surprise in each of the texts, nats per token, where a token has at most context_length before it.
 
     Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each, which needs
         windows * (context_length + 1) ids
@@ -68,24 +68,13 @@ def text_losses(model, held_out, windows):
     return losses
 
 
-def decay_matrices(model, learning_rate):
-    """AdamW that pulls the matrices, embeddings among them, towards 0 and does not decay biases, scales and shifts.
-
-    Weight decay 0.1, betas (0.9, 0.95).
-    """
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-                             lr=learning_rate, betas=(0.9, 0.95))
-
-
 def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches, batch_size, windows, seed, folder,
              resume=False):
     """Train a fresh model on text, in place: nearly all steps score a sample of the words, the last ones all words.
 
-    Both phases share the optimizer, `decay_matrices` at 4e-3, and one schedule: 100 steps of warm-up, then a cosine
-    down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws, and every 500 steps of a phase
-    the losses of the held-out texts are printed. Each phase has a checkpoint in the folder, sampled-softmax.pt and
+    Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
+    steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
+    and every 500 steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the folder, sampled-softmax.pt and
     full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second; the draws are from seed.
 
     Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
@@ -94,7 +83,7 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
     """
     length, device = model.config.context_length, model.tok_emb.weight.device
     generator, unigram = torch.Generator(device).manual_seed(seed), shares(training, model.config.vocab_size).to(device)
-    optimizer = decay_matrices(model, 4e-3)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=4e-3, betas=(0.9, 0.95))
     phases = {"sampled softmax": (TextWindows(training, length, batch_size, seed, sampled_batches), epochs),
               "full softmax": (TextWindows(training, length, batch_size, seed + 1, full_batches), 1)}
     cosine = warmup_then_cosine(100, sum(len(batches) * times for batches, times in phases.values()), last=0.02)

@@ -18,12 +18,15 @@ from gpt.classify import to_device
 from gpt.config import GPT2_SIZES
 from gpt.cost.fresh_process import peak_bytes
 from gpt.lora import count_parameters, replace_linear_with_lora
-from gpt.losses import hidden_and_targets, real_tokens, text_loss
+from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel, evaluating
 from gpt.spam import decode_utf8
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
 from gpt.train import parameter_groups, train, warmup_then_linear
 from gpt.weights import load_gpt2
+
+text_loss = partial(next_token_loss, chunk=256)    # for a batch of TextBatches
+WARMUP, WEIGHT_DECAY = 20, 0.01                     # of `fine_tune`: steps; AdamW's
 
 
 def read_documents(path):
@@ -73,7 +76,7 @@ class TextBatches(BatchesByLength):
 def text_scores(model, loader, device, chunk=256):
     """How well a model predicts the texts of a loader, each real token counted once whatever its batch.
 
-    Output: {"loss": nats a token, "accuracy": the share, 0..1, of tokens that were the first choice}
+    Output: {"loss": nats per token, "accuracy": the share, 0..1, of tokens that were the first choice}
     """
     surprise, right, count = 0.0, 0, 0
     with evaluating(model):
@@ -141,8 +144,7 @@ def mixed_precision(loss_fn):
 # ---- A whole run -----------------------------------------------------------------------------------------------------
 
 def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=False, rank=4, alpha=32, epochs=1,
-              batch_size=8, parts=1, warmup=20, weight_decay=0.01, decay_lora=True, looks=8, device="cpu",
-              adapter_file=None):
+              batch_size=8, parts=1, looks=8, device="cpu", adapter_file=None):
     """Load a GPT-2, fine-tune it on texts, and say what it cost. Arguments and output as `in_own_process` wants them.
 
     Input: model, a name in GPT2_SIZES; untrained, whether its weights are random; texts, {"train", "validation",
@@ -171,10 +173,10 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
         if progress.step * looks // steps > (progress.step - 1) * looks // steps:
             progress.history.append({"step": progress.step} | text_scores(gpt, loaders["validation"], device))
 
-    optimizer = torch.optim.AdamW(parameter_groups(gpt, weight_decay, decay_lora), lr=learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(gpt, WEIGHT_DECAY), lr=learning_rate)
     loss_fn = mixed_precision(text_loss) if has_bfloat16(device) else text_loss
     progress = train(gpt, loaders["train"], loss_fn, optimizer, epochs, device=device, clip=1.0, after_step=look,
-                     schedule=warmup_then_linear(warmup, steps),
+                     schedule=warmup_then_linear(WARMUP, steps),
                      step=partial(step_in_parts, parts=parts, size=real_tokens))
     if adapter_file:
         save_adapter(gpt, adapter_file, base=base)

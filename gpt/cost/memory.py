@@ -30,8 +30,8 @@ def predict_memory(model, B, T, *, chunk=1024):
     """What a step of training takes with AdamW in float32, with B rows of T tokens in a batch.
 
     A model whose head is tied trains on text, by `next_token_loss` in chunks of `chunk` tokens; one with a swapped head
-    on classes, by `classifier_loss`. (`gpt.losses.text_loss` keeps one byte a token more, and less where a batch has
-    padding.) Dropout acts as in training.
+    on classes, by `classifier_loss`. (Where the batch has lengths the loss keeps one byte per token more, and less
+    where there is padding.) Dropout acts as in training.
 
     The first four numbers are exact on a CPU. (On a GPU dropout keeps less, and the allocator rounds up.) The peak is
     an estimate, from the second step on: weights, optimizer and the largest of five moments.

@@ -17,9 +17,10 @@ from operator import itemgetter
 
 import torch
 
-from gpt.batches import PAD, pad
+from gpt.batches import pad
 from gpt.classify import class_logits, to_device
 from gpt.model import evaluating
+from gpt.tokenizer import END_OF_TEXT
 
 
 def spam_scores(model, rows):
@@ -99,7 +100,7 @@ def leave_one_out(model, token_ids, batch_size=32):
     Source: Li et al. 2016, Understanding neural networks through representation erasure; Zeiler and Fergus 2014 cover
         parts of an image
     """
-    shorter = [[*token_ids[:t], *token_ids[t + 1:]] or [PAD] for t in range(len(token_ids))]
+    shorter = [[*token_ids[:t], *token_ids[t + 1:]] or [END_OF_TEXT] for t in range(len(token_ids))]
     with evaluating(model):
         whole = spam_scores(model, [token_ids])                                       # (1,)
         rest = torch.cat([spam_scores(model, shorter[i:i + batch_size])               # (T,)

@@ -113,7 +113,7 @@ class SpamTask:
         return classifier_loss
 
     def measure(self, model, loader):
-        """The loss, nats a message, and the accuracy, 0..1."""
+        """The loss, nats per message, and the accuracy, 0..1."""
         device = model.tok_emb.weight.device
         return {"accuracy": calc_accuracy_loader(loader, model, device),
                 "loss": calc_loss_loader(loader, model, device)}
@@ -146,5 +146,5 @@ class TextTask:
         return lambda model, ids: sampled_softmax_loss(model, ids, unigram, samples=1024, generator=generator)
 
     def measure(self, model, ids):
-        """The loss, nats a token."""
+        """The loss, nats per token."""
         return {"loss": text_losses(model, {"text": ids}, self.windows)["text"]}

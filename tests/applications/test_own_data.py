@@ -10,11 +10,11 @@ import torch
 import gpt.classify
 from gpt.adapters import remove_adapter, save_adapter
 from gpt.applications.own_data import NEW_COLUMNS, load_classifier, pieces, predict_file
-from gpt.batches import PAD
 from gpt.classify import batches_of_tokens, classify, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
+from gpt.tokenizer import END_OF_TEXT
 
 NAMES = ["yes", "no, not that", "p\u00e9ut-\u00eatre"]
 
@@ -29,7 +29,7 @@ class Letters:
 @pytest.fixture
 def model():
     """As small as a model can be that knows the padding token, with a head of three classes that has opinions."""
-    config = GPTConfig(vocab_size=PAD + 1, context_length=24, emb_dim=8, n_heads=2, n_layers=2)
+    config = GPTConfig(vocab_size=END_OF_TEXT + 1, context_length=24, emb_dim=8, n_heads=2, n_layers=2)
     model = GPTModel(config, torch.Generator().manual_seed(0)).eval()
     swap_head(model, 3)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gpt.applications.pretrain import decay_matrices, pretrain, shares, text_losses
+from gpt.applications.pretrain import pretrain, shares, text_losses
 from gpt.applications.text_writer import mixed_precision
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig
@@ -43,10 +43,12 @@ def test_the_loss_of_a_text_is_the_mean_over_its_windows(fresh):
     assert measured["a"] != measured["b"] and model.training, "the model's mode should be what it was"
 
 
-def test_matrices_decay_and_vectors_do_not(fresh):
-    model = fresh()
-    groups = decay_matrices(model, 1e-3).param_groups
-    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+def test_matrices_decay_and_vectors_do_not(fresh, tmp_path, monkeypatch):
+    model, groups, step = fresh(), [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (groups.append(self.param_groups), step(self)))
+    pretrain(model, TEXT, {}, **HOW, folder=tmp_path)
+    assert {group["betas"] for group in groups[0]} == {(0.9, 0.95)}
+    decay = {id(p): group["weight_decay"] for group in groups[0] for p in group["params"]}
     for name, p in model.named_parameters():
         assert decay.pop(id(p)) == (0.1 if p.dim() == 2 else 0.0), f"{name}: biases and LayerNorm's vectors stay"
     assert not decay, "a parameter is in two groups, or of another model"

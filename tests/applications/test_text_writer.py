@@ -15,7 +15,7 @@ from gpt.applications.text_writer import (
 )
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.lora import lora_layers, replace_linear_with_lora
-from gpt.losses import hidden_and_targets, next_token_loss, real_tokens, text_loss
+from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel
 from gpt.tokenizer import END_OF_TEXT
 from gpt.train import parameter_groups, train, training_step
@@ -106,18 +106,18 @@ def test_what_is_predicted_is_every_real_token_but_the_first_row_after_row(small
 def test_the_loss_is_the_mean_over_real_tokens(small_model, batch):
     by_hand = torch.stack([loss for loss, _ in each_row(small_model, batch)])
     assert len(by_hand) == real_tokens(batch) == 25
-    loss = text_loss(small_model, batch, chunk=4)
+    loss = next_token_loss(small_model, batch, chunk=4)
     assert torch.allclose(loss, by_hand.mean(), atol=1e-6), "padding counts, or short rows count as much as long ones"
     ids, lengths = batch
     filled = torch.where(torch.arange(12) < lengths[:, None], ids, 0)
-    assert torch.allclose(text_loss(small_model, (filled, lengths)), loss, atol=1e-6), "what fills a row is read"
+    assert torch.allclose(next_token_loss(small_model, (filled, lengths)), loss, atol=1e-6), "what fills a row is read"
     whole = ids, torch.full((4,), 12)
-    assert torch.allclose(text_loss(small_model, whole), next_token_loss(small_model, ids), atol=1e-6)
+    assert torch.allclose(next_token_loss(small_model, whole), next_token_loss(small_model, ids), atol=1e-6)
 
 
 def test_the_gradients_are_those_of_the_loss_in_one_piece(small_model, batch):
     parameters = list(small_model.parameters())
-    chunked = torch.autograd.grad(text_loss(small_model, batch, chunk=4), parameters)
+    chunked = torch.autograd.grad(next_token_loss(small_model, batch, chunk=4), parameters)
     hidden, targets = hidden_and_targets(small_model, batch)
     whole = torch.autograd.grad(F.cross_entropy(small_model.out_head(hidden), targets), parameters)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(chunked, whole, strict=True))
@@ -143,7 +143,7 @@ def test_scores_count_each_real_token_once_whatever_its_batch(small_model, batch
 def one_step(model, step, batch):
     """A step of SGD from the model's weights, undone at once. Output: loss, how far each weight went."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss = step(model, batch, text_loss, torch.optim.SGD(model.parameters(), lr=1.0), 0.5)
+    loss = step(model, batch, next_token_loss, torch.optim.SGD(model.parameters(), lr=1.0), 0.5)
     moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
     model.load_state_dict(before, strict=False)
     return loss, moved
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_in_any_part_changes_nothing(small_model, batc
 
     def loss_fn(model, part):
         calls.append(part)
-        return text_loss(model, part) * (math.nan if len(calls) - 1 == bad else 1.0)
+        return next_token_loss(model, part) * (math.nan if len(calls) - 1 == bad else 1.0)
 
     loss = step_in_parts(small_model, batch, loss_fn, torch.optim.SGD(small_model.parameters(), lr=1.0), parts=2)
     assert math.isnan(loss), "the caller must see it"
@@ -207,8 +207,8 @@ def test_the_loop_takes_a_step_of_another_kind(small_model, batch):
         return step_in_parts(*arguments, parts=2, size=real_tokens)
 
     optimizer = torch.optim.SGD(small_model.parameters(), lr=0.1)
-    progress = train(small_model, [batch, batch], text_loss, optimizer, 1, clip=1.0, step=step)
-    assert progress.step == 2 and len(taken) == 2 and taken[0][2:] == (text_loss, optimizer, 1.0)
+    progress = train(small_model, [batch, batch], next_token_loss, optimizer, 1, clip=1.0, step=step)
+    assert progress.step == 2 and len(taken) == 2 and taken[0][2:] == (next_token_loss, optimizer, 1.0)
 
 
 # bfloat16
@@ -224,9 +224,9 @@ def test_a_cpu_and_a_gpu_without_circuits_for_it_stay_in_float32(monkeypatch):
 def test_mixed_precision_multiplies_in_bfloat16_and_keeps_weights_and_gradients(small_model, batch):
     seen = []
     small_model.trf_blocks[0].ff.layers[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
-    loss = mixed_precision(text_loss)(small_model, batch)
+    loss = mixed_precision(next_token_loss)(small_model, batch)
     loss.backward()
-    plain = text_loss(small_model, batch)
+    plain = next_token_loss(small_model, batch)
     assert seen[:1] == [torch.bfloat16] and seen[-1] == torch.float32, "only within the loss"
     assert math.isclose(loss.item(), plain.item(), rel_tol=0.02) and loss.item() != plain.item()
     assert {p.grad.dtype for p in small_model.parameters() if p.grad is not None} == {torch.float32}
@@ -276,14 +276,14 @@ def test_a_run_says_what_it_cost_and_learnt(tiny_gpt2, tmp_path, method, monkeyp
     monkeypatch.setattr(text_writer.torch.nn.utils, "clip_grad_norm_", lambda parameters, clip: clips.append(clip))
     state, file = torch.get_rng_state(), tmp_path / "a.safetensors"
     run = fine_tune(model=tiny_gpt2, base="tiny, untrained", seed=1, texts=TEXTS, method=method, learning_rate=0.02,
-                    untrained=True, batch_size=4, epochs=3, parts=2, looks=4, warmup=2,
+                    untrained=True, batch_size=4, epochs=3, parts=2, looks=4,
                     adapter_file=str(file) if method == "lora" else None)
     total = sum(p.numel() for p in GPTModel(GPT2_SIZES["tiny"], torch.Generator()).parameters())
     lora = 2 * 2 * 4 * (12 + 12)    # blocks, query and value, r, in + out
     assert (run["trainable_parameters"], run["total_parameters"]) == \
         ((total, total) if method == "full" else (lora, total + lora))
     assert run["steps"] == 12 and [look["step"] for look in run["history"]] == [3, 6, 9, 12]
-    assert rates == [(2, 12)] and set(clips) == {1.0} and len(clips) == 12
+    assert rates == [(20, 12)] and set(clips) == {1.0} and len(clips) == 12
     assert run["after"]["validation"]["loss"] < run["before"]["validation"]["loss"], "nothing is learnt"
     assert {name: set(scores) for name, scores in run["after"].items()} == \
         {name: {"loss", "accuracy"} for name in ("validation", "test")}

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from gpt.batches import PAD, BatchesByLength, SeededLoader, label_ids
+from gpt.batches import BatchesByLength, SeededLoader, label_ids
 from gpt.classify import classifier_loss, swap_head
 from gpt.config import GPT2_SIZES
 from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
 from gpt.spam import SpamDataset
-from gpt.tokenizer import gpt2_tokenizer
+from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
 from gpt.train import training_step
 
 BATCH_SIZE, RANK, ALPHA, SEED = 8, 16, 16, 123
@@ -80,7 +80,7 @@ def hugging_face(messages):
     import transformers
     transformers.logging.set_verbosity_error()    # it would advise a mask
     warnings.simplefilter("ignore", FutureWarning)
-    config = transformers.GPT2Config(num_labels=2, pad_token_id=PAD, use_cache=False, attn_implementation="sdpa",
+    config = transformers.GPT2Config(num_labels=2, pad_token_id=END_OF_TEXT, use_cache=False, attn_implementation="sdpa",
                                      resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     lora = peft.LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=ALPHA, fan_in_fan_out=True,
                            target_modules=["c_attn", "c_proj", "c_fc"])

@@ -9,7 +9,7 @@ from gpt.classify import classifier_loss, swap_head
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.cost.memory import predict_memory
 from gpt.lora import lora_layers, replace_linear_with_lora
-from gpt.losses import next_token_loss, text_loss
+from gpt.losses import next_token_loss
 from gpt.model import GPTModel
 from gpt.train import training_step
 
@@ -82,11 +82,11 @@ def test_the_activations_are_to_the_byte_what_autograd_keeps(kind, classes, drop
 
 @pytest.mark.parametrize("kind", ["everything", "query and value"])
 def test_the_loss_that_leaves_padding_out_keeps_a_byte_a_token_more(kind):
-    """gpt.losses.text_loss: which tokens are real; of a batch with padding it keeps less."""
+    """Which tokens are real is kept too; of a batch with padding less is kept."""
     model, (ids, _) = training_model(kind, False), task(False, 2, 7)
     predicted = predict_memory(model, 2, 7, chunk=CHUNK).activations
     for lengths, sign in (([8, 8], 0), ([8, 5], -1)):
-        kept = kept_bytes(model, lambda model, batch: text_loss(model, batch, CHUNK), (ids, torch.tensor(lengths)))
+        kept = kept_bytes(model, lambda model, batch: next_token_loss(model, batch, CHUNK), (ids, torch.tensor(lengths)))
         assert (kept - predicted - 2 * 7 > 0) - (kept - predicted - 2 * 7 < 0) == sign
 
 

@@ -729,7 +729,7 @@ CHAPTER_10 = (
             "another place as well: that one stays.",
             "spam_scores takes several messages at once, of any lengths; ask it about batch_size of them at a time. "
             "torch.cat puts the answers together. No gradients, no dropout: evaluating.",
-            "What is left of a message of one token? The model cannot read nothing: PAD.",
+            "What is left of a message of one token? The model cannot read nothing: END_OF_TEXT.",
         )),
 )
 

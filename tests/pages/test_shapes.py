@@ -184,7 +184,7 @@ def run_losses(module):
     module.sampled_softmax_loss(model, tokens(B, T + 1) % M, unigram, samples, torch.Generator().manual_seed(0))
     module.class_weights(torch.tensor([0, 1, 2, 2]), 3)
     yield dict(N=B * T, C=C, V=V, M=M, samples=samples, K=3)
-    module.text_loss(model, (tokens(B, T + 1), torch.tensor([5, T + 1])))
+    module.next_token_loss(model, (tokens(B, T + 1), torch.tensor([5, T + 1])))
     yield dict(B=B, T=T, C=C, N=4 + T)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gpt.batches import LABELS, PAD, BatchesByLength, encode, pad, padding_share
+from gpt.batches import LABELS, BatchesByLength, encode, pad, padding_share
 from gpt.download import fetch
 from gpt.spam import SpamDataset, create_balanced_dataset, normalised, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
@@ -222,14 +222,10 @@ def test_fractions_may_leave_nothing_to_test_but_not_less(messages):
 
 # Encoding and batches
 
-def test_the_padding_token_is_the_tokenizers_end_of_text():
-    assert PAD == END_OF_TEXT
-
-
 def test_the_text_endoftext_is_text_and_an_empty_message_is_one_token():
     end, empty = encode(["<|endoftext|>", ""], gpt2_tokenizer())
     assert gpt2_tokenizer().decode(end) == "<|endoftext|>" and len(end) > 1, "a message could end the text"
-    assert empty == [PAD]
+    assert empty == [END_OF_TEXT]
 
 
 @pytest.mark.exercise("5.4")
@@ -250,7 +246,7 @@ def test_a_row_is_as_wide_as_asked_and_a_padding_token_in_a_message_counts(sizes
     assert lengths.tolist() == [sizes.T, 1, sizes.T - 2], "were the tokens counted that are not the padding token?"
     for row, padded in zip(rows, ids.tolist()):
         assert padded == row + [3] * (len(padded) - len(row)), "the tokens stand in another place or order"
-    assert (pad([[1], [2, 3]])[0] == torch.tensor([[1, PAD], [2, 3]])).all(), "PAD is the padding unless it is given"
+    assert (pad([[1], [2, 3]])[0] == torch.tensor([[1, END_OF_TEXT], [2, 3]])).all(), "without a padding token?"
 
 
 def test_the_blogs_loaders_have_its_lengths_batches_and_padding(blog_splits):
@@ -264,7 +260,7 @@ def test_the_blogs_loaders_have_its_lengths_batches_and_padding(blog_splits):
     ids, labels = next(iter(DataLoader(others[1], 8)))
     assert ids.shape == (8, 120) and ids.dtype == labels.dtype == torch.long
     assert labels.tolist() == test["Label"][:8].tolist()
-    assert gpt2_tokenizer().decode(ids[0][ids[0] != PAD].tolist()) == test["Text"].iloc[0]
+    assert gpt2_tokenizer().decode(ids[0][ids[0] != END_OF_TEXT].tolist()) == test["Text"].iloc[0]
 
 
 @pytest.mark.exercise("5.4")
