@@ -16,7 +16,7 @@ from book import figure, load_weights, or_stop, peak_memory, predict, report, ru
 
 from gpt.download import fetch
 from gpt.evaluate.significance import beside, mean_interval
-from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, inject, over_seeds, run_trial, train_trial
+from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, inject, run_trial, train_trial, trial_over_seeds
 from gpt.experiments.mnist import FASHION_MNIST, SIZES, accuracy, fit, new_network, read_mnist
 from gpt.experiments.run_records import remembered
 from gpt.experiments.weight_updates import (
@@ -146,7 +146,7 @@ def measured(matrices, rank):
     row = {}
     for name, task in tasks.items():
         trial = Trial(rank, matrices, learning_rate=RATES[name][rank is None], epochs=EPOCHS[name])
-        found = over_seeds(folder / "trials", base, weights, task, trial, seeds)
+        found = trial_over_seeds(folder / "trials", base, weights, task, trial, seeds)
         row |= {f"{name} {key}": values for key, values in found.items()}
     return row
 
@@ -337,7 +337,7 @@ report(folder, args, recipe="default", weights=weights, seeds=seeds, peak_memory
 #       -> 8.3 stops: the reach is 2.03, not 2.48
 #   gpt/experiments/lora_trials.py, train_trial: base in place of copy.deepcopy(base)
 #       -> 8.4 stops: there are LoRA layers already
-#   gpt/experiments/run_records.py, remembered: sorted(settings), without their values
+#   gpt/experiments/run_records.py, digest: sorted(settings), without their values
 #       -> all rows of 8.4 and 8.5 are the same
 #   gpt/lora.py: alpha / rank ** 2 for "alpha/sqrt(r)"
 #       -> 8.6 stops: the first move shrinks

@@ -27,7 +27,7 @@ from gpt.evaluate.disguises import DISGUISES, disguised, withstood
 from gpt.evaluate.metrics import wilson_interval
 from gpt.evaluate.significance import counted_once, mean_interval, resampled_interval, verdict
 from gpt.experiments.comparison import (
-    all_pairs, answers, cell, folder_for, make_all, over_all_seeds, seen_from, settings_for, summary,
+    all_pairs, answers, cell, folder_for, make_all, records_over_seeds, seen_from, settings_for, summary,
 )
 from gpt.experiments.spam_filters import CONDITIONS, METHODS, first_of_each, near_copies, splits_of
 from gpt.plots import plot_learning_curves, plot_reliability
@@ -138,7 +138,7 @@ for name in METHODS:
     tried = [condition for condition, names in args.plan.items() if name in names]
     make_all([(name, settings_for(name, condition, seed, **how)) for condition in tried for seed in seeds], args.device)
     for condition in tried:
-        records[condition][name] = over_all_seeds(name, condition, seeds, device=args.device, **how)
+        records[condition][name] = records_over_seeds(name, condition, seeds, device=args.device, **how)
     for test, (trained, asked) in TESTS.items():
         if name in records[trained]:
             results[test][name] = summary(records[trained][name], asked)
@@ -228,7 +228,7 @@ compared = ("LoRA, r = 16", "everything", "naive Bayes", "untrained, everything"
 for name in [name for name in compared if name in records["balanced"]]:
     make_all([(name, settings_for(name, "balanced", seed, **how | dict(n_train=n))) for n in args.sizes
               for seed in seeds], args.device)
-    few = {n: summary(over_all_seeds(name, "balanced", seeds, device=args.device, **how | dict(n_train=n)), "balanced")
+    few = {n: summary(records_over_seeds(name, "balanced", seeds, device=args.device, **how | dict(n_train=n)), "balanced")
            for n in args.sizes}
     few[results["balanced"][name]["n_train"]] = results["balanced"][name]
     reached[name] = {n: row["accuracy"]["values"] for n, row in few.items()}

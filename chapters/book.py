@@ -19,12 +19,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")    # figures go to files: no chapter 
 
 import torch  # noqa: E402  (the path and the backend come first)
 
-from gpt.adapters import load_adapter, read_adapter  # noqa: E402
-from gpt.applications.own_data import load_classifier  # noqa: E402
 from gpt.classify import classify  # noqa: E402
 from gpt.config import GPT2_SIZES  # noqa: E402
 from gpt.download import DownloadError, data_dir  # noqa: E402
-from gpt.experiments.comparison import cell, over_all_seeds, summary, tests_of  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
 from gpt.storage.files import written_whole  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
@@ -136,6 +133,8 @@ def load_weights(args):
 
 def answer(args, tokenizer):
     """Print the label that a saved adapter gives args.text: args.adapter, or the one that was saved last."""
+    from gpt.applications.own_data import load_classifier    # chapter 0 does not need it
+
     saved = [file for file in (data_dir() / "runs").glob("*/*/adapter.safetensors") if file.parts[-3] != "experiment"]
     saved.sort(key=lambda file: file.stat().st_mtime)
     if not args.adapter and not saved:
@@ -151,10 +150,12 @@ def repeat(args, condition, methods):
 
     Input: condition, what is trained on, and methods, {name: epochs, or None}: both of gpt/experiments/spam_filters.py
     """
+    from gpt.experiments.comparison import cell, records_over_seeds, summary, tests_of    # chapter 0 needs none of it
+
     load_weights(args)    # mini where others cannot be had
     seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None
     weights = args.model if pretrained is None else f"{args.model}, untrained"
-    records = {name: over_all_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
+    records = {name: records_over_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
                                     pretrained=pretrained) for name, epochs in methods.items()}
     results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
     for test, of in results.items():

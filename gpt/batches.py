@@ -8,7 +8,6 @@ import math
 from numbers import Real
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
@@ -24,8 +23,8 @@ def message_texts(df):
             raise ValueError(f"no column named {column}: the columns are {list(df.columns)}")
     if df.empty:
         raise ValueError("no messages: the table has no rows")
-    for row, (label, text) in enumerate(zip(df["Label"], df["Text"])):
-        if pd.isna(label) or not isinstance(text, str):
+    for row, (label, text, missing) in enumerate(zip(df["Label"], df["Text"], df["Label"].isna())):
+        if missing or not isinstance(text, str):
             raise ValueError(f"row {row} (from 0): expected a label and a text, got {label!r} and {text!r}; "
                              f"is a cell empty?")
     return df["Text"].tolist()

@@ -4,8 +4,6 @@ Read along: chapters/10_believe_the_number.py. A record is what `record_of` give
 "natural", and of what trained on balanced or natural messages either of the last two can be asked.
 """
 
-import hashlib
-import json
 import math
 import os
 import platform
@@ -21,8 +19,8 @@ from gpt.cost.fresh_process import in_own_process
 from gpt.download import data_dir
 from gpt.evaluate.calibration import measures, threshold_for
 from gpt.evaluate.significance import compare, counted_once, holm, spread
-from gpt.experiments.spam_filters import BATCH_SIZE, method_for, run
-from gpt.storage.files import written_whole
+from gpt.experiments.run_records import digest, made_once, over_seeds
+from gpt.experiments.spam_filters import BATCH_SIZE, method_for, run_filter
 
 BALANCED, ALL = 1045, 3902    # messages to train on: balanced, and 70 % of the file
 STEPS_AT_LEAST = 100          # of a run on few messages
@@ -55,8 +53,7 @@ def folder_for(name, settings):
     """data/runs/experiment/NAME-...: readable, and different for different settings."""
     words = [settings["model"].split()[0], name, settings["condition"], settings["n_train"], f"seed{settings['seed']}"]
     readable = "-".join(re.sub(r"[^\w.]+", "", str(word)) for word in words if word)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return data_dir() / "runs" / "experiment" / f"{readable}-{digest[:8]}"
+    return data_dir() / "runs" / "experiment" / f"{readable}-{digest(settings)[:8]}"
 
 
 def record_of(name, settings, device="cpu"):
@@ -65,34 +62,26 @@ def record_of(name, settings, device="cpu"):
     A run that is interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting.
     After a change that matters delete the folder.
 
-    Output: a dict: the settings, what `run` gives, and what it was made with and how much memory that took
+    Output: a dict: the settings, what `run_filter` gives, and what it was made with and how much memory that took
     Raises: KeyboardInterrupt after Ctrl-C; ValueError with its name for a results.json that is damaged; what
         in_own_process raises
     """
     folder = folder_for(name, settings)
-    if (folder / "results.json").exists():
-        return read_record(folder / "results.json")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        result, peak = in_own_process(run, settings=settings, folder=str(folder), device=str(device))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(STOPPED) from None
-    weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
-    record = dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
-                  torch=torch.__version__, machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-                  date=date.today().isoformat())
-    with written_whole(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def make():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            result, peak = in_own_process(run_filter, settings=settings, folder=str(folder), device=str(device))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(STOPPED) from None
+        weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        return dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
+                    torch=torch.__version__, machine=machine, date=date.today().isoformat())
+
+    record = made_once(folder / "results.json", make)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)    # of the run, which is done
     return record
-
-
-def read_record(file):
-    """What `record_of` wrote: whole, or not at all, so who finds half of it finds somebody else's change."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): delete it, and the run is made anew") from error
 
 
 def make_all(jobs, device="cpu"):
@@ -120,7 +109,7 @@ def run_at_once(jobs, device):
     return min(len(jobs), os.cpu_count() or 1) if small else 1
 
 
-def over_all_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
+def records_over_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
     """The records of a method with each of the seeds, in their order; settings: see `settings_for`."""
     jobs = [(name, settings_for(name, condition, seed, model, **settings)) for seed in seeds]
     make_all(jobs, device)
@@ -130,6 +119,7 @@ def over_all_seeds(name, condition, seeds, model="mini", device="cpu", **setting
 # ---- What runs with several seeds say together -----------------------------------------------------------------------
 
 COSTS = ("seconds_training", "peak_memory_bytes")
+MOST_LOST = 0.01    # the share of ham, 0..1, that a threshold may call spam
 
 
 def tests_of(condition):
@@ -151,25 +141,25 @@ def cell(values):
     return f"{100 * values['mean']:.1f} -+ {100 * (values['high'] - values['mean']):.1f}"
 
 
-def summary(records, test, most_lost=0.01):
+def summary(records, test):
     """All measures of a method over its seeds, each as `spread` has it, ready for json.dump.
 
     Output: seeds; n_train, n_test and trainable_parameters, of the first seed (others differ a little); each of
         `measures` at threshold 0.5; seconds_training and peak_memory_bytes; and at the threshold which loses at most
-        `most_lost` of the validation messages' ham: threshold (one a seed, None where nothing may be called spam),
+        MOST_LOST of the validation messages' ham: threshold (one a seed, None where nothing may be called spam),
         kept_recall and kept_ham_lost, of the test
     """
     found, thresholds = [], []
     for record in records:
         labels, spam, _ = answers(record, test)
-        threshold = threshold_for(*answers(record, test, "validation")[:2], most_lost)
+        threshold = threshold_for(*answers(record, test, "validation")[:2], MOST_LOST)
         thresholds.append(threshold if math.isfinite(threshold) else None)    # JSON has no infinity
         kept = measures(labels, spam, threshold)
         found.append(measures(labels, spam) | {key: record[key] for key in COSTS}
                      | {"kept_recall": kept["recall"], "kept_ham_lost": kept["ham_lost"]})
     first = {key: records[0][key] for key in ("n_train", "trainable_parameters")} | {"n_test": found[0]["n"]}
     return {"seeds": [record["seed"] for record in records], **first, "threshold": thresholds,
-            **{key: spread([row[key] for row in found]) for key in found[0] if key != "n"}}
+            **{key: spread(values) for key, values in over_seeds(found).items() if key != "n"}}
 
 
 def right(records, test, texts):

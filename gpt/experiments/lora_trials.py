@@ -12,7 +12,7 @@ import torch
 from gpt.applications.pretrain import shares, text_losses
 from gpt.batches import BatchesByLength, TextWindows, encode_documents
 from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss, swap_head
-from gpt.experiments.run_records import remembered
+from gpt.experiments.run_records import over_seeds, remembered
 from gpt.lora import replace_linear_with_lora
 from gpt.losses import sampled_softmax_loss
 from gpt.spam import create_balanced_dataset, split_without_leaks
@@ -74,8 +74,8 @@ def run_trial(folder, base, base_name, task, trial):
     return remembered(folder, {"base": base_name, **task.facts, **asdict(trial)}, run)
 
 
-def over_seeds(folder, base, base_name, task, trial, seeds):
-    """The test results of a trial with each of the seeds: {measure: one number a seed}.
+def trial_over_seeds(folder, base, base_name, task, trial, seeds):
+    """The test results of a trial with each of the seeds: {measure: [one number per seed]}.
 
     Raises: FloatingPointError that names the settings, where a loss was not finite
     """
@@ -83,7 +83,7 @@ def over_seeds(folder, base, base_name, task, trial, seeds):
     if None in found:
         raise FloatingPointError(f"with seed {seeds[found.index(None)]} the loss of {trial} was not finite: is the "
                                  f"learning rate too high?")
-    return {key: [result["test"][key] for result in found] for key in found[0]["test"]}
+    return over_seeds([result["test"] for result in found])
 
 
 # ---- What a trial trains for: a class of messages, or their next token -----------------------------------------------

@@ -1,29 +1,50 @@
-"""Runs that are made once: settings in, a result out, kept in a file whose name is made from the settings.
+"""Runs that are made once: settings in, a result out, kept in a file and read from it the next time.
 
-Read along: chapters/08_lora_inside.py.
+Read along: chapters/08_lora_inside.py, chapters/10_believe_the_number.py.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-from gpt.storage.files import written_whole
+from gpt.storage.files import read_json, written_whole
 
 
 def remembered(folder, settings, run):
     """What run() returns, or what it returned when it was last called with these settings: nothing is computed twice.
 
-    Each result has a JSON file in `folder`, whose name is made from the settings, in whatever order they come, and that
-    holds {"settings": ..., "result": ...}. It is written whole, so an interrupted experiment goes on with the next run.
-    The trap: code is no setting. After a change of code that matters delete the folder.
+    Each result has a JSON file in `folder`, whose name is made from the settings, in whatever order they come
+    (`digest`), and that holds {"settings": ..., "result": ...}. It is written whole (`made_once`), so an interrupted
+    experiment goes on with the next run. The trap: code is no setting. After a change of code that matters delete the
+    folder.
 
     Input: settings, a dict, and run() -> a dict, both of numbers, text, None, lists and dicts
     """
-    text = json.dumps(settings, sort_keys=True)
-    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["result"]
-    result = run()
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps({"settings": settings, "result": result}, indent=1) + "\n", encoding="utf-8")
-    return result
+    file = Path(folder) / f"{digest(settings)[:16]}.json"
+    return made_once(file, lambda: {"settings": settings, "result": run()})["result"]
+
+
+def digest(settings):
+    """64 hexadecimal digits that are the same for the same settings, a dict, in whatever order they come."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def made_once(file, make):
+    """What the JSON file holds; where there is none, what make() returns, which is then written to it, whole.
+
+    Raises: ValueError with the file's name where it is damaged
+    """
+    if file.exists():
+        try:
+            return read_json(file)
+        except ValueError as error:
+            raise ValueError(f"{error}: delete this file, and the run is made anew") from error
+    made = make()
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(made, ensure_ascii=False) + "\n", encoding="utf-8")
+    return made
+
+
+def over_seeds(results):
+    """Runs that differ in their seed alone, [{measure: number}, ...], as {measure: [one number per seed]}."""
+    return {measure: [result[measure] for result in results] for measure in results[0]}

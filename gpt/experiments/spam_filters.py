@@ -186,7 +186,7 @@ BATCH_SIZE = 8
 CONTEXT = 256    # what mini reads, and so every model: of the 5,574 messages one has 257 tokens, and loses the last
 
 
-def run(settings, folder, device):
+def run_filter(settings, folder, device):
     """Train as the settings say and answer every message that is kept aside.
 
     Whatever trains on the balanced or the natural messages answers the natural validation and test messages, of which

@@ -533,10 +533,10 @@ CHAPTERS_7_TO_9 = (
         "8.1", "gpt/experiments/run_records.py", "remembered",
         "Run an experiment once for each set of settings and keep its result in a file.",
         2, "medium", (
-            "Two dicts with the same settings in another order are the same settings. json.dumps has an argument for "
-            "that; hashlib makes a name of the text.",
-            "If the file is there, its result is the answer, whatever it is. If not: run, then write settings and "
-            "result, whole or not at all: written_whole is a context that gives a temporary path.",
+            "Two dicts with the same settings in another order are the same settings: digest makes one name of them, "
+            "of which the first 16 digits are enough.",
+            "made_once reads the file if it is there, and otherwise calls a function and writes what that returns: "
+            "settings and result, whole or not at all. Its result is the answer, whatever it is.",
         )),
     Exercise(
         "8.2", "gpt/evaluate/significance.py", "mean_interval",

@@ -17,9 +17,9 @@ from tiny_filter import make_tiny, note_steps, one_core, run_of_a_test
 from gpt.experiments import comparison
 from gpt.cost.fresh_process import Outcome, OwnProcessError
 from gpt.experiments.comparison import (
-    STOPPED, epochs_for, folder_for, make_all, over_all_seeds, record_of, settings_for,
+    STOPPED, epochs_for, folder_for, make_all, records_over_seeds, record_of, settings_for,
 )
-from gpt.experiments.spam_filters import METHODS, run
+from gpt.experiments.spam_filters import METHODS, run_filter
 
 HERE = Path(__file__).resolve().parent
 LORA = "LoRA, r = 4"
@@ -49,7 +49,7 @@ def test_a_run_is_made_once_and_remembered_to_the_last_digit(calls, data):
     first = record_of(LORA, settings)
     assert record_of(LORA, settings) == first and len(calls) == 1, "it was trained twice"
     folder = folder_for(LORA, settings)
-    assert calls == [(run, {"settings": settings, "folder": str(folder), "device": "cpu"})]
+    assert calls == [(run_filter, {"settings": settings, "folder": str(folder), "device": "cpu"})]
     assert folder.parent == data / "runs" / "experiment" and folder.name.startswith("mini-LoRAr4-balanced-seed7-")
     assert [file.name for file in folder.iterdir()] == ["results.json"]
 
@@ -78,8 +78,8 @@ def test_another_setting_is_another_run(calls):
 
 
 def test_the_records_of_seeds_come_in_their_order(calls):
-    assert [record["seed"] for record in over_all_seeds(LORA, "balanced", [5, 4, 6], n_train=16)] == [5, 4, 6]
-    over_all_seeds(LORA, "balanced", [6, 7], n_train=16)
+    assert [record["seed"] for record in records_over_seeds(LORA, "balanced", [5, 4, 6], n_train=16)] == [5, 4, 6]
+    records_over_seeds(LORA, "balanced", [6, 7], n_train=16)
     assert len(calls) == 4 and {call[1]["settings"]["n_train"] for call in calls} == {16}
 
 
@@ -120,7 +120,7 @@ def test_when_a_run_fails_those_that_did_not_begin_are_dropped(data, monkeypatch
     monkeypatch.setattr(comparison.os, "cpu_count", lambda: 1)
     monkeypatch.setattr(comparison, "in_own_process", fail)
     with pytest.raises(OwnProcessError, match="the loss is nan"):
-        over_all_seeds(LORA, "balanced", list(range(8)))
+        records_over_seeds(LORA, "balanced", list(range(8)))
     assert len(begun) <= 3, "hours of runs whose results nobody asked for any more"
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_record_is_one_error_that_says_what_to_delete(calls):
     whole = file.read_bytes()
     for damaged in (whole[:-20], b"", b"\xff\xfe" + whole):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{file} is damaged .*: delete it"):
+        with pytest.raises(ValueError, match=rf"{file}: .*: delete this file"):
             record_of(LORA, settings)
     file.unlink()
     record_of(LORA, settings)
@@ -161,7 +161,7 @@ STEPS = 3 * 9    # of 70 messages
 def tiny(data, monkeypatch):
     """Runs are those of tiny_filter.py, in a process of their own. A call: where it dies -> what `make` gives"""
     monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.setattr(comparison, "run", run_of_a_test)
+    monkeypatch.setattr(comparison, "run_filter", run_of_a_test)
     make_tiny(monkeypatch.setattr, data)
 
     def call(die="", make=record_of):
@@ -187,7 +187,7 @@ def steps_done(folder):
 
 def assert_it_is_that_of_one_run_at_once(record, folder):
     folder.mkdir()
-    at_once = run(SETTINGS, folder, "cpu")
+    at_once = run_filter(SETTINGS, folder, "cpu")
     assert {key: record[key] for key in ("validation", "test", "train_accuracy")} == \
         {key: at_once[key] for key in ("validation", "test", "train_accuracy")}, (
         "not bit for bit: is something drawn, or kept, that no checkpoint holds?")
@@ -204,7 +204,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_as_one_that_was_not(tiny, t
     with pytest.raises(KeyboardInterrupt, match=f"^{STOPPED}$"):
         tiny(die="ctrl-c 14", make=make_it_among_others)    # in the second epoch
     assert not (folder / "results.json").exists(), "a run that was stopped counts as done"
-    monkeypatch.setattr(comparison, "run", run)    # the third time here: a process costs seconds
+    monkeypatch.setattr(comparison, "run_filter", run_filter)    # the third time here: a process costs seconds
     monkeypatch.setattr(comparison, "in_own_process", lambda function, **given: Outcome(function(**given), 123))
     note_steps(monkeypatch.setattr)
     record = tiny()
@@ -220,7 +220,7 @@ CALLER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
 import test_comparison
-test_comparison.comparison.run = test_comparison.run_of_a_test
+test_comparison.comparison.run_filter = test_comparison.run_of_a_test
 test_comparison.make_it_among_others(test_comparison.LORA, test_comparison.SETTINGS)
 """
 

@@ -10,7 +10,7 @@ import torch
 
 from gpt.config import GPTConfig
 from gpt.evaluate.significance import STUDENT_T, beside, mean_interval
-from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, over_seeds, run_trial, train_trial
+from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, run_trial, train_trial, trial_over_seeds
 from gpt.experiments.run_records import remembered
 from gpt.lora import lora_layers
 from gpt.model import GPTModel
@@ -132,7 +132,7 @@ def test_a_trial_that_diverges_is_remembered_as_none_and_named(base, spam, tmp_p
     file, = tmp_path.glob("*.json")
     assert json.loads(file.read_text())["result"] is None
     with pytest.raises(FloatingPointError, match=r"seed 3 .*learning_rate=1e\+30.* not finite"):
-        over_seeds(tmp_path, base, "tiny", spam, wild, [3])
+        trial_over_seeds(tmp_path, base, "tiny", spam, wild, [3])
 
 
 def test_what_is_remembered_is_told_apart_by_base_task_and_every_setting(base, spam, messages, tmp_path):
@@ -147,7 +147,7 @@ def test_what_is_remembered_is_told_apart_by_base_task_and_every_setting(base, s
 
 
 def test_over_seeds_gives_one_number_for_each_seed_in_their_order(base, spam, tmp_path):
-    found = over_seeds(tmp_path, base, "tiny", spam, SHORT, [5, 4])
+    found = trial_over_seeds(tmp_path, base, "tiny", spam, SHORT, [5, 4])
     alone = [run_trial(tmp_path, base, "tiny", spam, Trial(**{**SHORT.__dict__, "seed": seed})) for seed in (5, 4)]
     assert found == {key: [result["test"][key] for result in alone] for key in ("accuracy", "loss")}
     assert found["loss"][0] != found["loss"][1], "two seeds gave one result"

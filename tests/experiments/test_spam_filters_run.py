@@ -18,7 +18,7 @@ from gpt.classify import class_logits, swap_head
 from gpt.evaluate.baselines import LengthRule, LogisticRegression, NaiveBayes
 from gpt.evaluate.metrics import confusion_matrix, roc_auc
 from gpt.experiments.comparison import record_of, settings_for
-from gpt.experiments.spam_filters import CONDITIONS, METHODS, first_of_each, run, spam_probabilities, splits_of
+from gpt.experiments.spam_filters import CONDITIONS, METHODS, first_of_each, run_filter, spam_probabilities, splits_of
 from gpt.lora import count_parameters
 from gpt.losses import class_weights
 from gpt.model import GPTModel
@@ -30,7 +30,7 @@ HELD_OUT = ("validation", "test")
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Runs a method on made-up messages with a tiny model. Output of a call: what `run` gives"""
+    """Runs a method on made-up messages with a tiny model. Output of a call: what `run_filter` gives"""
     make_tiny(monkeypatch.setattr, tmp_path)
     monkeypatch.setitem(spam_filters.GPT2_SIZES, "tiny", TINY)
 
@@ -38,7 +38,7 @@ def tiny(tmp_path, monkeypatch):
         settings = settings_for(name, condition, seed, "tiny", **options)
         settings["method"]["rate"] = 0.01    # a rate for 124M would teach so small a model nothing
         folder.mkdir(exist_ok=True)
-        found = run(settings, folder, "cpu")
+        found = run_filter(settings, folder, "cpu")
         (folder / "checkpoint.pt").unlink(missing_ok=True)    # or the next run of these settings would go on from it
         return found
 

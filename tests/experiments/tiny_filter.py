@@ -81,9 +81,9 @@ def note_steps(put):
 
 
 def run_of_a_test(settings, folder, device):
-    """`run` of the spam filters, which saves after each step; $DIE is "kill 5" or "ctrl-c 5": what happens after step 5."""
+    """`run_filter`, which saves after each step; $DIE is "kill 5" or "ctrl-c 5": what happens after step 5."""
     make_tiny(setattr, os.environ["GPT_DATA_DIR"])
     note_steps(setattr)
     Checkpoint.__init__.__kwdefaults__["every"] = 0.0
     with one_core():
-        return spam_filters.run(settings, folder, device)
+        return spam_filters.run_filter(settings, folder, device)

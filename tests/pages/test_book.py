@@ -166,7 +166,7 @@ def repeated(start, data, monkeypatch, capsys):
             asked.append((name, given, options))
             return [record_of_seed(seed) for seed in given[1]]
 
-        monkeypatch.setattr(book, "over_all_seeds", records)
+        monkeypatch.setattr("gpt.experiments.comparison.records_over_seeds", records)
         args = start(*words, flags=("--model", "--weights", "--recipe", "--epochs", "--seeds"))
         book.repeat(args, condition, methods or {"LoRA, r = 16": args.epochs})
         return asked, capsys.readouterr().out, {file.parent.name: json.loads(file.read_text(encoding="utf-8"))
