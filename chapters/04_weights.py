@@ -26,7 +26,7 @@ from gpt.losses import cross_entropy_by_hand, next_token_loss, sampled_softmax_l
 from gpt.model import GPTModel
 from gpt.plots import plot_text_losses
 from gpt.storage.crc32c import crc32c, masked
-from gpt.storage.openai_checkpoint import fields, read_footer, read_index
+from gpt.storage.openai_checkpoint import message_fields, read_footer, read_index
 from gpt.tokenizer import gpt2_tokenizer, text_to_token_ids, token_ids_to_text
 from gpt.train import train, training_step
 from gpt.weights import MINI, from_openai, load_gpt2, load_openai, save_model
@@ -236,8 +236,8 @@ for _ in range(4):
 # checksum crc32c, stored rotated and with a constant added: masked.
 print(entries["model/h0/attn/c_attn/w"].hex(" "))
 #> 08 01 12 0d 12 02 08 01 12 02 08 30 12 03 08 90 01 20 c0 04 28 80 d8 01 35 db a8 9f 15
-found = dict(fields(entries["model/h0/attn/c_attn/w"]))
-shape, offset, size = [dict(fields(axis))[1] for _, axis in fields(found[2])], found[4], found[5]
+found = dict(message_fields(entries["model/h0/attn/c_attn/w"]))
+shape, offset, size = [dict(message_fields(axis))[1] for _, axis in message_fields(found[2])], found[4], found[5]
 print(read_index(TINY / "model.ckpt.index")["model/h0/attn/c_attn/w"])
 #> Entry(shape=(1, 48, 144), dtype=1, shard=0, offset=576, size=27648, crc32c=362784987)
 stored = bytearray((TINY / "model.ckpt.data-00000-of-00001").read_bytes()[offset:offset + size])

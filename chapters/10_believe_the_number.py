@@ -228,8 +228,9 @@ compared = ("LoRA, r = 16", "everything", "naive Bayes", "untrained, everything"
 for name in [name for name in compared if name in records["balanced"]]:
     make_all([(name, settings_for(name, "balanced", seed, **how | dict(n_train=n))) for n in args.sizes
               for seed in seeds], args.device)
-    few = {n: summary(records_over_seeds(name, "balanced", seeds, device=args.device, **how | dict(n_train=n)), "balanced")
+    few = {n: records_over_seeds(name, "balanced", seeds, device=args.device, **how | dict(n_train=n))
            for n in args.sizes}
+    few = {n: summary(of_size, "balanced") for n, of_size in few.items()}
     few[results["balanced"][name]["n_train"]] = results["balanced"][name]
     reached[name] = {n: row["accuracy"]["values"] for n, row in few.items()}
     points[name] = {n: [row["accuracy"][key] for key in ("mean", "low", "high")] for n, row in few.items()}

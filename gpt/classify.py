@@ -117,7 +117,7 @@ def predict_logits(model, loader, device, num_batches=None):
 
 
 def calc_loss_loader(data_loader, model, device, num_batches=None):
-    """The mean loss of the messages in a loader, nats per message. (A mean of batch means would favour small batches.)"""
+    """The mean loss of a loader's messages, nats per message. (A mean of batch means would favour small batches.)"""
     labels, logits = predict_logits(model, data_loader, device, num_batches)
     return class_loss(logits, labels).item()
 

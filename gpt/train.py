@@ -44,10 +44,10 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 progress.count(batch, time.perf_counter() - started)
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
-                look(after_step, progress, model, loader)
+                run_hook(after_step, progress, model, loader)
                 save_or_stop(progress, checkpoint, stop.is_set())
             progress.epoch, progress.batch = progress.epoch + 1, 0
-            look(after_epoch, progress, model, loader)
+            run_hook(after_epoch, progress, model, loader)
             save_or_stop(progress, checkpoint, stop.is_set())
     if checkpoint:
         checkpoint.save(progress, now=True)
@@ -196,7 +196,7 @@ def stop_if_not_finite(loss, progress, loader):
                                  f"is the learning rate too high?")
 
 
-def look(hook, progress, model, loader):
+def run_hook(hook, progress, model, loader):
     """Call after_step or after_epoch in such a way that training goes on as if nobody had looked.
 
     Dropout and gradients are off meanwhile, and what it draws from torch's random state and the loader's is put back.

@@ -74,8 +74,9 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
 
     Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
     steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
-    and every 500 steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the folder, sampled-softmax.pt and
-    full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second; the draws are from seed.
+    and every 500 steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the
+    folder, sampled-softmax.pt and full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second;
+    the draws are from seed.
 
     Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
         first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`

@@ -10,15 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from gpt.cost.memory import trains
+
 
 def frozen_blocks(model):
     """How many blocks, from the first on, have nothing that trains; 0 where the embeddings train.
 
     Output: 0 (block 0 or an embedding trains) to n_layers (the final norm and the head at most)
     """
-    def trains(module):
-        return any(p.requires_grad for p in module.parameters())
-
     if trains(model.tok_emb) or trains(model.pos_emb):
         return 0
     return next((i for i, block in enumerate(model.trf_blocks) if trains(block)), len(model.trf_blocks))

@@ -164,7 +164,7 @@ class Tape:
         return Storage(tokens * linear.out_features, x.grad or trains(layer))
 
     def pick(self, x, tokens, at):
-        """One of each row's tokens. at: the rows' numbers and the tokens', kept because a gradient must find its place."""
+        """One of each row's tokens. at: the numbers of rows and tokens, kept because a gradient must find its place."""
         if x.grad:
             self.keep(*at)
         return Storage(x.bytes // tokens, x.grad)

@@ -62,20 +62,11 @@ def weight_updates(tuned, base):
     return found
 
 
-def cut_to_rank(delta, rank):
-    """The matrix of at most this rank that is nearest to delta: the first `rank` terms of its SVD. Rank 0 gives zeros.
-
-    Its ||delta - cut||_F is the root of the sum of the squares of the values left out, and none has a smaller one.
-
-    Input: delta (out, in); rank, 0 or more. Output: a tensor like delta. Source: Eckart and Young 1936
-    """
-    U, S, Vh = torch.linalg.svd(in_float64(delta), full_matrices=False)
-    return ((U[:, :rank] * S[:rank]) @ Vh[:rank]).to(delta)                           # (out, in)
-
-
 @torch.no_grad()
 def with_updates_cut(tuned, updates, rank):
-    """A copy of a tuned model in which each weight is W + cut_to_rank(dW, rank) in place of W + dW.
+    """A copy of a tuned model whose weights keep, of each dW, the `rank` strongest directions alone.
+
+    That is the matrix of this rank that is nearest to dW (Eckart and Young 1936). Rank 0 gives W.
 
     What lies beyond the rank is taken out, so a rank that cuts nothing changes no bit. What has no update stays as it
     was trained: biases, norms, a new head.

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt.storage.crc32c import crc32c, masked
+from gpt.storage.files import naming_file
 
 LARGEST_INDEX = 1 << 18    # bytes; that of the largest GPT-2 has about 22,000
 FLOAT32 = 1                # its number in TensorFlow's list of dtypes
@@ -42,7 +43,7 @@ class Entry:
     crc32c: int     # 6, masked
 
 
-def fields(message):
+def message_fields(message):
     """(field number, value) of a protocol buffer: a whole number, or bytes where the field is a message or text.
 
     Each begins with a tag, a varint: 8 times the field's number, plus how the value is stored: 0, as a varint; 1, in
@@ -55,10 +56,10 @@ def fields(message):
         if stored == 0:
             value, at = varint(message, at)
         elif size:
-            value, at = int.from_bytes(part(message, at, size), "little"), at + size
+            value, at = int.from_bytes(checked_slice(message, at, size), "little"), at + size
         elif stored == 2:
             size, at = varint(message, at)
-            value, at = part(message, at, size), at + size
+            value, at = checked_slice(message, at, size), at + size
         else:
             raise ValueError(f"a value is stored in way {stored}, which TensorFlow never takes: damaged")
         yield tag >> 3, value
@@ -67,14 +68,14 @@ def fields(message):
 def read_message(message, known):
     """A protocol buffer -> {field number: [values]}. `known`: {field number: int or bytes}; no other may occur."""
     found = {number: [] for number in known}
-    for number, value in fields(message):
+    for number, value in message_fields(message):
         if not isinstance(value, known.get(number, ())):
             raise ValueError(f"field {number} is unknown or of the wrong type: damaged, or of another format")
         found[number].append(value)
     return found
 
 
-def only(values):
+def only_value(values):
     """The value of a field that is there once, or 0: TensorFlow leaves out what is 0 or empty. Twice: a ValueError."""
     if len(values) > 1:
         raise ValueError("a field is there twice: damaged")
@@ -84,9 +85,9 @@ def only(values):
 def read_entry(message):
     """A tensor's BundleEntryProto -> Entry."""
     found = read_message(message, {1: int, 2: bytes, 3: int, 4: int, 5: int, 6: int})
-    dims = read_message(only(found[2]) or b"", {2: bytes})[2]
-    shape = tuple(only(read_message(dim, {1: int})[1]) for dim in dims)
-    dtype, shard, offset, size, crc = (only(found[number]) for number in (1, 3, 4, 5, 6))
+    dims = read_message(only_value(found[2]) or b"", {2: bytes})[2]
+    shape = tuple(only_value(read_message(dim, {1: int})[1]) for dim in dims)
+    dtype, shard, offset, size, crc = (only_value(found[number]) for number in (1, 3, 4, 5, 6))
     return Entry(shape, dtype, shard, offset, size, crc)
 
 
@@ -114,24 +115,22 @@ def read_index(path):
     """A model.ckpt.index -> {tensor name: Entry}, sorted by name; ValueError where it is damaged, cut or no index."""
     with open(path, "rb") as file:
         data = file.read(LARGEST_INDEX + 1)
-    try:
+    with naming_file(path):    # a UnicodeDecodeError is a ValueError, too
         if len(data) > LARGEST_INDEX:
             raise ValueError(f"more than {LARGEST_INDEX:,} bytes; the index of a GPT-2 has about 20,000")
-        return read_entries(table(data))
-    except ValueError as error:    # a UnicodeDecodeError too
-        raise ValueError(f"{path}: {error}") from None
+        return read_entries(table_entries(data))
 
 
-def tensor(data, name, entry):
+def read_tensor(data, name, entry):
     """The tensor that `entry` describes, as a view of the data file's bytes, checked."""
     if entry.dtype != FLOAT32 or entry.shard != 0:
         raise ValueError(f"{name}: dtype number {entry.dtype} in data file {entry.shard}; GPT-2's tensors are "
                          f"float32, number {FLOAT32}, in file 0")
     if len(entry.shape) > MOST_AXES or entry.size != 4 * math.prod(entry.shape) or entry.size == 0:
         raise ValueError(f"{name}: {entry.size} bytes are not a float32 tensor of shape {entry.shape}")
-    stored = part(data, entry.offset, entry.size)
+    stored = checked_slice(data, entry.offset, entry.size)
     if masked(crc32c(stored)) != entry.crc32c:
-        raise ValueError(f"{name}: its numbers do not match their crc32c: this file is damaged, fetch it again")
+        raise ValueError(f"{name}: its numbers do not match their crc32c: the file is damaged; delete it, and it is fetched again")
     return stored.view("<f4").reshape(entry.shape)
 
 
@@ -144,7 +143,7 @@ def open_checkpoint(directory_or_prefix):
     prefix = Path(directory_or_prefix)
     prefix = prefix / "model.ckpt" if prefix.is_dir() else prefix
     index, path = read_index(f"{prefix}.index"), f"{prefix}.data-00000-of-00001"
-    try:
+    with naming_file(path):
         data = np.memmap(path, dtype=np.uint8, mode="c")    # "c": writing to an array never reaches the file
         end = 0    # of the tensors so far: the next must begin here
         for name, entry in sorted(index.items(), key=lambda item: item[1].offset):
@@ -154,9 +153,7 @@ def open_checkpoint(directory_or_prefix):
             end += entry.size
         if end != len(data):
             raise ValueError(f"its tensors make {end:,} bytes, the file has {len(data):,}: is it cut short?")
-        return {name: tensor(data, name, entry) for name, entry in index.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        return {name: read_tensor(data, name, entry) for name, entry in index.items()}
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
@@ -167,7 +164,7 @@ TRAILER = 5           # bytes after each block: its compression type (1), its ch
 LONGEST_KEY = 256     # bytes; a key can repeat the one before it for a few bytes, so long ones would multiply
 
 
-def part(data, start, size):
+def checked_slice(data, start, size):
     """data[start:start + size], but never silently less: a slice beyond the end is how a cut file shows itself."""
     if not 0 <= start <= start + size <= len(data):
         raise ValueError(f"bytes {start} to {start + size} of {len(data)} are wanted: damaged or cut short")
@@ -177,12 +174,12 @@ def part(data, start, size):
 def varint(data, at):
     """One whole number, 7 bits a byte, lowest first; a set top bit says that more follow: -> (number, next at).
 
-    Raises: ValueError where the data end first (`part` does it); and, with `at`, for a number of more than 10 bytes,
-        and for one whose last byte of several is 0, which nobody writes
+    Raises: ValueError where the data end first (`checked_slice` does it); and, with `at`, for a number of more than 10
+        bytes, and for one whose last byte of several is 0, which nobody writes
     """
     number = 0
     for i in range(10):    # 64 bits fit into 10 bytes
-        byte = part(data, at + i, 1)[0]
+        byte = checked_slice(data, at + i, 1)[0]
         number |= (byte & 0x7F) << 7 * i
         if byte == 0 and i > 0:
             break          # a number that ends in a needless 0 was not written so
@@ -191,16 +188,16 @@ def varint(data, at):
     raise ValueError(f"the number at byte {at} has more bytes than a number needs: damaged")
 
 
-def handle(data, at=0):
+def block_handle(data, at=0):
     """Where a block is: -> (offset, size, next at)."""
     offset, at = varint(data, at)
     size, at = varint(data, at)
     return offset, size, at
 
 
-def block(data, offset, size):
+def read_block(data, offset, size):
     """The bytes of one block. Behind them stand a compression type and a checksum over both."""
-    sealed = part(data, offset, size + TRAILER)
+    sealed = checked_slice(data, offset, size + TRAILER)
     if masked(crc32c(sealed[:-4])) != int.from_bytes(sealed[-4:], "little"):
         raise ValueError(f"the block at byte {offset} does not match its crc32c: damaged")
     if sealed[size] != 0:
@@ -209,7 +206,7 @@ def block(data, offset, size):
     return sealed[:size]
 
 
-def entries(block):
+def block_entries(block):
     """(key, value) of each entry. A key is stored as how much it shares with the one before it, and its own rest.
 
     An entry is three varints, the bytes shared, the bytes of the rest and those of the value; then rest and value. The
@@ -218,8 +215,8 @@ def entries(block):
 
     Raises: ValueError for a key of more than LONGEST_KEY bytes and where a part of an entry is missing
     """
-    restarts = int.from_bytes(part(block, len(block) - 4, 4), "little")
-    block = part(block, 0, len(block) - 4 * restarts - 4)
+    restarts = int.from_bytes(checked_slice(block, len(block) - 4, 4), "little")
+    block = checked_slice(block, 0, len(block) - 4 * restarts - 4)
     at, key = 0, b""
     while at < len(block):
         shared, at = varint(block, at)
@@ -227,32 +224,32 @@ def entries(block):
         length, at = varint(block, at)
         if shared + unshared > LONGEST_KEY:
             raise ValueError(f"a name of {shared + unshared} bytes; GPT-2's have less than {LONGEST_KEY}: damaged")
-        key = part(key, 0, shared) + part(block, at, unshared)
-        yield key, part(block, at + unshared, length)
+        key = checked_slice(key, 0, shared) + checked_slice(block, at, unshared)
+        yield key, checked_slice(block, at + unshared, length)
         at += unshared + length
 
 
 def read_footer(data):
     """Where the metaindex block and the index block are: -> (offset, size), (offset, size)."""
-    footer = part(data, len(data) - FOOTER, FOOTER)
+    footer = checked_slice(data, len(data) - FOOTER, FOOTER)
     if not footer.endswith(MAGIC):
         raise ValueError("it does not end with the magic number of a table: another kind of file, or cut short")
-    *metaindex, at = handle(footer)
-    *index, at = handle(footer, at)
+    *metaindex, at = block_handle(footer)
+    *index, at = block_handle(footer, at)
     if any(footer[at:-len(MAGIC)]):
         raise ValueError("its footer holds more than two handles and a magic number: damaged")
     return metaindex, index
 
 
-def table(data):
+def table_entries(data):
     """(key, value) of every entry of a table file, in order."""
     metaindex, index = read_footer(data)
     end = 0    # of the blocks so far: the next must begin here
-    for _, value in entries(block(data, *index)):
-        offset, size, _ = handle(value)
+    for _, value in block_entries(read_block(data, *index)):
+        offset, size, _ = block_handle(value)
         end = next_end(end, offset, size)
-        yield from entries(block(data, offset, size))
-    if list(entries(block(data, *metaindex))):
+        yield from block_entries(read_block(data, offset, size))
+    if list(block_entries(read_block(data, *metaindex))):
         raise ValueError("its metaindex block is not empty, as TensorFlow leaves it")
     for offset, size in metaindex, index:
         end = next_end(end, offset, size)

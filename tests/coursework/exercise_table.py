@@ -216,7 +216,7 @@ CHAPTERS_1_TO_4 = (
         2, "medium", (
             "Of each byte the lower 7 bits are digits: the first byte's count as they are, the next one's 2^7 "
             "times, then 2^14 times. The top bit says whether to go on.",
-            "Take bytes with part(), one at a time: where the data end too soon, it raises the error.",
+            "Take bytes with checked_slice(), one at a time: where the data end too soon, it raises the error.",
             "Two things are damage: a top bit that is still set in the tenth byte, and a number of several bytes "
             "whose last is 0. b'\\x00' alone is the number 0.",
         )),

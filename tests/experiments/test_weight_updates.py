@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gpt.experiments.weight_updates import cut_to_rank, lora_updates, svd_of_update, weight_updates, with_updates_cut
+from gpt.experiments.weight_updates import lora_updates, svd_of_update, weight_updates, with_updates_cut
 from gpt.lora import lora_layers, merge_lora, replace_linear_with_lora
 
 
@@ -123,12 +123,22 @@ def test_the_updates_of_full_fine_tuning_are_after_minus_before():
 
 # ---- cutting ------------------------------------------------------------------------------------------------------
 
+def cut_to_rank(delta, rank):
+    """The first `rank` terms of a matrix's singular value decomposition."""
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
+    return (U[:, :rank] * S[:rank]) @ Vh[:rank]
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
 def test_a_cut_is_the_nearest_matrix_of_its_rank(shape):
     delta = random(*shape, dtype=torch.float32)
     values = np.linalg.svd(delta.double().numpy(), compute_uv=False)
+    base = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False)).requires_grad_(False)
+    base[0].weight.zero_()
+    tuned = copy.deepcopy(base)
+    tuned[0].weight.copy_(delta)
     for rank in range(6):
-        cut = cut_to_rank(delta, rank)
+        cut = with_updates_cut(tuned, weight_updates(tuned, base), rank)[0].weight
         assert cut.dtype == delta.dtype and cut.shape == delta.shape
         assert torch.linalg.matrix_rank(cut, rtol=1e-5) == rank, f"rank {rank} was asked for"
         close((delta - cut).double().norm(), math.sqrt((values[rank:] ** 2).sum()),

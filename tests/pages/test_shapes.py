@@ -253,7 +253,6 @@ def run_weight_updates(module):
     module.svd_of_update(torch.randn(5, 3), torch.randn(3, 8), 1)
     yield {"in": 5, "out": 8, "r": 3}
     linear = nn.Linear(5, 8)
-    module.cut_to_rank(linear.weight, 2)
     module.with_updates_cut(nn.Sequential(linear), {"0": torch.linalg.svd(linear.weight, full_matrices=False)}, 2)
     yield {"in": 5, "out": 8}
     module.subspace_similarity(torch.randn(7, 4), torch.randn(7, 6))
