@@ -17,7 +17,6 @@ import torch
 from conftest import ROOT, modules_of_gpt
 from shape_comments import faults
 from torch import nn
-from tqdm import tqdm
 
 from gpt.batches import BatchesByLength
 from gpt.classify import swap_head
@@ -86,8 +85,8 @@ def run_classify(module):
     model, ids, of_each, labels, K = new_model(4), tokens(B, T), torch.tensor([3, 7]), torch.tensor([1, 0]), 4
     module.class_logits(model, (ids, labels))
     module.predict_logits(model, [(ids, of_each, labels)] * 3, "cpu")
-    module.classify(model, ["to", "be"], Letters(), "abcd")
-    yield dict(B=B, N=3 * B, K=K)
+    module.classify(model, ["a" * T, "b" * T], Letters(), "abcd")
+    yield dict(B=B, T=T, N=3 * B, K=K)
 
 
 def run_contributions(module):
@@ -203,11 +202,6 @@ def run_model(module):
     yield dict(B=B, T=T, C=C, V=V)
     model.hidden(ids, at=torch.tensor([3, 6]))
     yield dict(B=B, C=C)
-
-
-def run_own_data(module):
-    module.label_texts(new_model(4), ["a" * T, "b" * T], Letters(), "abcd", None, tqdm(disable=True))
-    yield dict(B=B, T=T)
 
 
 def run_peft(module):
