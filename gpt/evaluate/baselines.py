@@ -209,7 +209,7 @@ class LogisticRegression:
         """x of messages that are lists of token ids. Output: (N, V), float64, sparse: its zeros take no memory"""
         places = [(n, self.row_of[token]) for n, message in enumerate(messages)
                   for token in sorted(set(message)) if token in self.row_of]
-        indices = torch.tensor(places, dtype=torch.long).view(-1, 2).T                                      # (2, tokens)
+        indices = torch.tensor(places, dtype=torch.long).view(-1, 2).T                                     # (2, tokens)
         ones = torch.ones(len(places), dtype=torch.float64)                                                 # (tokens,)
         size = len(messages), len(self.row_of)
         return torch.sparse_coo_tensor(indices, ones, size, check_invariants=True)                          # (N, V)

@@ -86,8 +86,8 @@ BINS = 10
 def reliability(labels, probabilities):
     """Whether probabilities mean what they say: of all messages that get about 0.7, are seven in ten spam?
 
-    Bin k of BINS, counted from 0, holds k/BINS <= p < (k + 1)/BINS: a p on a boundary belongs to the bin above, but p = 1 to
-    the last. On the boundary counts what lies less than 1e-7 below it, for 0.7 in float32 is 0.69999999.
+    Bin k of BINS, counted from 0, holds k/BINS <= p < (k + 1)/BINS: a p on a boundary belongs to the bin above, but
+    p = 1 to the last. On the boundary counts what lies less than 1e-7 below it, for 0.7 in float32 is 0.69999999.
 
     Input: labels (n,); probabilities (n,)
     Output: a list with a dict for each bin that is not empty, lowest first: low, high; n, its messages; predicted,
