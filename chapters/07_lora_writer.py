@@ -24,7 +24,7 @@ from gpt.applications.text_writer import (
 from gpt.batches import LABELS, BatchesByLength
 from gpt.classify import classifier_loss, classify, swap_head, to_device
 from gpt.config import GPT2_SIZES
-from gpt.cost.fresh_process import in_own_process
+from gpt.cost.fresh_process import in_fresh_process
 from gpt.cost.ledger import format_changes, format_ledger, ledger, ledger_changes
 from gpt.cost.memory import predict_memory
 from gpt.download import fetch
@@ -195,8 +195,8 @@ same = dict(model=args.model, base=weights, untrained=args.weights == "random", 
             rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE, parts=args.parts, looks=args.looks, device=str(args.device))
 runs, seconds, predicted, peaks = {}, {}, {}, {}
 for way, name in WAYS.items():
-    run, peak = in_own_process(fine_tune, method=way, learning_rate=RATES[way], **same,
-                               adapter_file=str(files["writer"]) if way == "lora" else None)
+    run, peak = in_fresh_process(fine_tune, method=way, learning_rate=RATES[way], **same,
+                                 adapter_file=str(files["writer"]) if way == "lora" else None)
     runs[way], seconds[name], predicted[name] = run, run["seconds_training"], memory[way].peak
     peaks[name] = None if peak is None else peak - run["start_memory_bytes"]
     print(f"{name}: {run['steps']} steps of {1000 * seconds[name] / run['steps']:.0f} ms; peak in MB: "

@@ -17,7 +17,7 @@ from book import figure, load_weights, or_stop, peak_memory, predict, report, ru
 from gpt.download import fetch
 from gpt.evaluate.significance import beside, mean_interval
 from gpt.experiments.lora_trials import SpamTask, TextTask, Trial, inject, run_trial, train_trial, trial_over_seeds
-from gpt.experiments.mnist import FASHION_MNIST, SIZES, accuracy, fit, new_network, read_mnist
+from gpt.experiments.mnist import FASHION_MNIST, SIZES, fit_network, network_accuracy, new_network, read_mnist
 from gpt.experiments.run_records import remembered
 from gpt.experiments.weight_updates import (
     amplification, effective_rank, energy, lora_updates, random_similarity, subspace_similarity, svd_of_update,
@@ -69,7 +69,7 @@ training = images[:args.images], labels[:args.images], args.image_epochs
 
 @cache
 def pretrained(seed):
-    return fit(new_network(seed).to(args.device), *training, rate=1e-3, seed=seed)
+    return fit_network(new_network(seed).to(args.device), *training, rate=1e-3, seed=seed)
 
 
 def go_on(rank, seed):
@@ -78,8 +78,8 @@ def go_on(rank, seed):
     if rank:
         replace_linear_with_lora(network, rank, alpha=16, generator=torch.Generator().manual_seed(seed))
     if rank != 0:
-        fit(network, *training, rate=3e-4 if rank is None else 3e-3, seed=seed + 1000)
-    return {"accuracy": accuracy(network, *test_images)}
+        fit_network(network, *training, rate=3e-4 if rank is None else 3e-3, seed=seed + 1000)
+    return {"accuracy": network_accuracy(network, *test_images)}
 
 
 # %%
@@ -100,8 +100,9 @@ print("training on brings everything {:+.1f} points, rank 1 {:+.1f}, rank 64 {:+
 # The blog that this experiment is from tested without eval(), so dropout stayed on: a fifth of the hidden numbers is
 # missing from every answer, and every test draws other ones. Compare what that costs with what training on brought.
 network = copy.deepcopy(pretrained(seeds[0]))
-predict("two tests with eval() agree", True, accuracy(network, *test_images) == accuracy(network, *test_images))
-right, tries = accuracy(network, *test_images), [accuracy(network.train(), *test_images) for _ in range(10)]
+right = network_accuracy(network, *test_images)
+predict("two tests with eval() agree", True, right == network_accuracy(network, *test_images))
+tries = [network_accuracy(network.train(), *test_images) for _ in range(10)]
 print(f"with eval() {right:.2%}; ten tests without it: {min(tries):.2%} to {max(tries):.2%}")
 
 # %%
@@ -331,7 +332,7 @@ report(folder, args, recipe="default", weights=weights, seeds=seeds, peak_memory
 # %% What you have now: a way to ask which rank and which matrices, with an interval, and to see what an update is.
 #
 # Break it, and see what you should see (what is remembered would hide it: first delete data/runs/08_lora_inside):
-#   gpt/experiments/mnist.py, fit: return network, without .eval()
+#   gpt/experiments/mnist.py, fit_network: return network, without .eval()
 #       -> 8.2 stops: two tests of one network differ
 #   gpt/evaluate/significance.py, mean_interval: divide by n, not n - 1
 #       -> 8.3 stops: the reach is 2.03, not 2.48

@@ -1,7 +1,7 @@
 """9  Your own data: a classifier from a CSV, and labels for a file of texts
 
 After this chapter you can make a classifier for any number of classes out of a table of your own, say whether it is
-worth having, and label a file of any size with it. You need: chapters 5 and 6.
+worth having, and label a whole file with it. You need: chapters 5 and 6.
 
 Run: python chapters/09_your_own_data.py
      python chapters/09_your_own_data.py --csv FILE --text-column NAME --label-column NAME
@@ -243,8 +243,8 @@ print(f"loss: {class_loss(logits, labels):.3f}; {class_loss(undone.log(), labels
 
 # %%
 section("9.9  Carry it away, and label a file")
-# The adapter's file has the names of the classes in it. predict_file reads a table piece by piece, so that its size
-# does not matter, sorts each piece by length, and writes the rows in their old order. Here: the texts of the test.
+# The adapter's file has the names of the classes in it. predict_file sorts the texts of a table by length, so that
+# little padding is computed, and writes the rows in their old order. Here: the texts of the test.
 
 save_adapter(model, folder / "adapter.safetensors", base=base, labels=names)
 with written_whole(folder / "to_label.csv") as temporary:
@@ -286,7 +286,7 @@ for name, (sure, best) in (("adapter", probable.max(dim=1)), ("adapter_divided_o
 #       -> 9.8: divided out, 0.9 % for a class of 2.5 %
 #   gpt/applications/own_data.py, read_table: pd.read_csv(file, dtype=str)
 #       -> 9.1 stops: "NA" is nan
-#   gpt/applications/own_data.py, label_texts: sorted(rows) in its zip
+#   gpt/classify.py, most_probable_labels: sorted(rows) in its zip
 #       -> 9.9 stops: 896 right labels, not 1,031
 #
 # Try it:

@@ -178,14 +178,14 @@ def or_stop(function, *arguments):
 
 
 def peak_memory(device):
-    """The most memory that this process has held so far, in bytes: the allocator's on a GPU, else the process's."""
+    """The most memory that this process has held so far, in bytes: the allocator's on a GPU, else the process's.
+
+    Output: None where the system does not say (Windows)
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if platform.system() == "Windows":
-        return None
-    import resource    # Windows has none
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else 1024 * peak
+    from gpt.cost.fresh_process import peak_bytes    # here: most chapters never ask
+    return peak_bytes()
 
 
 def section(title):

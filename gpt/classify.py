@@ -15,6 +15,8 @@ from gpt.batches import encode, pad
 from gpt.losses import class_loss
 from gpt.model import evaluating
 
+TOKENS = 4096    # a batch of texts to label holds so many, padding and all
+
 
 def swap_head(model, n_classes, zero=True):
     """Give the model a new head from C channels to K classes, in place; the token embedding stays.
@@ -63,7 +65,7 @@ def class_logits(model, ids, lengths=None):
 
 
 def hidden_at(model, token_ids, at):
-    """`model.hidden` at one position of each row: the last block leaves out the others, some 6 % of a training epoch.
+    """`model.hidden` at one position of each row, for less work: the last block leaves out the others.
 
     It cannot leave out their keys and values, which the position looks at; nor can the blocks before it leave anything
     out, because the next block makes its keys and values from what they give at every position.
@@ -135,9 +137,6 @@ def calc_accuracy_loader(data_loader, model, device, num_batches=None):
     return (logits.argmax(dim=-1) == labels).float().mean().item()
 
 
-TOKENS = 4096                         # a batch: so many tokens, padding and all
-
-
 class Prediction(NamedTuple):
     label: str
     probability: float    # 0..1, what the model gives this label
@@ -161,14 +160,42 @@ def batches_of_tokens(lengths):
         yield batch
 
 
-def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
-    """The most probable label of each text and its probability.
+def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
+    """The most probable label of each text and its probability, in the order asked.
 
-    Texts are sorted by length into batches, so that little padding is computed; the answers come in the order asked.
+    Texts of similar length share a batch, so that little padding is computed. A text that is too long is cut.
+
+    Input: token_ids, a list of tokens for each text, as `encode` gives them; labels, the classes' names; pad_to, for a
+        model trained the blog's way: pad each text to this many tokens and read the last position; bar, a progress bar
+        of tqdm that counts texts
+    Output: list of Prediction
+    Raises: ValueError where the head has not as many classes as there are labels
+    """
+    limit, device = pad_to or model.config.context_length, model.tok_emb.weight.device
+    lengths = {row: pad_to or min(len(ids), limit) for row, ids in enumerate(token_ids)}
+    answers = [None] * len(token_ids)
+    with evaluating(model):
+        for rows in batches_of_tokens(lengths):
+            ids, real = pad([token_ids[row][:limit] for row in rows], width=pad_to)   # (B, T), (B,)
+            read = (ids, real) if pad_to is None else (ids,)
+            logits = class_logits(model, *to_device(read, device)).float()            # (B, K)
+            if logits.shape[1] != len(labels):
+                raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
+                                 f"language model's, or another adapter's?")
+            best = logits.softmax(dim=-1).max(dim=-1)
+            for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+                answers[row] = Prediction(labels[k], probability)
+            if bar is not None:
+                bar.update(len(rows))
+    return answers
+
+
+def classify(model, texts, tokenizer, labels, pad_to=None):
+    """The most probable label of each text and its probability, in the order asked.
+
     A text that is too long is cut, and a warning says how many were.
 
-    Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
-        pad each text to this many tokens and read the last position
+    Input: texts, a list of str of any length; labels, pad_to: as in `most_probable_labels`
     Output: list of Prediction
     Raises: ValueError for one text that is in no list (its letters would be classified), and where the head has not as
         many classes as there are labels
@@ -181,16 +208,4 @@ def classify(model, texts, tokenizer, labels, pad_to=None, batch_size=8):
     if cut:
         warnings.warn(f"{cut} of {len(texts)} texts have more than {limit} tokens: only their first {limit} are read",
                       stacklevel=2)
-    order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
-    answers, device = {}, model.tok_emb.weight.device
-    with evaluating(model):
-        for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
-            ids, lengths = pad([token_ids[i][:limit] for i in rows], width=pad_to)
-            read = (ids, lengths) if pad_to is None else (ids,)
-            logits = class_logits(model, *to_device(read, device)).float()            # (B, K)
-            if logits.shape[1] != len(labels):
-                raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
-                                 f"language model's, or another adapter's?")
-            best = logits.softmax(dim=-1).max(dim=-1)
-            answers |= {row: Prediction(labels[i], p) for row, i, p in zip(rows, best.indices, best.values.tolist())}
-    return [answers[i] for i in range(len(texts))]
+    return most_probable_labels(model, token_ids, labels, pad_to)

@@ -145,7 +145,7 @@ def mixed_precision(loss_fn):
 
 def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=False, rank=4, alpha=32, epochs=1,
               batch_size=8, parts=1, looks=8, device="cpu", adapter_file=None):
-    """Load a GPT-2, fine-tune it on texts, and say what it cost. Arguments and output as `in_own_process` wants them.
+    """Load a GPT-2, fine-tune it on texts, and say what it cost. Arguments and output as `in_fresh_process` wants them.
 
     Input: model, a name in GPT2_SIZES; untrained, whether its weights are random; texts, {"train", "validation",
         "test"}: lists of str; method, "full" for all weights or "lora" for query and value; looks, how often to score

@@ -1,6 +1,9 @@
 """Run a function in a fresh Python process of its own, and say how much memory that process took at its peak.
 
 A process that has trained one model keeps what its allocator took: what is trained next in it seems to need no less.
+It is a subprocess and not multiprocessing, because chapters have no main guard: "spawn" would run the chapter again in
+the child.
+
 Read along: chapters/07_lora_writer.py.
 """
 
@@ -12,7 +15,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +22,10 @@ from typing import NamedTuple
 from gpt.storage.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0    # seconds that a child has to finish its step after Ctrl-C
 
 # Linux's allocator keeps freed blocks of up to 32 MB for the next one that asks, in pieces that may not fit: in one run
 # of chapter 7 that was 200 MB nobody needed. With this, blocks from 4 MB on go back at once, and the peak is what the
-# function needs. It costs some time, as every such block comes from the system anew.
+# function needs. It costs some time, because the system has to hand out every such block anew.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
 
@@ -33,68 +34,62 @@ class Outcome(NamedTuple):
     peak: int | None    # bytes, see `peak_bytes`
 
 
-class OwnProcessError(RuntimeError):
-    """The function did not come to its end; __notes__ has the traceback from over there."""
+class FreshProcessError(RuntimeError):
+    """The function did not come to its end; __notes__ has the child's traceback."""
 
 
-def in_own_process(function, **arguments):
+def in_fresh_process(function, **arguments):
     """function(**arguments) in a new Python process. What it prints, a progress bar too, is seen as if it ran here.
 
-    Input: function, one that a module has under its own name, as those of gpt are (not a chapter's: a script is no
+    Input: function, one that a module has under its own name, as those of gpt are (a chapter is a script and no
         module); arguments and result: what JSON can hold (a tuple arrives as a list)
     Output: Outcome
-    Raises: ValueError for a function that a new process could not find; OwnProcessError with the last line of its
-        traceback, or with what ended the process; KeyboardInterrupt after Ctrl-C, once it has stopped too
+    Raises: ValueError for a function that a new process could not import; FreshProcessError with the last line of the
+        child's traceback, or with its exit status where it left no answer; KeyboardInterrupt after Ctrl-C, which
+        reaches both processes, once the child has stopped too
     """
     module, name = function.__module__, function.__qualname__
     if module == "__main__" or getattr(sys.modules[module], name, None) is not function:
         raise ValueError(f"{module}.{name} is no function that a module has under this name: a new process could not "
                          f"import it")
     with tempfile.TemporaryDirectory() as folder:
-        call = Path(folder, "call.json")
-        call.write_text(json.dumps([module, name, arguments]), encoding="utf-8")
-        sys.stdout.flush()
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        child = subprocess.Popen([sys.executable, "-X", "utf8", "-P", "-m", "gpt.cost.fresh_process", folder],
-                                 stdin=subprocess.PIPE, env=os.environ | GIVE_BACK | {"PYTHONPATH": paths})
-        try:
-            code, stopped = _wait(child)
-        finally:
-            child.stdin.close()
-        answer = Path(folder, "answer.json")
-        told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
-    if stopped or told.get("interrupted"):
-        raise KeyboardInterrupt(told["error"] if told.get("interrupted") else "")
-    if "result" in told:
-        return Outcome(told["result"], told["peak"])
-    error = OwnProcessError(f"{module}.{name}, in a process of its own: {told.get('error') or _how_it_ended(code)}")
-    error.add_note(told.get("traceback", ""))
-    raise error
+        Path(folder, "call.json").write_text(json.dumps([module, name, arguments]), encoding="utf-8")
+        answer = _answer_of_child(folder)
+    if "interrupted" in answer:
+        raise KeyboardInterrupt(answer["interrupted"])
+    if "error" in answer:
+        error = FreshProcessError(f"{module}.{name}, in a fresh process: {answer['error']}")
+        error.add_note(answer["traceback"])
+        raise error
+    return Outcome(answer["result"], answer["peak"])
 
 
-def _wait(child):
-    """The exit status, and whether Ctrl-C was pressed here: it reaches both, and the child has PATIENCE to stop."""
+def _answer_of_child(folder):
+    """Start a new process on the call in the folder, wait for its end and read its answer, as `_serve` writes it."""
+    sys.stdout.flush()
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    child = subprocess.Popen([sys.executable, "-X", "utf8", "-P", "-m", "gpt.cost.fresh_process", folder],
+                             env=os.environ | GIVE_BACK | {"PYTHONPATH": paths})
+    answer, file = {}, Path(folder, "answer.json")
     try:
-        return child.wait(), False
+        child.wait()
     except KeyboardInterrupt:
+        answer["interrupted"] = ""
         try:
-            return child.wait(PATIENCE), True
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):    # it hangs, or Ctrl-C was pressed again
-            child.kill()
-            return child.wait(), True
-
-
-def _how_it_ended(code):
-    if code in (-9, 137):
-        return "killed by signal 9, as systems do where memory runs out"
-    return f"ended by signal {-code}" if code < 0 else f"ended with exit status {code} and no answer"
+            child.wait()    # the Ctrl-C has reached it too: it may have a checkpoint to save
+        finally:
+            child.kill()    # on a second Ctrl-C
+    if file.exists():
+        return answer | json.loads(file.read_text(encoding="utf-8"))
+    died = f"exit status {child.returncode} and no answer: did memory run out, so that the system killed it?"
+    return answer | {"error": died, "traceback": ""}
 
 
 def peak_bytes():
     """The most memory that this process has held so far, in bytes; None where the system does not say (Windows).
 
     Where it uses a GPU: what torch's allocator had given out there. Else the process's own, Python and torch included.
-    On Linux that is not getrusage's ru_maxrss: a new process begins with that of the process which started it.
+    On Linux that is not getrusage's ru_maxrss, because a new process begins with that of the process which started it.
     """
     torch, status = sys.modules.get("torch"), Path("/proc/self/status")
     if torch and torch.cuda.is_initialized():
@@ -103,7 +98,7 @@ def peak_bytes():
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
     if platform.system() == "Windows":
         return None
-    import resource  # Windows has none
+    import resource    # Windows has none
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else 1024 * peak
@@ -115,20 +110,14 @@ def _serve(folder):
     try:
         result = getattr(importlib.import_module(module), name)(**arguments)
         answer = json.dumps({"result": result, "peak": peak_bytes()})
+    except KeyboardInterrupt as error:
+        answer = json.dumps({"interrupted": str(error)})
     except BaseException as error:
-        last = traceback.format_exception_only(error)[-1].strip()
-        answer = json.dumps({"error": str(error) if isinstance(error, KeyboardInterrupt) else last,
-                             "interrupted": isinstance(error, KeyboardInterrupt), "traceback": traceback.format_exc()})
+        last_line = traceback.format_exception_only(error)[-1].strip()
+        answer = json.dumps({"error": last_line, "traceback": traceback.format_exc()})
     with written_whole(Path(folder, "answer.json")) as temporary:
         temporary.write_text(answer, encoding="utf-8")
 
 
-def _end_with_the_parent():
-    """Where the parent is killed, its end of the pipe closes: nobody would read the answer."""
-    os.read(0, 1)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _serve(sys.argv[1])

@@ -80,26 +80,27 @@ def brier_score(labels, probabilities):
     return share(((probabilities - labels) ** 2).sum().item(), len(labels))
 
 
-def reliability(labels, probabilities, bins=10):
+BINS = 10
+
+
+def reliability(labels, probabilities):
     """Whether probabilities mean what they say: of all messages that get about 0.7, are seven in ten spam?
 
-    Bin k, counted from 0, holds k/bins <= p < (k + 1)/bins: a p on a boundary belongs to the bin above, but p = 1 to
-    the last. On the boundary counts what lies less than 1e-7 below it, for 0.7 in float32 is 0.69999999.
+    Bin k of BINS, counted from 0, holds k/BINS <= p < (k + 1)/BINS: a p on a boundary belongs to the bin above, but
+    p = 1 to the last. On the boundary counts what lies less than 1e-7 below it, for 0.7 in float32 is 0.69999999.
 
-    Input: labels (n,); probabilities (n,); bins, how many of equal width
+    Input: labels (n,); probabilities (n,)
     Output: a list with a dict for each bin that is not empty, lowest first: low, high; n, its messages; predicted,
     the mean of their p; observed, the share of class 1 among them; interval [low, high], Wilson's for that share
-    Raises: ValueError as _as_tensors, for a probability outside 0..1, and for fewer than 1 bins
+    Raises: ValueError as _as_tensors, and for a probability outside 0..1
     Source: Guo et al. 2017, section 2, reliability diagrams, but there a boundary belongs to the bin below
     """
-    if bins < 1:
-        raise ValueError(f"{bins} bins: it takes at least 1")
     labels, probabilities = _as_probabilities(labels, probabilities)
-    bin_of = ((probabilities + 1e-7) * bins).long().clamp(max=bins - 1)               # (n,)
+    bin_of = ((probabilities + 1e-7) * BINS).long().clamp(max=BINS - 1)               # (n,)
     rows = []
     for k in bin_of.unique().tolist():
         y, p = labels[bin_of == k], probabilities[bin_of == k]
-        rows.append({"low": k / bins, "high": (k + 1) / bins, "n": len(y), "predicted": p.mean().item(),
+        rows.append({"low": k / BINS, "high": (k + 1) / BINS, "n": len(y), "predicted": p.mean().item(),
                      "observed": y.mean().item(), "interval": list(wilson_interval(int(y.sum()), len(y)))})
     return rows
 

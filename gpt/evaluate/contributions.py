@@ -108,10 +108,13 @@ def leave_one_out(model, token_ids, batch_size=32):
     return (whole - rest).cpu()                                                       # (T,)
 
 
-def marked(token_ids, contributions, tokenizer, count=3, signs="[]"):
+MARKED = 3    # tokens that are put in brackets
+
+
+def marked(token_ids, contributions, tokenizer):
     """The message as text, with brackets around the tokens that count most, for or against.
 
-    Those are the `count` tokens of the largest absolute contribution; of equals the first. Neighbours share a pair of
+    Those are the MARKED tokens of the largest absolute contribution; of equals the first. Neighbours share a pair of
     brackets. The space that begins a token stays outside: " free" becomes " [free]". Line breaks and tabs are shown as
     spaces, so that it is one line.
 
@@ -119,14 +122,14 @@ def marked(token_ids, contributions, tokenizer, count=3, signs="[]"):
     inside a character: it has all of it where one of its tokens is marked. (In UTF-8 each byte of a character but
     the first, and no other byte, lies between 0x80 and 0xbf.) Bytes that are no UTF-8 become U+FFFD, as in decode.
 
-    Input: token_ids, T integers; contributions, T numbers; count, more than T marks all; signs, what opens and closes
+    Input: token_ids, T integers; contributions, T numbers
     Output: str; without its brackets, and but for white space, tokenizer.decode(token_ids)
     Raises: ValueError with both numbers where there are not as many contributions as tokens
     """
     if len(token_ids) != len(contributions):
         raise ValueError(f"{len(token_ids)} tokens but {len(contributions)} contributions: are they another message's?")
     order = torch.as_tensor(contributions).abs().argsort(descending=True, stable=True)
-    chosen, text, marks = set(order[:count].tolist()), b"", []    # marks: for each byte of text, is it in brackets
+    chosen, text, marks = set(order[:MARKED].tolist()), b"", []    # marks: for each byte of text, is it in brackets
     for t, token in enumerate(token_ids):
         piece = tokenizer.decode_single_token_bytes(token)
         opens = t in chosen and t - 1 not in chosen
@@ -138,5 +141,5 @@ def marked(token_ids, contributions, tokenizer, count=3, signs="[]"):
     shown = ""
     for inside, run in groupby(characters, key=itemgetter(0)):
         part = re.sub(r"\s", " ", "".join(character for _, character in run))
-        shown += f"{signs[0]}{part}{signs[1]}" if inside else part
+        shown += f"[{part}]" if inside else part
     return shown

@@ -159,12 +159,15 @@ def holm(p_values):
     return adjusted
 
 
-def verdict(row, level=0.05):
+LEVEL = 0.05
+
+
+def verdict(row):
     """What a comparison says of the first method: "better", "worse" or "not told apart", which is not "equal".
 
     Input: row, a dict with only_first and only_second as from compare, and p_adjusted as from holm; it takes
-    p_adjusted < level for one of the first two
+    p_adjusted < LEVEL for one of the first two
     """
-    if not row["p_adjusted"] < level or row["only_first"] == row["only_second"]:
+    if not row["p_adjusted"] < LEVEL or row["only_first"] == row["only_second"]:
         return "not told apart"
     return "better" if row["only_first"] > row["only_second"] else "worse"

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import torch
 
-from gpt.cost.fresh_process import in_own_process
+from gpt.cost.fresh_process import in_fresh_process
 from gpt.download import data_dir
 from gpt.evaluate.calibration import measures, threshold_for
 from gpt.evaluate.significance import compare, counted_once, holm, spread
@@ -64,14 +64,14 @@ def record_of(name, settings, device="cpu"):
 
     Output: a dict: the settings, what `run_filter` gives, and what it was made with and how much memory that took
     Raises: KeyboardInterrupt after Ctrl-C; ValueError with its name for a results.json that is damaged; what
-        in_own_process raises
+        in_fresh_process raises
     """
     folder = folder_for(name, settings)
 
     def make():
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            result, peak = in_own_process(run_filter, settings=settings, folder=str(folder), device=str(device))
+            result, peak = in_fresh_process(run_filter, settings=settings, folder=str(folder), device=str(device))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(STOPPED) from None
         weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"

@@ -2,14 +2,13 @@
 
 import csv
 import os
-import tracemalloc
 
 import pytest
 import torch
 
 import gpt.classify
 from gpt.adapters import remove_adapter, save_adapter
-from gpt.applications.own_data import NEW_COLUMNS, load_classifier, pieces, predict_file
+from gpt.applications.own_data import NEW_COLUMNS, load_classifier, predict_file
 from gpt.classify import batches_of_tokens, classify, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import replace_linear_with_lora
@@ -56,10 +55,7 @@ TEXTS = ["win now", "a", "hello, you", 'said "hi"\r\nand left; so', "x" * 23, "\
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
-def test_a_row_comes_out_as_it_went_in_with_the_answer_of_its_text_alone(label, model, delimiter, rows_at_once,
-                                                                         monkeypatch):
-    monkeypatch.setattr(gpt.applications.own_data, "ROWS", rows_at_once)
+def test_a_row_comes_out_as_it_went_in_with_the_answer_of_its_text_alone(label, model, delimiter, monkeypatch):
     monkeypatch.setattr(gpt.classify, "TOKENS", 24)
     given = [["id", "text", "note"], *([str(i), text, "a,b;\tc"] for i, text in enumerate(TEXTS))]
     counts, written = label(given, delimiter)
@@ -105,8 +101,8 @@ def test_an_interrupted_run_leaves_the_older_file_and_nothing_else(model, tmp_pa
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(gpt.applications.own_data, "class_logits", interrupted)
-    monkeypatch.setattr(gpt.applications.own_data, "ROWS", 2)
+    monkeypatch.setattr(gpt.classify, "class_logits", interrupted)
+    monkeypatch.setattr(gpt.classify, "TOKENS", 6)
     with pytest.raises(KeyboardInterrupt):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
     assert folder_contents(tmp_path) == before, "half a file under the final name, or a temporary one left behind"
@@ -114,7 +110,7 @@ def test_an_interrupted_run_leaves_the_older_file_and_nothing_else(model, tmp_pa
 
 def test_what_is_wrong_with_the_last_row_is_said_before_the_model_starts(model, tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("text,id\n" + "abc,1\n" * 10 + "abc\n", encoding="utf-8")
-    monkeypatch.setattr(gpt.applications.own_data, "class_logits", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(gpt.classify, "class_logits", lambda *_: pytest.fail("the model was asked"))
     with pytest.raises(ValueError, match=":12: 1 cells, but 2 columns"):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
@@ -154,28 +150,6 @@ def test_a_column_that_is_there_already_is_not_written_twice(model, tmp_path):
     (tmp_path / "in.csv").write_text("text,predicted_label\nabc,yes\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has a column predicted_label already"):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
-
-
-def test_memory_does_not_grow_with_the_file(model, tmp_path, monkeypatch):
-    """The model answers at once here: what is measured is what reading, sorting and writing hold."""
-    monkeypatch.setattr(gpt.applications.own_data, "class_logits", lambda model, batch: torch.zeros(len(batch[0]), 3))
-    monkeypatch.setattr(gpt.applications.own_data, "ROWS", 100)
-    peaks = {}
-    for rows in (400, 400, 4000):    # the first run pays for what is made once
-        (tmp_path / "in.csv").write_text("text,note\n" + f"abcde,{'n' * 200}\n" * rows, encoding="utf-8")
-        tracemalloc.start()
-        predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
-        peaks[rows] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peaks[4000] < 1.3 * peaks[400], f"ten times the rows: {peaks}; is the whole file kept?"
-
-
-def test_a_piece_holds_so_many_rows_or_characters_and_every_row_is_in_one(monkeypatch):
-    monkeypatch.setattr(gpt.applications.own_data, "ROWS", 3)
-    monkeypatch.setattr(gpt.applications.own_data, "CHARACTERS", 10)
-    rows = [["a", "b"], ["c", "d"], ["e", "f"], ["g" * 50, ""], ["h", "i"], ["j" * 8, "kk"], ["l", "m"]]
-    assert list(pieces((0, row) for row in rows)) == [rows[:3], rows[3:4], rows[4:6], rows[6:]]
-    assert list(pieces(iter([]))) == []
 
 
 @pytest.mark.exercise("9.4")

@@ -10,6 +10,7 @@ from torch import nn
 
 from gpt.classify import class_logits, swap_head
 from gpt.config import GPTConfig
+from gpt.evaluate import contributions
 from gpt.evaluate.contributions import gradient_times_input, leave_one_out, marked, spam_scores, token_vectors
 from gpt.lora import merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
@@ -235,10 +236,17 @@ def test_the_hook_that_keeps_the_token_vectors_is_gone_afterwards_even_after_an_
 
 # ---- shown in the text ----------------------------------------------------------------------------------------------
 
-def show(text, numbers, **options):
+def marking(count, token_ids, numbers):
+    """marked(), with so many tokens in brackets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contributions, "MARKED", count)
+        return marked(token_ids, numbers, gpt2_tokenizer())
+
+
+def show(text, numbers, count=contributions.MARKED):
     """marked() of a text; numbers: {token's place: contribution}, 0 for the others."""
     token_ids = gpt2_tokenizer().encode_ordinary(text)
-    return marked(token_ids, [numbers.get(t, 0.0) for t in range(len(token_ids))], gpt2_tokenizer(), **options)
+    return marking(count, token_ids, [numbers.get(t, 0.0) for t in range(len(token_ids))])
 
 
 CLAIM = "Call now to claim your prize!"    # 7 tokens: Call, now, to, claim, your, prize, !
@@ -247,7 +255,6 @@ CLAIM = "Call now to claim your prize!"    # 7 tokens: Call, now, to, claim, you
 def test_what_counts_most_is_marked_for_or_against():
     assert show(CLAIM, {0: 0.2, 3: -3.0, 5: 2.0, 6: 0.1}, count=2) == "Call now to [claim] your [prize]!"
     assert show(CLAIM, {0: 0.2, 3: -3.0, 5: 2.0, 6: 0.1}) == "[Call] now to [claim] your [prize]!", "three"
-    assert show(CLAIM, {3: 1}, count=1, signs=("<b>", "</b>")) == "Call now to <b>claim</b> your prize!"
 
 
 def test_of_equals_the_first_is_marked():
@@ -301,9 +308,9 @@ def test_bytes_that_are_no_character_are_shown_as_decode_shows_them():
     broken = [whole[:2], [*whole[:2], *whole[3:]], whole[2:], [whole[2], whole[2], *whole]]
     for token_ids in broken:
         for count in range(len(token_ids) + 1):
-            shown = marked(token_ids, [1.0] * len(token_ids), gpt2_tokenizer(), count)
+            shown = marking(count, token_ids, [1.0] * len(token_ids))
             assert re.sub(r"[\[\]]", "", shown) == gpt2_tokenizer().decode(token_ids)
-    assert marked(broken[0], [0.0, 1.0], gpt2_tokenizer(), 1) == "so [\ufffd]"
+    assert marking(1, broken[0], [0.0, 1.0]) == "so [\ufffd]"
 
 
 def test_numbers_of_another_message_are_an_error():
@@ -314,4 +321,4 @@ def test_numbers_of_another_message_are_an_error():
 def test_contributions_can_be_a_tensor():
     token_ids = gpt2_tokenizer().encode_ordinary(CLAIM)
     numbers = torch.tensor([0.0, 0, 0, -2, 0, 1, 0])
-    assert marked(token_ids, numbers, gpt2_tokenizer(), 2) == marked(token_ids, numbers.tolist(), gpt2_tokenizer(), 2)
+    assert marked(token_ids, numbers, gpt2_tokenizer()) == marked(token_ids, numbers.tolist(), gpt2_tokenizer())

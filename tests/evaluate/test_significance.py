@@ -177,8 +177,3 @@ def test_holm_changes_no_single_p_value_and_no_argument():
 def test_a_verdict_speaks_of_the_first_and_only_below_the_level(only_first, only_second, p_adjusted, said):
     row = {"only_first": only_first, "only_second": only_second, "p": 0.001, "p_adjusted": p_adjusted}
     assert verdict(row) == said, "the p that is not adjusted, or <=, or who is first?"
-
-
-def test_the_level_can_be_another():
-    row = {"only_first": 12, "only_second": 2, "p_adjusted": 0.013}
-    assert verdict(row, level=0.01) == "not told apart" and verdict(row, level=0.02) == "better"

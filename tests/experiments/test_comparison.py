@@ -15,7 +15,7 @@ from conftest import ROOT
 from tiny_filter import make_tiny, note_steps, one_core, run_of_a_test
 
 from gpt.experiments import comparison
-from gpt.cost.fresh_process import Outcome, OwnProcessError
+from gpt.cost.fresh_process import Outcome, FreshProcessError
 from gpt.experiments.comparison import (
     STOPPED, epochs_for, folder_for, make_all, records_over_seeds, record_of, settings_for,
 )
@@ -37,7 +37,7 @@ def data(tmp_path, monkeypatch):
 def calls(data, monkeypatch):
     """What record_of asks a process of its own to do, and nothing is done."""
     seen = []
-    monkeypatch.setattr(comparison, "in_own_process",
+    monkeypatch.setattr(comparison, "in_fresh_process",
                         lambda function, **given: (seen.append((function, given)), Outcome(ANSWER, 123))[1])
     return seen
 
@@ -98,11 +98,11 @@ def test_a_small_model_has_a_run_on_each_core_and_others_go_alone(calls, monkeyp
         return Outcome(ANSWER, 1)
 
     monkeypatch.setattr(comparison.os, "cpu_count", lambda: 3)
-    monkeypatch.setattr(comparison, "in_own_process", busy)
+    monkeypatch.setattr(comparison, "in_fresh_process", busy)
     jobs = [(LORA, settings_for(LORA, "balanced", seed, model)) for seed in range(6)]
     make_all(jobs, device)
     assert most == [at_once] and all((folder_for(*job) / "results.json").exists() for job in jobs)
-    monkeypatch.setattr(comparison, "in_own_process", None)    # must not be called
+    monkeypatch.setattr(comparison, "in_fresh_process", None)    # must not be called
     make_all(jobs, device)
     make_all([], device)
 
@@ -114,12 +114,12 @@ def test_when_a_run_fails_those_that_did_not_begin_are_dropped(data, monkeypatch
         begun.append(settings["seed"])
         time.sleep(0.05)
         if settings["seed"] == 1:
-            raise OwnProcessError("the loss is nan")
+            raise FreshProcessError("the loss is nan")
         return Outcome(ANSWER, 1)
 
     monkeypatch.setattr(comparison.os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(comparison, "in_own_process", fail)
-    with pytest.raises(OwnProcessError, match="the loss is nan"):
+    monkeypatch.setattr(comparison, "in_fresh_process", fail)
+    with pytest.raises(FreshProcessError, match="the loss is nan"):
         records_over_seeds(LORA, "balanced", list(range(8)))
     assert len(begun) <= 3, "hours of runs whose results nobody asked for any more"
 
@@ -198,14 +198,14 @@ def assert_it_is_that_of_one_run_at_once(record, folder):
 @not_on_windows
 def test_a_run_that_was_killed_and_then_stopped_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch):
     folder = folder_for(LORA, SETTINGS)
-    with pytest.raises(OwnProcessError, match="killed by signal 9"):
+    with pytest.raises(FreshProcessError, match="exit status -9 "):
         tiny(die="kill 5")
     assert not (folder / "results.json").exists() and (folder / "checkpoint.pt").exists()
     with pytest.raises(KeyboardInterrupt, match=f"^{STOPPED}$"):
         tiny(die="ctrl-c 14", make=make_it_among_others)    # in the second epoch
     assert not (folder / "results.json").exists(), "a run that was stopped counts as done"
     monkeypatch.setattr(comparison, "run_filter", run_filter)    # the third time here: a process costs seconds
-    monkeypatch.setattr(comparison, "in_own_process", lambda function, **given: Outcome(function(**given), 123))
+    monkeypatch.setattr(comparison, "in_fresh_process", lambda function, **given: Outcome(function(**given), 123))
     note_steps(monkeypatch.setattr)
     record = tiny()
     first, second, third = (sorted(set(steps)) for steps in steps_done(folder))

@@ -3,14 +3,13 @@
 import gzip
 import random
 import struct
-import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
 from gpt.download import ASSETS
-from gpt.experiments.mnist import FASHION_CLASSES, FASHION_MNIST, LARGEST, read_idx, read_mnist
+from gpt.experiments.mnist import FASHION_MNIST, read_idx, read_mnist
 
 NUMBERS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
 
@@ -29,28 +28,28 @@ def write(path, content):
 @pytest.mark.parametrize("name", ["a", "a.gz", "with a space.gz"])
 def test_an_idx_file_is_read_packed_or_not_whatever_its_name(tmp_path, pack, name):
     for numbers in (NUMBERS, NUMBERS.reshape(24), np.zeros((1, 1), np.uint8)):
-        found = read_idx(write(tmp_path / name, pack(idx(numbers))))
+        found = read_idx(write(tmp_path / name, pack(idx(numbers))), numbers.ndim)
         assert found.dtype == torch.uint8, "the bytes are unsigned: 250 is not -6"
         assert np.array_equal(found.numpy(), numbers), "axes in another order, or the header counted among the numbers"
 
 
 def test_sizes_are_read_with_the_most_significant_byte_first(tmp_path):
-    assert read_idx(write(tmp_path / "a", b"\0\0\x08\x01\0\0\x01\x02" + bytes(258))).shape == (258,), "513 x 2^16 else"
+    assert read_idx(write(tmp_path / "a", b"\0\0\x08\x01\0\0\x01\x02" + bytes(258)), 1).shape == (258,), "513 x 2^16"
 
 
 FAULTS = {
-    "an empty file": (b"", "two bytes 0"),
+    "an empty file": (b"", "begins with b'', a 3-axis idx file"),
     "a page": (b"<!DOCTYPE html>", "<!DO.*error page"),
-    "three bytes": (b"\0\0\x08", "two bytes 0"),
-    "floats": (idx(NUMBERS, type=13), "type 13 on 3 axes"),
-    "no axis": (idx(np.zeros(1, np.uint8), ()), "type 8 on 0 axes"),
-    "255 axes": (b"\0\0\x08\xff" + bytes(2000), "type 8 on 255 axes"),
-    "sizes cut short": (idx(NUMBERS)[:12], r"3 axes, \[2, 3\].*cut short"),
-    "a size of 0": (idx(NUMBERS[:0]), "0, 3, 4.*read here are 1 to"),
-    "a byte too few": (idx(NUMBERS)[:-1], "24 bytes, but only 23 follow"),
-    "a byte too many": (idx(NUMBERS) + b"\0", "24 bytes, but more follow"),
-    "2^31 images": (idx(NUMBERS, (1 << 31, 28, 28)), "2147483648, 28, 28.*read here are 1 to 1,073,741,824"),
-    "2^128 bytes": (idx(NUMBERS, (2**32 - 1,) * 4), "4 axes"),
+    "three bytes": (b"\0\0\x08", r"begins with b'\\x00\\x00\\x08'"),
+    "floats": (idx(NUMBERS, type=13), r"begins with b'\\x00\\x00\\r\\x03'"),
+    "no axis": (idx(np.zeros(1, np.uint8), ()), r"begins with b'\\x00\\x00\\x08\\x00', .* 3-axis"),
+    "255 axes": (b"\0\0\x08\xff" + bytes(2000), r"begins with b'\\x00\\x00\\x08\\xff', .* 3-axis"),
+    "four axes": (idx(NUMBERS, (2**32 - 1,) * 4), "3-axis"),
+    "sizes cut short": (idx(NUMBERS)[:12], r"\[2, 3, 0\].*cut short"),
+    "a size of 0": (idx(NUMBERS[:0]), r"\[0, 3, 4\], 0 bytes"),
+    "a byte too few": (idx(NUMBERS)[:-1], "24 bytes, but 23 follow"),
+    "a byte too many": (idx(NUMBERS) + b"\0", "24 bytes, but 25 follow"),
+    "2^31 images": (idx(NUMBERS, (1 << 31, 28, 28)), "2147483648, 28, 28.*bytes, but 24 follow"),
 }
 
 
@@ -59,7 +58,7 @@ FAULTS = {
 def test_what_is_no_idx_file_is_an_error_that_begins_with_the_path(tmp_path, pack, content, reason):
     path = write(tmp_path / "t10k-labels", pack(content))
     with pytest.raises(ValueError, match=f"(?s){reason}") as error:
-        read_idx(path)
+        read_idx(path, 3)
     assert str(error.value).startswith(f"{path}: "), "which of the four files is it?"
 
 
@@ -71,31 +70,15 @@ def test_what_is_no_idx_file_is_an_error_that_begins_with_the_path(tmp_path, pac
 def test_a_damaged_gzip_is_an_error_that_begins_with_the_path(tmp_path, damage):
     path = write(tmp_path / "a.gz", damage(gzip.compress(idx(NUMBERS))))
     with pytest.raises(ValueError) as error:
-        read_idx(path)
+        read_idx(path, 3)
     assert str(error.value).startswith(f"{path}: ") and "gzip" in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(OSError):
-        read_idx(tmp_path / "a")
+        read_idx(tmp_path / "a", 3)
     with pytest.raises(OSError):    # a folder
-        read_idx(tmp_path)
-
-
-@pytest.mark.parametrize("content", [
-    idx(NUMBERS, (LARGEST,)),                                              # speaks of 1 GiB, has 24 bytes
-    gzip.compress(idx(NUMBERS, (LARGEST,))),
-    gzip.compress(idx(np.zeros(50_000_000, np.uint8), (24,)), 1),          # speaks of 24 bytes, unpacks to 50 million
-], ids=["a false size", "a false size, packed", "a bomb"])
-def test_no_file_takes_more_memory_than_it_has_numbers(tmp_path, content):
-    path = write(tmp_path / "a", content)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="follow"):
-            read_idx(path)
-        assert tracemalloc.get_traced_memory()[1] < 5e6, "memory was taken for what the header speaks of, or unpacked"
-    finally:
-        tracemalloc.stop()
+        read_idx(tmp_path, 3)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -108,7 +91,7 @@ def test_random_damage_gives_an_error_or_as_many_numbers(tmp_path, pack):
             content[draw.randrange(len(content))] = draw.randrange(256)
         path.write_bytes(content[:draw.randrange(len(content))] if draw.random() < 0.3 else content)
         try:
-            assert read_idx(path).shape == (2, 3, 4), "the damage was read as another shape"
+            assert read_idx(path, 3).shape == (2, 3, 4), "the damage was read as another shape"
             outcomes["read"] += 1
         except (ValueError, OSError) as error:
             assert str(path) in str(error)
@@ -146,10 +129,9 @@ def test_the_four_files_become_images_from_0_to_1_and_labels(tmp_path, dot, endi
 @pytest.mark.parametrize("changed, name, reason", [
     (dict(train_labels=np.zeros(6, np.uint8)), "train-labels-idx1-ubyte", "6 labels for 7 images"),
     (dict(t10k_labels=np.zeros(5, np.uint8)), "t10k-labels-idx1-ubyte", "5 labels for 4 images"),
-    (dict(train_images=np.zeros(7, np.uint8)), "train-images-idx3-ubyte", "1 axes and not 3.*interchanged"),
-    (dict(t10k_labels=np.zeros((4, 2, 3), np.uint8)), "t10k-labels-idx1-ubyte", "3 axes and not 1.*interchanged"),
+    (dict(train_images=np.zeros(7, np.uint8)), "train-images-idx3-ubyte", "3-axis.*interchanged"),
+    (dict(t10k_labels=np.zeros((4, 2, 3), np.uint8)), "t10k-labels-idx1-ubyte", "1-axis.*interchanged"),
     (dict(t10k_labels=np.full(4, 26, np.uint8)), "t10k-labels-idx1-ubyte", "labels go up to 26.*EMNIST"),
-    (dict(t10k_images=np.zeros((4, 28, 28), np.uint8)), "", "6 pixels.*784"),
 ])
 def test_files_that_do_not_belong_together_are_an_error_that_names_one(tmp_path, changed, name, reason):
     write_mnist(tmp_path, **changed)
@@ -167,6 +149,5 @@ def test_a_missing_file_is_named_with_all_the_names_it_could_have(tmp_path):
         assert name in str(error.value), "what is to be put where?"
 
 
-def test_fashion_mnists_four_files_can_be_fetched_and_its_ten_classes_have_names():
+def test_fashion_mnists_four_files_can_be_fetched():
     assert set(FASHION_MNIST) == {name for name in ASSETS if name.startswith("fashion-mnist/")}
-    assert len(set(FASHION_CLASSES)) == 10 and FASHION_CLASSES.index("Sneaker") == 7

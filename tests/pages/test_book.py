@@ -16,6 +16,7 @@ from conftest import ROOT
 from gpt.attention import MultiHeadAttention
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
+from gpt.cost import fresh_process
 from gpt.download import DownloadError
 from gpt.generate import generate
 from gpt.model import GELU
@@ -330,6 +331,15 @@ def test_peak_memory_is_in_bytes():
     if os.name != "nt":
         model_and_torch = book.peak_memory(torch.device("cpu"))
         assert 1e8 < model_and_torch < 1e11, "kilobytes on Linux, bytes on macOS"
+
+
+def test_the_peak_of_a_chapter_is_the_one_that_a_fresh_process_tells(monkeypatch):
+    monkeypatch.setattr(fresh_process, "peak_bytes", lambda: 7)
+    assert book.peak_memory(torch.device("cpu")) == 7, "two figures of one name"
+    monkeypatch.setattr(fresh_process, "peak_bytes", lambda: None)
+    assert book.peak_memory(torch.device("cpu")) is None, "a system that does not say"
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
+    assert book.peak_memory(torch.device("cuda")) == 5, "on a GPU it is the allocator's"
 
 
 # A chapter as a process

@@ -17,7 +17,6 @@ import torch
 from conftest import ROOT, modules_of_gpt
 from shape_comments import faults
 from torch import nn
-from tqdm import tqdm
 
 from gpt.batches import BatchesByLength
 from gpt.classify import swap_head
@@ -82,8 +81,8 @@ def run_classify(module):
     model, ids, of_each, labels, K = new_model(4), tokens(B, T), torch.tensor([3, 7]), torch.tensor([1, 0]), 4
     module.class_logits(model, ids)
     module.predict_logits(model, [(ids, of_each, labels)] * 3, "cpu")
-    module.classify(model, ["to", "be"], Letters(), "abcd")
-    yield dict(B=B, N=3 * B, K=K)
+    module.classify(model, ["a" * T, "b" * T], Letters(), "abcd")
+    yield dict(B=B, T=T, N=3 * B, K=K)
     module.hidden_at(model, ids, torch.tensor([3, 6]))
     model.embed, model.trf_blocks = lambda x: x, model.trf_blocks[:0]
     module.hidden_at(model, torch.randn(B, T, C), torch.tensor([3, 6]))
@@ -163,9 +162,10 @@ def run_weights(module):
 
 
 def run_baselines(module):
-    model = module.LogisticRegression(Letters(), binary=False)
-    model.fit(["aabb", "ccd", "b", "d", "cccccc"], [0, 1, 2, 1, 0])
-    yield dict(N=5, K=3, V=4, tokens=15)
+    model = module.LogisticRegression(Letters())
+    texts = ["aabb", "ccd", "b", "d", "cccccc"]
+    model.fit(texts, [0, 1, 2, 1, 0]).predict(texts)
+    yield dict(N=5, K=3, V=4, tokens=7)
 
 
 def run_lora(module):
@@ -199,11 +199,6 @@ def run_model(module):
     model, ids = module.GPTModel(CONFIG), tokens(B, T)
     model(ids)
     yield dict(B=B, T=T, C=C, V=V)
-
-
-def run_own_data(module):
-    module.label_texts(new_model(4), ["a" * T, "b" * T], Letters(), "abcd", None, tqdm(disable=True))
-    yield dict(B=B, T=T)
 
 
 def run_peft(module):

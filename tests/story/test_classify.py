@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+import gpt.classify
 from gpt.classify import calc_accuracy_loader, class_logits, classify, hidden_at, predict_logits, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import count_parameters, lora_layers, replace_linear_with_lora
@@ -270,8 +271,9 @@ def test_a_loader_without_batches_is_an_error_with_the_likely_cause(classifier):
 TEXTS = ["hello there", "a", "", "WIN a prize now, call", "ok", "", "exactly 24 characters!!!", "see you at eight"]
 
 
-def test_each_text_gets_its_own_label_and_probability_in_the_order_asked(reader):
-    answers = classify(reader, TEXTS, Letters(), LABELS, batch_size=3)
+def test_each_text_gets_its_own_label_and_probability_in_the_order_asked(reader, monkeypatch):
+    monkeypatch.setattr(gpt.classify, "TOKENS", 24)    # more than one batch
+    answers = classify(reader, TEXTS, Letters(), LABELS)
     assert len(answers) == len(TEXTS)
     for text, (label, probability) in zip(TEXTS, answers):
         ids = torch.tensor(Letters().encode(text) or [50256])    # no tokens: one padding token is read
@@ -281,9 +283,10 @@ def test_each_text_gets_its_own_label_and_probability_in_the_order_asked(reader)
     assert len({label for label, _ in answers}) > 1, "one label for all proves nothing about the order"
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8, 100])
-def test_the_neighbours_in_a_batch_have_no_influence(reader, batch_size):
-    together = classify(reader, TEXTS, Letters(), LABELS, batch_size=batch_size)
+@pytest.mark.parametrize("most", [1, 24, 48, 4096])
+def test_the_neighbours_in_a_batch_have_no_influence(reader, most, monkeypatch):
+    monkeypatch.setattr(gpt.classify, "TOKENS", most)
+    together = classify(reader, TEXTS, Letters(), LABELS)
     alone = [classify(reader, [text], Letters(), LABELS)[0] for text in TEXTS]
     assert [label for label, _ in together] == [label for label, _ in alone]
     assert [p for _, p in together] == pytest.approx([p for _, p in alone], abs=1e-5)
@@ -305,10 +308,11 @@ def test_a_text_that_is_too_long_is_cut_and_said_to_be(reader):
     assert [p for _, p in answers] == pytest.approx([p for _, p in cut], abs=1e-5), "was another part of it read?"
 
 
-def test_with_pad_to_a_text_is_padded_or_cut_and_read_at_the_last_position_as_in_the_blog(reader):
+def test_with_pad_to_a_text_is_padded_or_cut_and_read_at_the_last_position_as_in_the_blog(reader, monkeypatch):
+    monkeypatch.setattr(gpt.classify, "TOKENS", 26)    # two texts a batch
     texts = ["hello there", "", "thirteen char", "far too long for this"]
     with pytest.warns(UserWarning, match="1 of 4 texts have more than 13 tokens"):
-        answers = classify(reader, texts, Letters(), LABELS, pad_to=13, batch_size=2)
+        answers = classify(reader, texts, Letters(), LABELS, pad_to=13)
     for text, answer in zip(texts, answers):
         ids = torch.tensor((Letters().encode(text) + [50256] * 13)[:13])
         expected = by_hand(reader, ids, 13).softmax(dim=-1)
