@@ -22,7 +22,7 @@ from gpt.weights import load_gpt2
 RESULTS = ROOT / "figures" / "results" / "RESULTS.md"
 FOLDERS = ("chapters", "data", "figures", "tests")
 PAGES = [ROOT / "README.md", RESULTS, *(ROOT / folder / "README.md" for folder in FOLDERS)]
-README, TABLES = (page.read_text(encoding="utf-8") for page in PAGES[:2])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_is_a_screen_and_a_bit():
@@ -159,7 +159,7 @@ def test_a_result_that_changes_changes_a_page(tmp_path, monkeypatch):
     """What the test above compares could be two empty strings."""
     shutil.copytree(write_results.RESULTS, tmp_path / "results")
     monkeypatch.setattr(write_results, "RESULTS", tmp_path / "results")
-    pages = README + TABLES
+    pages = README + RESULTS.read_text(encoding="utf-8")
     assert write_results.written(pages) == pages
     for name in ("10-mini-default-seed123", "06-mini-default-seed123", "06-mini-blog-seed123",
                  "07-mini-default-seed123", "08-mini-default-seed123", "09-mini-default-seed2"):
@@ -198,7 +198,8 @@ def test_a_cell_is_the_mean_of_the_seeds_worked_out_apart():
     assert len(values) == len(run["seeds"]) == 5
     reach = 2.776 * values.std(ddof=1) * (1 / 5 + 0.25) ** 0.5
     cell = f"{100 * values.mean():.1f} ± {100 * reach:.1f} ({100 * values.std(ddof=1):.1f})"
-    line = re.search(r"^\| \*\*LoRA, r = 16\*\* \|.*$", TABLES, re.MULTILINE)[0]
+    tables = RESULTS.read_text(encoding="utf-8")
+    line = re.search(r"^\| \*\*LoRA, r = 16\*\* \|.*$", tables, re.MULTILINE)[0]
     assert line.split(" | ")[3] == cell, line
 
 
