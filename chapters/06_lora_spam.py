@@ -193,7 +193,7 @@ print(f"{progress.step} steps in {progress.seconds:.0f} s")
 
 # %%
 section("6.6  Is it any good?")
-# Intervals and measures as in 5.10. (Its three ways stand beside these in README: they had the same 300 messages.)
+# Intervals and measures as in 5.10. (Its three ways stand beside these in RESULTS.md: they had the same 300 messages.)
 
 baselines = baseline_table(*splits)
 labels, logits = predict_logits(model, loaders[2], args.device)

@@ -110,7 +110,7 @@ section("8.3  One run is one draw")
 # Another seed: another split, another order, another A. Let three runs reach 96, 97 and 98 %: mean 97, spread s = 1. A
 # mean of three is less uncertain than one, s / sqrt(3). But s itself is a guess from three numbers, and for 95 % one
 # must go 4.3 times that far, or 3.2 times with four; were s known, 1.96 times. (Student's t. Where seeds split the same
-# messages, as from 8.4 on, even that is too sure: 10.1 says by how much, and README's table of 8.4 allows for it.)
+# messages, as from 8.4 on, even that is too sure: 10.1 says by how much, and RESULTS.md allows for it.)
 
 predict("reach", 4.303 * 1 / 3**0.5, mean_interval([96.0, 97.0, 98.0])[2] - 97, 1e-3)
 

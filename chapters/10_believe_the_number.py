@@ -301,7 +301,7 @@ for disguise in DISGUISES:
 
 # %%
 section("10.11  Report")
-# README's results are written from this file and its like, with seeds, intervals, machine and date.
+# The tables of figures/results/RESULTS.md are written from this file and its like, with seeds, machine and date.
 
 report(folder, args, recipe="default", weights=weights, seeds=seeds, results=results, pairs=pairs,
        learning_curves=points, gains=gains, disguises=mean, brier=scores,

@@ -130,7 +130,8 @@ def read_tensor(data, name, entry):
         raise ValueError(f"{name}: {entry.size} bytes are not a float32 tensor of shape {entry.shape}")
     stored = checked_slice(data, entry.offset, entry.size)
     if masked(crc32c(stored)) != entry.crc32c:
-        raise ValueError(f"{name}: its numbers do not match their crc32c: the file is damaged; delete it, and it is fetched again")
+        raise ValueError(f"{name}: its numbers do not match their crc32c: the file is damaged; delete it, and it is "
+                         f"fetched again")
     return stored.view("<f4").reshape(entry.shape)
 
 

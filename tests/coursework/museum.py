@@ -876,7 +876,7 @@ CHAPTER_10 = (
         "10.1 stops: the reach is 1.18, not 1.32."),
     Bug("the spread of the mean handed out as that of a seed", "10.1", "gpt/evaluate/significance.py",
         "return mean, sd, mean - reach, mean + reach", "return mean, sd / math.sqrt(n), mean - reach, mean + reach",
-        "Intervals are right; how far one seed strays, in brackets in README.md, comes out less than half as large."),
+        "Intervals are right; how far one seed strays, in brackets in RESULTS.md, comes out less than half as large."),
     Bug("near-copies drawn like all others", "10.2", "gpt/experiments/spam_filters.py",
         'rest["Text"].map(lambda text: home.get(normalised(text), -1))', 'rest["Text"].map(lambda text: -1)',
         "10.2 stops: splits share 37 messages.", box="10"),
