@@ -22,6 +22,9 @@ from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.model import evaluating
 from gpt.train import parameter_groups, train, warmup_then_cosine
 
+LOOK_EVERY = 500    # steps between two looks at the held-out texts
+
+
 
 def read_mini_texts(tokenizer, documents=None):
     """Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as in text messages.
@@ -74,7 +77,7 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
 
     Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
     steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
-    and every 500 steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the
+    and every LOOK_EVERY steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the
     folder, sampled-softmax.pt and full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second;
     the draws are from seed.
 
@@ -93,7 +96,7 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
         return sampled_softmax_loss(model, token_ids, unigram, samples=4096, generator=generator)
 
     def print_losses(progress):
-        if progress.step % 500 == 0:
+        if progress.step % LOOK_EVERY == 0:
             losses = text_losses(model, held_out, windows)
             print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()), flush=True)
 

@@ -12,7 +12,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 
@@ -104,6 +103,8 @@ def read_safetensors(file):
 
 def read_state_dict(file):
     """A .pth, of a state_dict alone or of one under "model_state_dict" beside an optimizer's -> {name: tensor}."""
+    import torch    # here, because it takes a second, and whoever only writes files does not need it
+
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:

@@ -1,6 +1,7 @@
 """gpt/applications/pretrain.py on a text of a few hundred tokens: what decays, what is measured, what a kill costs."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -92,10 +93,11 @@ def test_a_run_that_dies_in_either_phase_ends_with_the_same_weights(fresh, tmp_p
         "is something left out of the checkpoint: the generator of the draws, the optimizer both phases share?"
 
 
-def test_the_losses_are_printed_every_500_steps_and_change_nothing(fresh, tmp_path, capsys):
+def test_the_losses_are_printed_every_so_many_steps_and_change_nothing(fresh, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gpt.applications.pretrain.LOOK_EVERY", 20)
     seen, looked = fresh(), fresh()
-    how = HOW | dict(epochs=50, sampled_batches=10, full_batches=1)
+    how = HOW | dict(epochs=3, sampled_batches=10, full_batches=1)
     pretrain(seen, TEXT, {"text": TEXT}, **how, folder=tmp_path / "a")
-    assert capsys.readouterr().out.startswith("step 500: text ")
+    assert re.findall("^step (.*): text ", capsys.readouterr().out, re.M) == ["20"]
     pretrain(looked, TEXT, {}, **how, folder=tmp_path / "b")
     assert all(map(torch.equal, weights(seen), weights(looked))), "evaluating changed the course of training"

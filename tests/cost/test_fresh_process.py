@@ -187,7 +187,7 @@ def test_ctrl_c_stops_both_processes_and_the_childs_last_words_arrive(tmp_path):
 def test_a_second_ctrl_c_ends_a_child_that_does_not_listen(tmp_path):
     caller, child = start_caller(tmp_path, "deaf")
     os.killpg(caller.pid, signal.SIGINT)
-    time.sleep(1)
+    time.sleep(0.3)
     assert caller.poll() is None and is_there(child), "the first one leaves it time to save"
     os.killpg(caller.pid, signal.SIGINT)
     out, err = caller.communicate(timeout=30)

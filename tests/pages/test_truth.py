@@ -4,7 +4,6 @@ import importlib
 import re
 import shlex
 
-import pytest
 from conftest import ROOT, modules_of_gpt
 
 PATTERNS = ("*.md", "*.txt", "gpt/**/*.py", "chapters/*.py", "chapters/*.md", "tests/**/*.py", "tests/**/*.md",
@@ -17,7 +16,7 @@ OWN_FLAGS = {"--quick", "--seed", "--device", "--help"}    # of every chapter: c
 
 def commands(text):
     """Each `python chapters/...` or `python tests/...` command, as a list of words, as far as it stands on one line."""
-    for line in re.findall(r"python ((?:chapters|tests)/\w+\.py[^`|\n#]*)", text):
+    for line in re.findall(r"python ((?:chapters|tests)/[\w/]+\.py[^`|\n#]*)", text):
         words = re.split(r" {2,}|, | and |; |\)", line)[0]    # what follows the command on its line
         try:
             yield shlex.split(words)
@@ -25,29 +24,39 @@ def commands(text):
             yield words.split()
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_file_that_is_named_is_there(name):
-    named = re.findall(r"(?<![\w/.])((?:gpt|chapters|tests|figures|data)/[\w/-]+\.\w+)", TEXTS[name])
-    gone = {path for path in named if not WRITTEN_LATER.search(path) and not (ROOT / path).exists()}
-    assert not gone, f"{name} names what is not there: {sorted(gone)}"
+def test_every_file_that_is_named_is_there():
+    gone = []
+    for name, text in TEXTS.items():
+        for path in re.findall(r"(?<![\w/.])((?:gpt|chapters|tests|figures|data)/[\w/-]+\.\w+)", text):
+            if not WRITTEN_LATER.search(path) and not (ROOT / path).exists():
+                gone.append(f"{name} names {path}, which is not there")
+    assert not gone, "\n".join(gone)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_command_is_one_that_its_script_knows(name):
-    for script, *words in commands(TEXTS[name]):
-        if WRITTEN_LATER.search(script):
-            continue
-        assert (ROOT / script).exists(), f"{name}: there is no {script}"
-        known = OWN_FLAGS | set(re.findall(r'"(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8")))
-        flags = {word.strip(".:\"')") for word in words if word.startswith("--")}
-        assert flags <= known, f"{name}: {script} has no {sorted(flags - known)}"
+def test_every_command_is_one_that_its_script_knows():
+    faults = []
+    for name, text in TEXTS.items():
+        for script, *words in commands(text):
+            if WRITTEN_LATER.search(script):
+                continue
+            if not (ROOT / script).exists():
+                faults.append(f"{name}: there is no {script}")
+                continue
+            known = OWN_FLAGS | set(re.findall(r'"(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8")))
+            flags = {word.strip(".:\"')") for word in words if word.startswith("--")}
+            if flags - known:
+                faults.append(f"{name}: {script} has no {' '.join(sorted(flags - known))}")
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_name_of_the_library_that_is_named_is_there(name):
+def test_every_name_of_the_library_that_is_named_is_there():
     """`gpt.weights.load_book` in backquotes, in a docstring or on a page."""
-    for module, attribute in re.findall(r"`(gpt(?:\.[a-z_]+)+)\.(\w+)", TEXTS[name]):
-        assert hasattr(importlib.import_module(module), attribute), f"{name} names {module}.{attribute}"
+    gone = []
+    for name, text in TEXTS.items():
+        for module, attribute in re.findall(r"`(gpt(?:\.[a-z_]+)+)\.(\w+)", text):
+            if not hasattr(importlib.import_module(module), attribute):
+                gone.append(f"{name} names {module}.{attribute}, which is not there")
+    assert not gone, "\n".join(gone)
 
 
 def test_these_tests_find_something_to_hold():
