@@ -60,14 +60,15 @@ class Grader:
                 other = text_of(name, content)
                 if has_function(other, exercise):
                     clean = (self.clean / exercise.file).read_bytes().decode("utf-8")
-                    return transplanted(clean, other, exercise).encode("utf-8")
+                    return transplanted(clean, other, exercise, files).encode("utf-8")
         if source is None:
             raise Problem(f"there is no {exercise.file} in the submission")
         cut(source, exercise)    # says what is wrong with it
 
     def older(self, exercise, source):
-        """Whether a file was begun when gpt/ was another: it lacks a definition of ours, or imports what is not there."""
-        if definitions((self.clean / exercise.file).read_text("utf-8")) - definitions(source):
+        """Whether a file was begun when gpt/ was another: it lacks a name of ours, or imports what is not there."""
+        clean = (self.clean / exercise.file).read_text("utf-8")
+        if definitions(clean) - definitions(source) or names_of(clean) - names_of(source):
             return True
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt."):
@@ -142,18 +143,25 @@ def names_of(source):
     return {name for statement in ast.parse(source).body for name in bound(statement)}
 
 
-def transplanted(clean, source, exercise):
+def transplanted(clean, source, exercise, files):
     """Our file with the student's function, and behind it what this function needs of the student's own: helpers,
-    constants, imports of packages. Names that our file has already mean what they mean in it.
+    constants, imports of packages, and what it imported from another of the student's files. Names that our file has
+    already mean what they mean in it.
     """
     function = cut(source, exercise).function
-    needed, known, helpers = {node.id for node in ast.walk(ast.parse(textwrap.dedent(function)))
-                              if isinstance(node, ast.Name)}, names_of(clean), []
+    needed = {node.id for node in ast.walk(ast.parse(textwrap.dedent(function))) if isinstance(node, ast.Name)}
+    known, helpers = names_of(clean), []
     for statement in reversed(ast.parse(source).body):    # backwards: a helper stands below what it uses, as a rule
-        ours = isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("gpt")
-        if bound(statement) & needed - known and not ours:
-            helpers.insert(0, ast.unparse(statement))
-            needed |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        if not bound(statement) & needed - known:
+            continue
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("gpt"):
+            there = text_of(statement.module, files.get(f"{statement.module.replace('.', '/')}.py", b""))
+            found = [other for other in ast.parse(there).body if bound(other) & bound(statement) & needed - known]
+        else:
+            found = [statement]
+        for one in found:
+            helpers.insert(0, ast.unparse(one))
+            needed |= {node.id for node in ast.walk(one) if isinstance(node, ast.Name)}
     return put_back(clean, exercise, function)[0] + "\n\n" + "\n".join(helpers) + "\n"
 
 
