@@ -118,13 +118,14 @@ def wear(model, modules, head, dropout):
     for theirs, packed in modules.items():
         shared = {}
         for name, part in zip(ours[theirs], unpack(packed, len(ours[theirs])), strict=True):
-            if part is not None:
-                layer = LinearWithLoRA(model.get_submodule(name), len(part.B), part.alpha, scale=part.rule,
-                                       dropout=dropout)
-                layer.lora.A = shared.setdefault(id(part.A), layer.lora.A)
-                layer.lora.A.copy_(part.A)
-                layer.lora.B.copy_(part.B)
-                model.set_submodule(name, layer)
+            if part is None:
+                continue
+            linear = model.get_submodule(name)
+            layer = LinearWithLoRA(linear, len(part.B), part.alpha, scale=part.rule, dropout=dropout)
+            layer.lora.A = shared.setdefault(id(part.A), layer.lora.A)
+            layer.lora.A.copy_(part.A)
+            layer.lora.B.copy_(part.B)
+            model.set_submodule(name, layer)
 
 
 # ---- The linear layers: PEFT's and ours ------------------------------------------------------------------------------
@@ -253,8 +254,8 @@ def head_tensors(model):
     """
     if is_tied(model):
         return {}
-    head = merged_weights(nn.ModuleDict({"out_head": model.out_head}))
-    weight, bias, norm = head["out_head.weight"], head["out_head.bias"], model.final_norm    # (K, C), (K,)
+    merged, norm = merged_weights(nn.ModuleDict({"out_head": model.out_head})), model.final_norm
+    weight, bias = merged["out_head.weight"], merged["out_head.bias"]                 # (K, C), (K,)
     if not bias.any():
         return {"score.weight": weight}
     shift = fold_bias(weight, bias, norm.shift.float())    # among the digits of a bfloat16 shift it would be lost
@@ -278,8 +279,8 @@ def head_of(model, tensors):
         return None
     if "score.weight" not in tensors:
         raise ValueError("ln_f was trained, and the head of a language model, its embedding, cannot take that up")
-    dtype = model.tok_emb.weight.dtype
-    scale, shift = (p.cpu().double() for p in (model.final_norm.scale, model.final_norm.shift))    # (C,), (C,)
+    norm, dtype = model.final_norm, model.tok_emb.weight.dtype
+    scale, shift = norm.scale.cpu().double(), norm.shift.cpu().double()               # (C,), (C,)
     their_scale = tensors.get("transformer.ln_f.weight", scale).double()
     their_shift = tensors.get("transformer.ln_f.bias", shift).double()
     if their_scale[scale == 0].any():
@@ -296,7 +297,7 @@ def head_of(model, tensors):
 # ---- Reading the tensors ---------------------------------------------------------------------------------------------
 
 def sort_tensors(model, settings, tensors):
-    """A file's tensors, which must be all that settings and model want and no other, in the model's type.
+    """A file's tensors, in the model's type. They must be those that settings and model want, and no others.
 
     Output: {PEFT's layer: Packed}; what is saved whole, {"score.weight": (K, C), ...}. A norm keeps its own type
     Raises: ValueError, see `import_peft`
@@ -312,7 +313,8 @@ def sort_tensors(model, settings, tensors):
             wanted[f"{PREFIX}{theirs}.lora_B.weight"] = (len(ours) * linear.out_features, rank)
     if not alphas:
         raise ValueError("by its settings no linear layer in the blocks of this model has a LoRA")
-    check_tensors({name: torch.empty(shape, device="meta") for name, shape in wanted.items()}, tensors)
+    with about("these are not the tensors that its settings and this model want"):
+        check_tensors({name: torch.empty(shape, device="meta") for name, shape in wanted.items()}, tensors)
     found, dtype = {}, model.tok_emb.weight.dtype
     for name, tensor in tensors.items():
         found[name.removeprefix(PREFIX)] = tensor = tensor if ".ln_f." in name else tensor.to(dtype)
@@ -337,7 +339,7 @@ def saved_shapes(C, settings, tensors):
 
 
 def read_labels(model, header, K):
-    """The names of the K classes in a file's header. Folders of older versions say more there, which is not needed.
+    """The names of the K classes in a file's header. Older versions wrote more there, which is not needed.
 
     Raises: ValueError for a header that is not an adapter's, for another base and another number of classes
     """
@@ -383,7 +385,7 @@ PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 SAVED = {"score": "score", "classifier": None, "ln_f": "ln_f", "transformer.ln_f": "ln_f"}    # None: GPT-2 has no such
 NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
              "megatron_core", "qalora_group_size", "eva_config", "runtime_config"}    # they change no answer
-SETTINGS = {    # PEFT's default, whether a value can be taken here, and which ones can
+SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and which values can
     "peft_type": (None, lambda value: value == "LORA", "LORA"),
     "task_type": (None, lambda value: value in (None, "CAUSAL_LM", "SEQ_CLS"), "CAUSAL_LM, SEQ_CLS or null"),
     "r": (8, is_rank, "a whole number above 0"),
@@ -427,10 +429,11 @@ def settings_of(model, modules, head, base):
 
 
 def read_settings(file):
-    """adapter_config.json -> all of SETTINGS, PEFT's defaults where the file has none, patterns compiled.
+    """adapter_config.json -> {name: value} for all of SETTINGS, with PEFT's defaults, every pattern compiled.
 
-    Raises: ValueError for a damaged file; with the setting's name, for a value that SETTINGS does not take and for an
-        unknown setting that is switched on, because it would change the answers without a word; see `compiled`
+    Raises: ValueError for a damaged file, and for a pattern that `compiled` refuses. With the setting's name, for a
+        value that SETTINGS does not take and for an unknown setting that is switched on: such a setting would change
+        the answers, and nobody would be told
     """
     if file.stat().st_size > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes for the settings of an adapter")
