@@ -1,7 +1,9 @@
 """Export: a GPTModel, its LoRAs merged, as a folder that Hugging Face's transformers loads with from_pretrained.
 
 A language model becomes a GPT2LMHeadModel, a model with a swapped head a GPT2ForSequenceClassification. The tokenizer
-is GPT-2's own, AutoTokenizer.from_pretrained("gpt2"), and not in the folder. Read along: chapters/07_lora_writer.py.
+is GPT-2's own, AutoTokenizer.from_pretrained("gpt2"), so the folder has none.
+
+Read along: chapters/07_lora_writer.py. Source: the files of transformers 5.23.0.
 """
 
 import json
@@ -21,37 +23,55 @@ THEIRS = {ours: hugging_face for _, hugging_face, ours in NAMES}
 def export_hf(model, folder, *, labels=()):
     """Write config.json and model.safetensors into a folder, whole or not at all. The model stays as it is.
 
-    Theirs reads a class at the last token that is not <|endoftext|>, which also pads. So do we, as long as no message
-    ends in <|endoftext|> itself; our tokenizer never makes it from text. A classifier that was trained the blog's way,
-    to be read at its padding, would be read elsewhere there: it cannot be exported, and this cannot be seen here.
+    Their classifier reads at the last token that is not <|endoftext|>, because that token also pads. So do we, as long
+    as no message itself ends in <|endoftext|>, and our tokenizer never makes it from text. A classifier that was
+    trained the blog's way, to be read at its padding, answers differently there. Do not export one: this function
+    cannot refuse it, because nothing in the model says how it was trained.
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
-    Raises: ValueError for labels that do not fit the head or are no different texts, for numbers that are not finite,
-        and what `fold_bias` refuses; FileExistsError for a folder
-        that holds anything else, see `gpt.storage.files.written_whole_folder`
+    Raises: ValueError for labels that do not fit the head or are not different texts, for numbers that are not finite,
+        and what `fold_bias` refuses; FileExistsError for a folder that holds anything else (see
+        `gpt.storage.files.written_whole_folder`)
     """
-    tensors, config = hf_tensors(model), hf_config(model, labels)
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{folder} was not written: {broken[0]} holds numbers that are not finite")
+    tensors = hf_tensors(model)
+    config = hf_config(model, labels)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{folder} was not written: {name} holds numbers that are not finite: did the training "
+                             f"diverge?")
     with written_whole_folder(folder) as temporary:
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def hf_config(model, labels=()):
-    """What config.json says, as a dict: the sizes, and the kind of model."""
-    config, K = model.config, 0 if is_tied(model) else plain_head(model).out_features
+    """What config.json says, as a dict: the kind of model, its sizes, and the names of its classes, if it has any."""
+    config = model.config
+    K = 0 if is_tied(model) else plain_head(model).out_features
     if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):
         raise ValueError(f"{len(labels)} labels for a head of {K or 'no'} classes, {list(labels)}: each class needs a "
                          f"name of its own")
     end = config.vocab_size - 1    # <|endoftext|>, which is GPT-2's last token: 50256
-    found = {"architectures": ["GPT2ForSequenceClassification" if K else "GPT2LMHeadModel"], "model_type": "gpt2",
-             "vocab_size": config.vocab_size, "n_positions": config.context_length, "n_embd": config.emb_dim,
-             "n_layer": config.n_layers, "n_head": config.n_heads, "n_inner": None, "activation_function": "gelu_new",
-             "layer_norm_epsilon": model.final_norm.eps, "embd_pdrop": config.drop_rate,
-             "attn_pdrop": config.drop_rate, "resid_pdrop": config.drop_rate, "bos_token_id": end,
-             "eos_token_id": end, "pad_token_id": end, "tie_word_embeddings": True,
-             "torch_dtype": str(model.tok_emb.weight.dtype).removeprefix("torch.")}
+    found = {
+        "architectures": ["GPT2ForSequenceClassification" if K else "GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.emb_dim,
+        "n_layer": config.n_layers,
+        "n_head": config.n_heads,
+        "n_inner": None,                       # 4 n_embd
+        "activation_function": "gelu_new",     # what they call gelu is not GPT-2's
+        "layer_norm_epsilon": model.final_norm.eps,
+        "embd_pdrop": config.drop_rate,
+        "attn_pdrop": config.drop_rate,
+        "resid_pdrop": config.drop_rate,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "tie_word_embeddings": True,
+        "torch_dtype": str(model.tok_emb.weight.dtype).removeprefix("torch."),
+    }
     if K:
         names = labels or [f"LABEL_{i}" for i in range(K)]
         found |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -62,8 +82,9 @@ def hf_config(model, labels=()):
 def hf_tensors(model):
     """The model's tensors, merged, under Hugging Face's names: {"transformer.h.0.attn.c_attn.weight": (C, 3 C), ...}.
 
-    Linear weights of the blocks are (in, out) there; query, key and value stand side by side; a head, called score,
-    has no bias (`fold_bias`). A model without query, key and value biases gets zeros: a GPT-2 always has some.
+    Linear weights of the blocks are (in, out) there, and query, key and value stand side by side. A head is called
+    score and has no bias (see `fold_bias`). A model without query, key and value biases gets zeros, because theirs
+    always has these biases.
     """
     weights = merged_weights(model)
     head, bias = weights.pop("out_head.weight", None), weights.pop("out_head.bias", None)
@@ -84,7 +105,7 @@ def hf_tensors(model):
 
 @torch.no_grad()
 def merged_weights(model):
-    """{name without LoRA: tensor}, each LoRA added to its weight as merging does; no tied head. Nothing is changed."""
+    """The weights as merging would make them, {name without LoRA: tensor}, without a tied head. The model stays."""
     weights = {name: p.detach() for name, p in model.named_parameters() if ".lora." not in name}
     for name, layer in lora_layers(model):
         if layer.original is None:
@@ -97,16 +118,16 @@ def fold_bias(head_weight, head_bias, shift):
 
         shift' = shift + W^T (W W^T)^-1 b
 
-    is the smallest change of the shift that does this. A head for 2 classes that was trained from zero has rows, and
-    biases, that add up to almost zero: softmax sends all classes together a gradient of 0. (AdamW scales the gradient
-    of each number by itself, so with more classes they need not.) Then W W^T has almost no inverse. So it is done in
-    float64, and what is below a millionth of W's size is taken for zero.
+    is the smallest change of the shift that does this. Often W W^T has almost no inverse: if a head for 2 classes was
+    trained from zero, its rows add up to almost zero, and so do its biases, because softmax sends all classes together
+    a gradient of 0. (With more classes they need not, because AdamW scales the gradient of each number by itself.) So
+    everything is computed in float64, and what is below a millionth of W's size counts as zero.
 
     Input: head_weight W (K, C), head_bias b (K,), shift (C,)
     Output: shift' (C,), a new tensor of shift's type
-    Raises: ValueError for numbers that are not finite; with the largest error, where no shift gives these biases, to
-        1e-5 of the largest and the rounding of the old shift: rows of W depend on each other and the biases do not in
-        the same way
+    Raises: ValueError for numbers that are not finite; and if no shift gives these biases, because rows of W depend on
+        each other and the biases do not in the same way. The message has the largest error. An error of 1e-5 of the
+        largest bias is allowed, and what rounding takes from W shift anyway
     """
     W, b, old = (tensor.detach().double() for tensor in (head_weight, head_bias, shift))
     if not (W.isfinite().all() and b.isfinite().all() and old.isfinite().all()):

@@ -1,281 +1,135 @@
-"""Adapters that travel: a folder as PEFT, Hugging Face's library for adapters, writes and reads it.
+"""Adapters that travel: a folder as PEFT, Hugging Face's library for adapters, writes and reads it, both ways.
 
-    adapter_config.json          r, lora_alpha, target_modules, ...: gpt/interop/peft.py
+    adapter_config.json          r, lora_alpha, target_modules, ...
     adapter_model.safetensors    base_model.model.transformer.h.3.attn.c_attn.lora_A.weight (R, in), ...lora_B.weight
-                                 (out, R): gpt/interop/peft.py; a classifier's score.weight (K, C): gpt/interop/peft.py
+                                 (out, R); a classifier's score.weight (K, C), ln_f.weight and ln_f.bias (C,)
 
-What PEFT's settings have no place for, the base's fingerprint, the names of the classes, the head's bias and which
-columns are whose, stands in the header of the safetensors file, where PEFT does not look.
+PEFT's A and B are ours transposed, and its linear layers are ours but for one: c_attn is our query, key and value side
+by side, with one update for all three. There the three A's are stacked, and each part has columns of its own in lora_B:
+
+    lora_A    A_query^T  (r, in)      lora_B    B_query^T  0        0            (out, 3 r)
+              A_key^T    (r, in)                0          B_key^T  0
+              A_value^T  (r, in)                0          0        B_value^T
+
+PEFT's settings have no place for the base's fingerprint and the names of the classes. Both stand in the header of the
+safetensors file, where PEFT does not look. Answers there and here agree to 1e-5 of the largest.
 
 Read along: chapters/07_lora_writer.py. Source: the files of peft 0.21.2.
 """
 
 import json
-import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from gpt.adapters import Adapter, fingerprint, is_tied, remove_adapter, trained_besides
+from gpt.adapters import fingerprint, is_tied, remove_adapter, trained_besides
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
-from gpt.interop.hugging_face import fold_bias
+from gpt.interop.hugging_face import fold_bias, hf_config, merged_weights
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
-from gpt.storage.files import naming_file, read_safetensors, written_whole_folder
+from gpt.storage.files import naming_file, read_json, read_safetensors, written_whole_folder
+from gpt.weights import check_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-OPENAI = {re.sub(r"-small|\s.*", "", name): sizes    # gpt2, gpt2-medium, ...
+PREFIX = "base_model.model."    # PEFT's wrapper, and Hugging Face's model in it
+OPENAI = {name.partition(" ")[0].replace("-small", ""): sizes    # gpt2, gpt2-medium, ...
           for name, sizes in GPT2_SIZES.items() if name != "mini"}
 
 
 def export_peft(model, folder, *, base=None, labels=()):
-    """Write the model's LoRA, and its head if swapped, as PEFT's folder; the model stays as it is, merged or not.
+    """Write the model's LoRA, and its head if it was swapped, as a folder for PEFT. The model stays as it is.
 
-    The answers are the same there, but of a classifier that was trained the blog's way, to be read at its padding, as
-    `gpt.interop.hugging_face.export_hf` says. `import_peft` gives A, B, their scales, the head and the labels back bit
-    for bit, but for two things. Where the query, key and value of a block have different scales, B takes up the ratio, and
-    rounds unless it is a power of two. And PEFT has no LoRA on what it saves whole: of a head with a LoRA the sum is
-    written. Hugging Face's classifier has to be told pad_token_id = 50256, and by id2label what the labels are called.
+    It does not matter whether the LoRA is merged. PEFT saves a head whole, so of a head with a LoRA the sum is written.
+    Tell Hugging Face's classifier pad_token_id = 50256 and, by id2label, the names of its classes. A classifier that
+    was trained the blog's way, to be read at its padding, answers differently there: see `export_hf`.
 
-    Input: base, where Hugging Face finds the base model, a name or a folder of `export_hf`; None: for a model of the
-        size of one of OpenAI's that one, else nothing, and PEFT takes the model that it is given; labels, the names of
-        the classes (without any they are called LABEL_0, LABEL_1, ..., as there)
-    Raises: ValueError, before anything is written, where something else trains, which the folder would lose; for a LoRA
-        outside the blocks and the head, or none in the blocks; for dropouts that differ, labels that do not fit the
-        head, numbers that are not finite, and what `gpt.interop.hugging_face.fold_bias` refuses. FileExistsError: see
-        `gpt.storage.files.written_whole_folder`
+    Input: base, where Hugging Face finds the base model: a name or a folder of `export_hf`. None stands for OpenAI's
+        model of the same sizes; if there is none, PEFT takes the model that it is given; labels, the names of the
+        classes in the head's order, or () for LABEL_0, LABEL_1, ...
+    Raises: ValueError, before anything is written, if something trains that the folder would lose; if no LoRA is in the
+        blocks, or one is outside of blocks and head; if dropouts differ, labels do not fit the head or numbers are not
+        finite; and what `fold_bias` refuses. FileExistsError: see `gpt.storage.files.written_whole_folder`
     """
     base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
     with naming_file(f"{folder} was not written"):
         if lost := trained_besides(model):
             raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
-        modules, layers = pack_model(model)
-        tensors, labels, bias = head_tensors(model, list(labels))
+        labels = list(hf_config(model, list(labels)).get("id2label", {}).values())
+        modules, head = pack_model(model), head_tensors(model)
+        tensors = dict(head)
         for name, packed in modules.items():
             tensors |= {f"{name}.lora_A.weight": packed.A, f"{name}.lora_B.weight": packed.B}
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise ValueError(f"{broken[0]} holds numbers that are not finite")
-        dropouts = {layer.lora.dropout.p for name, layer in lora_layers(model) if name != "out_head"}
-        config = settings_of(modules, model.config.n_layers, base, dropouts, tensors)
-        notes = asdict(Adapter(base or "a base without name", fingerprint(model), labels, None, layers))
-        notes["bias"] = bias
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite: did the training diverge?")
+        settings = json.dumps(settings_of(model, modules, head, base), indent=2)
+        notes = {"base": base or "a base without name", "fingerprint": fingerprint(model), "labels": labels}
     with written_whole_folder(folder) as temporary:
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (temporary / CONFIG).write_text(settings + "\n", encoding="utf-8")
         save_file({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
                   temporary / TENSORS, metadata={"adapter": json.dumps(notes)})
 
 
 def import_peft(model, folder):
-    """Lay PEFT's adapter over a model, in place, taking off what it wears; afterwards all is frozen but A, B and head.
+    """Lay PEFT's adapter over a model, in place. Afterwards everything is frozen but each A and B and the head.
 
-    Numbers of another type become the model's. Query, key and value share an A, as they do in c_attn, unless zeros in
-    lora_B tell them apart (`gpt.interop.peft.unpack`). A final norm that was trained goes into the head (`head_of`), so
-    that the base stays what it was. Whether it is the right base is known only where `export_peft` wrote the folder.
+    An adapter that the model wears is taken off first. Numbers of another type become the model's. Query, key and value
+    share an A, as they do in c_attn, unless zeros in lora_B tell them apart (`unpack`). A final norm that was trained
+    goes into the head (`head_of`), so that the base stays what it was. Only a folder of `export_peft` says which
+    weights it was trained on; for any other, giving the right base is up to you.
 
-    Output: the names of the classes, LABEL_0, LABEL_1, ... where the folder has none; [] for a language model
-    Raises: ValueError that begins with the folder's or file's name, before anything is changed: for a damaged file, a
-        setting that is no plain LoRA's (`read_config`), a pickle, another base, and tensors that are missing, left
-        over, of another shape than settings and model want, or not finite. OSError where there is no file
+    Output: the names of the classes, LABEL_0, LABEL_1, ... if the folder has none; [] for a language model
+    Raises: ValueError that begins with the folder's or file's name, before anything is changed, for a damaged file, a
+        pickle, a setting that is not a plain LoRA's (`read_settings`), another base, and tensors that are missing,
+        left over, of another shape than settings and model want, or not finite. OSError if there is no file
     """
     folder = Path(folder)
     if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
         raise ValueError(f"{folder}: adapter_model.bin is a pickle, which can run any program when it is read: let "
                          f"PEFT load it and save it again, as {TENSORS}")
-    with naming_file(folder / CONFIG):
-        config = read_config(folder / CONFIG)
+    settings = read_settings(folder / CONFIG)
     with naming_file(folder / TENSORS):
-        tensors, notes = read_safetensors(folder / TENSORS)
-        adapter, bias = read_notes(notes["adapter"]) if "adapter" in notes else (None, None)
-        if adapter and adapter.fingerprint != (here := fingerprint(model)):
-            raise ValueError(f"it was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., this "
-                             f"model's are {here[:12]}...: load the same base first")
-        modules, rest = sort_tensors(model, config, tensors)
-        parts = unpack_model(modules, adapter and adapter.layers)
-        head = head_of(model, rest, bias)
-        K = 0 if head is None else len(head[1])
-        labels = adapter.labels if adapter else [f"LABEL_{i}" for i in range(K)]
-        if len(labels) != K:
-            raise ValueError(f"{len(labels)} labels, but the head has {K} outputs")
+        tensors, header = read_safetensors(folder / TENSORS)
+        modules, rest = sort_tensors(model, settings, tensors)
+        head = head_of(model, rest)
+        labels = read_labels(model, header, 0 if head is None else len(head[1]))
     with torch.random.fork_rng(devices=[]):    # what new layers draw is overwritten
-        put_on(model, parts, head, config.lora_dropout)
+        wear(model, modules, head, settings["lora_dropout"])
     return labels
 
 
-def read_notes(text):
-    """What `export_peft` wrote into the header: an Adapter, and the head's bias (K,), which is [] without a head."""
-    try:
-        notes = json.loads(text)
-        bias = torch.tensor(notes.pop("bias"), dtype=torch.float64)
-        return Adapter(**notes), bias
-    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError) as error:
-        raise ValueError(f"its header is not that of an adapter ({type(error).__name__}: {error})") from error
-
-
 @torch.no_grad()
-def put_on(model, parts, head, dropout):
-    """Take off the adapter that the model wears and put on these LoRAs, {our layer: Part}, and this head, in place."""
+def wear(model, modules, head, dropout):
+    """Put these LoRAs, {PEFT's layer: Packed}, and this head on the model, in place of any adapter that it wears."""
     remove_adapter(model)
     model.requires_grad_(False)
     if head is not None:
-        swap_head(model, len(head[1]))
-        model.out_head.weight.copy_(head[0])
-        model.out_head.bias.copy_(head[1])
-    shared = {}
-    for name, part in parts.items():
-        parent, _, child = name.rpartition(".")
-        layer = LinearWithLoRA(model.get_submodule(name), len(part.B), part.alpha, scale=part.rule, dropout=dropout)
-        layer.lora.A = shared.setdefault(id(part.A), layer.lora.A)
-        layer.lora.A.copy_(part.A)
-        layer.lora.B.copy_(part.B)
-        setattr(model.get_submodule(parent), child, layer)
-
-
-def settings_of(modules, n_layers, base, dropouts, tensors):
-    """The settings to write, for {their layer: Packed}, the layers' dropouts and the names of the file's tensors."""
-    if len(dropouts) > 1:
-        raise ValueError(f"PEFT has one dropout for all layers, these have {sorted(dropouts)}")
-    loras = {name: (len(packed.A), packed.alpha) for name, packed in modules.items()}
-    (rank, alpha), _ = Counter(loras.values()).most_common(1)[0]
-    kinds = Counter(name.split(".", 3)[3] for name in loras)
-    pattern = {name: "^" + name.replace(".", r"\.") + "$" for name in loras}
-    head = [name for name, key in (("score", "score.weight"), ("ln_f", "transformer.ln_f.weight")) if key in tensors]
-    return {"peft_type": "LORA", "task_type": "SEQ_CLS" if head else "CAUSAL_LM", "base_model_name_or_path": base,
-            "r": rank, "lora_alpha": alpha, "lora_dropout": max(dropouts), "bias": "none", "fan_in_fan_out": True,
-            "inference_mode": True, "init_lora_weights": True, "use_rslora": False, "modules_to_save": head or None,
-            "target_modules": sorted(kinds) if set(kinds.values()) == {n_layers} else sorted(loras),
-            "rank_pattern": {pattern[name]: r for name, (r, _) in loras.items() if r != rank},
-            "alpha_pattern": {pattern[name]: a for name, (_, a) in loras.items() if a != alpha}}
-
-
-# ---- All LoRA layers of a model in PEFT's layout, and back -----------------------------------------------------------
-
-PREFIX = "base_model.model."    # PEFT's wrapper, and Hugging Face's model in it
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def places(n_layers):
-    """Each layer of theirs and the list of those of ours that it stands for: "transformer.h.0.attn.c_attn", three."""
-    for i in range(n_layers):
-        for kind, parts in PARTS.items():
-            yield f"transformer.h.{i}.{kind}", [f"trf_blocks.{i}.{part}" for part in parts]
-
-
-def pack_model(model):
-    """The LoRAs of the blocks: {their layer: Packed}, and {our layer: its options in an Adapter, as it will come back}.
-
-    Raises: ValueError for a LoRA outside blocks and head, for none in the blocks, and what `exact_alpha` refuses
-    """
-    own = {name: layer.lora for name, layer in lora_layers(model) if name != "out_head"}
-    modules, layers = {}, {}
-    for theirs, ours in places(model.config.n_layers):
-        loras = [own.pop(name, None) for name in ours]
-        if any(loras):
-            parts = [lora and Part(lora.A.detach(), lora.B.detach(), lora.alpha, lora.rule) for lora in loras]
-            modules[theirs], columns = pack(parts)
-            layers |= options_of(ours, parts, columns, modules[theirs].scale)
-    if own or not modules:
-        raise ValueError(f"PEFT's file takes LoRA layers in the blocks, and this model has {list(own) or 'none'}")
-    return modules, layers
-
-
-def options_of(ours, parts, columns, scale):
-    """The options of these layers: rank, alpha, scale, shares_a. Where B takes up a scale, that is the others' then."""
-    owners, layers = {}, {}
-    for name, part, its in zip(ours, parts, columns, strict=True):
-        if part is not None:
-            alpha, rule = (part.alpha, part.rule) if part.scale == scale else (scale, "alpha")
-            layers[name] = {"rank": len(its), "alpha": alpha, "scale": rule}
-            if (owner := owners.setdefault(its.start, name)) != name:
-                layers[name]["shares_a"] = owner
-    return layers
-
-
-def unpack_model(modules, layers=None):
-    """{their layer: Packed} -> {our layer: Part}. layers: the options that `pack_model` gave, where they are known.
-
-    Raises: ValueError where options and tensors are not of one adapter
-    """
-    left, parts = dict(layers or {}), {}
-    here = {theirs: ours for theirs, ours in places(1 + max(int(name.split(".")[2]) for name in modules))}
+        weight, bias = head
+        swap_head(model, len(weight))
+        model.out_head.weight.copy_(weight)
+        model.out_head.bias.copy_(bias)
+    ours = places(model.config.n_layers)
     for theirs, packed in modules.items():
-        columns = layers and columns_of(here[theirs], left, len(packed.A))
-        for name, part in zip(here[theirs], unpack(packed, len(here[theirs]), columns), strict=True):
-            if options := left.pop(name, None):
-                part = part._replace(alpha=options["alpha"], rule=options["scale"])
-                if part.scale != packed.scale:
-                    raise ValueError(f"{name}: {packed.scale} is its scale in the settings, {part.scale} in the header")
-            if part is not None:
-                parts[name] = part
-    if left:
-        raise ValueError(f"the header speaks of {min(left)}, and there is no such LoRA")
-    return parts
+        shared = {}
+        for name, part in zip(ours[theirs], unpack(packed, len(ours[theirs])), strict=True):
+            if part is None:
+                continue
+            linear = model.get_submodule(name)
+            layer = LinearWithLoRA(linear, len(part.B), part.alpha, scale=part.rule, dropout=dropout)
+            layer.lora.A = shared.setdefault(id(part.A), layer.lora.A)
+            layer.lora.A.copy_(part.A)
+            layer.lora.B.copy_(part.B)
+            model.set_submodule(name, layer)
 
 
-def columns_of(ours, layers, R):
-    """Which of R columns belong to each of these layers, by their options: a range, or None where it has none."""
-    starts, columns, end = {}, [], 0
-    for name in ours:
-        if (options := layers.get(name)) is None:
-            columns.append(None)
-            continue
-        owner = options.get("shares_a")
-        start = starts[name] = end if owner is None else starts.get(owner, R)
-        columns.append(range(start, start + options["rank"]))
-        end = max(end, columns[-1].stop)
-    if end > R:
-        raise ValueError(f"the header wants more than the {R} columns of lora_B that there are for {ours[0]}")
-    return columns
+# ---- The linear layers: PEFT's and ours ------------------------------------------------------------------------------
 
-
-def sort_tensors(model, config, tensors):
-    """A file's tensors, which must be all that settings and model want and no other, in the model's type.
-
-    Output: {their layer: Packed}, {"score.weight", ...: the tensor}; the final norm's keep their type
-    Raises: ValueError, see `gpt.interop.peft.import_peft`
-    """
-    loras = {name: lora for name, _ in places(model.config.n_layers) if (lora := config.lora_of(name))}
-    if not loras:
-        raise ValueError("by its settings no linear layer in the blocks of this model has a LoRA")
-    wanted, dtype = wanted_shapes(model.config.emb_dim, loras, config.saved, tensors), model.tok_emb.weight.dtype
-    found = {}
-    for name in sorted(wanted.keys() | tensors.keys()):
-        tensor = tensors.get(name)
-        want, have = wanted.get(name, "nothing"), "nothing" if tensor is None else tuple(tensor.shape)
-        if want != have:
-            raise ValueError(f"{name:.100}: the settings and this model of {model.config.n_layers} blocks want {want}, "
-                             f"the adapter has {have}")
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} is of type {tensor.dtype}, not one of {FLOATS}")
-        found[name.removeprefix(PREFIX)] = tensor = tensor if ".ln_f." in name else tensor.to(dtype)
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} holds numbers that are not finite, or too large for {dtype}")
-    return {name: Packed(found.pop(f"{name}.lora_A.weight"), found.pop(f"{name}.lora_B.weight"), alpha, config.rule)
-            for name, (_, alpha) in loras.items()}, found
-
-
-def wanted_shapes(C, loras, saved, tensors):
-    """{name in the file: shape}: of these LoRAs, {their layer: (rank, alpha)}, and of what is saved whole."""
-    sizes = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, 4 * C), "mlp.c_proj": (4 * C, C)}
-    wanted = {}
-    for name, (rank, _) in loras.items():
-        size_in, size_out = sizes[name.split(".", 3)[3]]
-        wanted |= {f"{PREFIX}{name}.lora_A.weight": (rank, size_in), f"{PREFIX}{name}.lora_B.weight": (size_out, rank)}
-    if "score" in saved:
-        score = tensors.get(f"{PREFIX}score.weight")
-        wanted[f"{PREFIX}score.weight"] = (1 if score is None else max(1, 1, *score.shape[:1]), C)
-    if "ln_f" in saved:
-        wanted |= {f"{PREFIX}transformer.ln_f.{name}": (C,) for name in ("weight", "bias")}
-    return wanted
-
-
-# ---- One update ------------------------------------------------------------------------------------------------------
-
-PARTS = {    # their layer in block h.{i} -> ours in trf_blocks.{i}, in the order of its outputs
+PARTS = {    # PEFT's layer in block h.{i} -> ours in trf_blocks.{i}, in the order of its outputs
     "attn.c_attn": ("att.W_query", "att.W_key", "att.W_value"),
     "attn.c_proj": ("att.out_proj",),
     "mlp.c_fc": ("ff.layers.0",),
@@ -289,7 +143,7 @@ class Packed(NamedTuple):
     A: torch.Tensor
     B: torch.Tensor
     alpha: float
-    rule: str    # of SCALES: "alpha/r", or "alpha/sqrt(r)" where the file says use_rslora
+    rule: str    # a name of SCALES: "alpha/r", or "alpha/sqrt(r)" if the file says use_rslora
 
     @property
     def scale(self):
@@ -302,7 +156,7 @@ class Part(NamedTuple):
     A: torch.Tensor
     B: torch.Tensor
     alpha: float
-    rule: str    # of SCALES
+    rule: str    # a name of SCALES
 
     @property
     def scale(self):
@@ -311,296 +165,321 @@ class Part(NamedTuple):
 
 @torch.no_grad()
 def pack(parts):
-    """Our Parts, in the order of PARTS and None where a layer has no LoRA -> Packed, and the columns of each part.
+    """Put the LoRAs of query, key and value into the one update that PEFT has for all three.
 
-    PEFT knows one scale for all of c_attn: the largest in size. A part with another is multiplied by the ratio, which
-    rounds, unless it is a power of two. So that alpha / R is the scale to the last bit, R can be larger than it must be
-    (`exact_alpha`): rows and columns of zeros are added.
+    Each A that differs stands in lora_A once, below those before it. A part owns the columns of lora_B that meet its A,
+    in the rows that are its outputs; what nobody owns is zero (see the drawing at the top of this file). PEFT has one
+    scale for all of c_attn. It is that of the part whose scale is the largest in size; a part with another scale has
+    its B multiplied by the ratio of the two.
 
-    Output: Packed, with the rule alpha/r; columns, a range for each part, None where there is none
+    Input: parts, a list of Part in the order of PARTS, None for a layer without LoRA; at least one has a LoRA
+    Output: Packed, A (R, in) and B (out of all parts, R), with the rule "alpha/r"; the columns of each part, a range,
+        or None for a layer without LoRA
     """
     present = [part for part in parts if part is not None]
     scale = max((part.scale for part in present), key=abs)
-    As, columns, out = [], [], present[0].B.shape[1]
+    As, columns = [], []
     for part in parts:
-        if part is not None and not any(torch.equal(A, part.A) for A in As):
+        if part is None:
+            columns.append(None)
+            continue
+        place = next((i for i, A in enumerate(As) if torch.equal(A, part.A)), len(As))
+        if place == len(As):
             As.append(part.A)
-        before = [] if part is None else As[:[torch.equal(A, part.A) for A in As].index(True)]
-        first = sum(A.shape[1] for A in before)
-        columns.append(None if part is None else range(first, first + len(part.B)))
-    needed = sum(A.shape[1] for A in As)
-    alpha, R = exact_alpha(scale, needed)
-    packed = Packed(As[0].new_zeros(R, len(As[0])), As[0].new_zeros(len(parts) * out, R), alpha, "alpha/r")
-    packed.A[:needed] = torch.cat(As, dim=1).T                                        # (needed, in)
-    for rows, part, its in zip(packed.B.tensor_split(len(parts)), parts, columns, strict=True):
+        first = sum(A.shape[1] for A in As[:place])    # the ranks of those before it
+        columns.append(range(first, first + len(part.B)))
+    A = torch.cat(As, dim=1).T                                                        # (R, in)
+    B = A.new_zeros(len(parts) * present[0].B.shape[1], len(A))
+    for rows, part, its in zip(B.tensor_split(len(parts)), parts, columns, strict=True):
         if part is not None:
-            ratio = part.scale / scale if part.scale != scale else 1.0
+            ratio = part.scale / scale if part.scale != scale else 1.0    # all scales can be 0
             rows[:, its.start:its.stop] = (part.B.double() * ratio).T                 # (out, r)
-    return packed, columns
-
-
-def exact_alpha(scale, rank):
-    """The alpha and the smallest rank, not below `rank`, for which alpha / rank is `scale` to the last bit.
-
-    With 3 or 24 as rank some scales cannot be had: scale * rank was rounded, and divided by rank it misses by a bit. A
-    power of two never misses. Raises: ValueError for a scale that is not finite or too near the ends of the numbers
-    """
-    for r in range(rank, 2 * rank + 1):    # there is a power of two in it
-        alpha = scale * r
-        if math.isfinite(alpha) and alpha / r == scale:
-            return int(alpha) if alpha == round(alpha) else alpha, r
-    raise ValueError(f"no alpha gives a LoRA of rank {rank} the scale {scale!r}")
+    return Packed(A, B, scale * len(A), "alpha/r"), columns
 
 
 @torch.no_grad()
-def unpack(packed, n_parts, columns=None):
-    """Packed -> our Parts, None where there is none: the inverse of `pack`.
+def unpack(packed, n_parts):
+    """Packed -> a list of Part, None for a layer without LoRA: the inverse of `pack`, told by the zeros in B.
 
-    A part's columns are those that are not all zero in its rows of B, and it gets the rows of A that they meet; a part
-    of zeros alone has no LoRA. Where all of B is zero (an update that was not trained yet), and where there is but one
-    part, they are all. Parts with the same columns share one A, as they did in c_attn.
-
-    Input: columns: for each part a range, or None, where it is known better
-    Raises: ValueError where B has a number other than 0 outside the columns given
+    A part owns the columns that are not all zero in its rows of B, and the rows of A that they meet; if there are none,
+    it has no LoRA. Two cases leave every part every column: a single part, and a B of zeros, which was not trained yet.
+    Parts with the same columns share one A, as they did in c_attn.
     """
-    every, rows, made, parts = range(len(packed.A)), packed.B.tensor_split(n_parts), {}, []
-    if columns is None:
-        whole = n_parts == 1 or not packed.B.any()
-        columns = [every if whole else B.any(dim=0).nonzero()[:, 0].tolist() for B in rows]
-    for B, its in zip(rows, columns, strict=True):
-        its = list(its or ())
-        if B[:, sorted(set(every) - set(its))].any():
-            raise ValueError(f"lora_B has numbers in other columns than {its or 'none'}")
-        if its and tuple(its) not in made:
-            made[tuple(its)] = packed.A[its].T.contiguous()                           # (in, r)
-        parts.append(Part(made[tuple(its)], B[:, its].T.contiguous(), *same_scale(packed, len(its))) if its else None)
+    rule, every = SCALES[packed.rule], list(range(len(packed.A)))
+    whole = n_parts == 1 or not packed.B.any()
+    shared, parts = {}, []
+    for rows in packed.B.tensor_split(n_parts):
+        its = every if whole else rows.any(dim=0).nonzero()[:, 0].tolist()
+        if not its:
+            parts.append(None)
+            continue
+        if tuple(its) not in shared:
+            shared[tuple(its)] = packed.A[its].T.contiguous()                         # (in, r)
+        alpha = packed.alpha * (rule(1, len(every)) / rule(1, len(its)))    # the same scale with another rank
+        parts.append(Part(shared[tuple(its)], rows[:, its].T.contiguous(), alpha, packed.rule))
     return parts
 
 
-def same_scale(packed, rank):
-    """alpha and rule that give a LoRA of another rank the scale of `packed`, to the last bit."""
-    alpha = packed.alpha * rank / len(packed.A)
-    alpha = int(alpha) if alpha == round(alpha) else alpha
-    if rank == len(packed.A):
-        return packed.alpha, packed.rule
-    return (alpha, "alpha/r") if SCALES["alpha/r"](alpha, rank) == packed.scale else (packed.scale, "alpha")
+def places(n_layers):
+    """{PEFT's linear layer: the names of ours that it stands for}, such as "transformer.h.0.attn.c_attn" for three."""
+    found = {}
+    for i in range(n_layers):
+        for kind, parts in PARTS.items():
+            found[f"transformer.h.{i}.{kind}"] = [f"trf_blocks.{i}.{part}" for part in parts]
+    return found
+
+
+def pack_model(model):
+    """The LoRAs of the blocks, {PEFT's layer: Packed}. Raises: ValueError for none, or one outside blocks and head."""
+    loras = {name: layer.lora for name, layer in lora_layers(model) if name != "out_head"}
+    modules = {}
+    for theirs, ours in places(model.config.n_layers).items():
+        layers = [loras.pop(name, None) for name in ours]
+        if any(layers):
+            parts = [lora and Part(lora.A.detach(), lora.B.detach(), lora.alpha, lora.rule) for lora in layers]
+            modules[theirs], _ = pack(parts)
+    if loras or not modules:
+        raise ValueError(f"it would hold the LoRA layers of the blocks, but this model has {list(loras) or 'none'}")
+    return modules
 
 
 # ---- The head --------------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def head_tensors(model, labels):
-    """What the head is in PEFT's file: {name: tensor}, the labels, the bias as a list; {}, [], [] of a language model.
+def head_tensors(model):
+    """A classifier's head in PEFT's file, {name: tensor}; {} of a language model. Raises: what `fold_bias` refuses.
 
-    Raises: ValueError for labels that do not fit, and what `fold_bias` refuses
+    Their head has no bias. Ours goes into the shift of the final norm, which is then saved with the head.
     """
-    head, norm = model.out_head, model.final_norm
     if is_tied(model):
-        if labels:
-            raise ValueError(f"{len(labels)} labels, but the head is the language model's")
-        return {}, [], []
-    if isinstance(head, LinearWithLoRA):
-        base = head.linear.weight if head.original is None else head.original
-        weight, bias = base + head.lora.scale * (head.lora.A @ head.lora.B).T, head.linear.bias    # (K, C), (K,)
-    else:
-        weight, bias = head.weight, head.bias
-    tensors = {"score.weight": weight}
-    if labels and len(labels) != len(weight):
-        raise ValueError(f"{len(labels)} labels, but the head has {len(weight)} outputs")
-    if bias.any():    # in float32: among the digits of a bfloat16 shift the bias would be lost
-        tensors["transformer.ln_f.weight"] = norm.scale
-        tensors["transformer.ln_f.bias"] = fold_bias(weight, bias, norm.shift.float())
-    return tensors, labels or [f"LABEL_{i}" for i in range(len(weight))], bias.tolist()
+        return {}
+    merged, norm = merged_weights(nn.ModuleDict({"out_head": model.out_head})), model.final_norm
+    weight, bias = merged["out_head.weight"], merged["out_head.bias"]                 # (K, C), (K,)
+    if not bias.any():
+        return {"score.weight": weight}
+    shift = fold_bias(weight, bias, norm.shift.float())    # among the digits of a bfloat16 shift it would be lost
+    return {"score.weight": weight, "transformer.ln_f.weight": norm.scale, "transformer.ln_f.bias": shift}
 
 
 @torch.no_grad()
-def head_of(model, tensors, noted):
-    """The head (weight (K, C), bias (K,)) that says with the model's final norm what the file's says with its own.
+def head_of(model, tensors):
+    """The head that says through the model's final norm what the file's head W says through the file's norm.
 
-    Input: tensors, {} or "score.weight" and perhaps "transformer.ln_f.weight" and "....bias"; noted: the bias that
-        `head_tensors` gave, or None
-    Output: weight (K, C), bias (K,), or None where there is no head
-    Raises: ValueError for a norm without a head, one that no head can stand for, and a noted bias that is not its own
+    Ours makes z = scale n + shift of the normalised channels n, the file's makes scale' n + shift', and
+
+        W (scale' n + shift') = W' z + b     with W' = W scale' / scale, b = W shift' - W' shift
+
+    Input: tensors, {} or "score.weight" (K, C) and perhaps "transformer.ln_f.weight" and "transformer.ln_f.bias" (C,)
+    Output: W' (K, C), b (K,) in the model's type; None without tensors
+    Raises: ValueError for a norm without a head, for a channel that our norm multiplies by 0 and the file's does not,
+        and for a head that is too large for the model's type
     """
-    norm, weight = model.final_norm, tensors.get("score.weight")
-    if weight is None:
-        if tensors:
-            raise ValueError("ln_f was trained, and the head of a language model, its embedding, cannot take that up")
+    if not tensors:
         return None
-    scale = tensors.get("transformer.ln_f.weight", norm.scale).cpu().double()
-    shift = tensors.get("transformer.ln_f.bias", norm.shift).cpu().double()
-    weight = weight.double()
-    merged, bias = norm_into_head(weight, scale, shift, norm)
-    if noted is not None:
-        if noted.shape != bias.shape or not noted.isfinite().all():
-            raise ValueError(f"the header has {tuple(noted.shape)} biases, finite or not, and the head wants "
-                             f"{tuple(bias.shape)} finite ones")
-        # what float32 leaves of a bias that was added to a shift; an edited header would be off by more
-        rounding = 1e-4 * noted.abs().max() + 1e-5 * (weight.abs() @ shift.abs()).max()
-        if not (noted - bias).abs().max() <= rounding:
-            raise ValueError(f"the bias in the header, {noted.tolist()}, is not that in ln_f, {bias.tolist()}")
-        bias = noted
-    return merged, bias
+    if "score.weight" not in tensors:
+        raise ValueError("ln_f was trained, and the head of a language model, its embedding, cannot take that up")
+    norm, dtype = model.final_norm, model.tok_emb.weight.dtype
+    scale, shift = norm.scale.cpu().double(), norm.shift.cpu().double()               # (C,), (C,)
+    their_scale = tensors.get("transformer.ln_f.weight", scale).double()
+    their_shift = tensors.get("transformer.ln_f.bias", shift).double()
+    if their_scale[scale == 0].any():
+        raise ValueError("its ln_f uses a channel that this model's final norm multiplies by 0")
+    W = tensors["score.weight"].double()
+    weight = W * torch.where(scale == 0, 1.0, their_scale / scale)                    # (K, C)
+    bias = W @ their_shift - weight @ shift                                           # (K,)
+    weight, bias = weight.to(dtype), bias.to(dtype)
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError(f"score.weight and ln_f make a head whose numbers are too large for {dtype}")
+    return weight, bias
 
 
-def norm_into_head(weight, scale, shift, norm):
-    """A head W that reads through another final norm, told as one that reads through ours.
+# ---- Reading the tensors ---------------------------------------------------------------------------------------------
 
-    Ours makes z = scale n + shift of the normalised channels n, the other scale' n + shift', and
+def sort_tensors(model, settings, tensors):
+    """A file's tensors, in the model's type. They must be those that settings and model want, and no others.
 
-        W (scale' n + shift') = W' z + b     with W' = W scale'/scale, b = W shift' - W' shift
-
-    Input: weight (K, C), scale' (C,), shift' (C,), in float64; norm, ours
-    Output: W' (K, C), b (K,), in float64
-    Raises: ValueError for a channel that our norm multiplies by 0 and the other does not
+    Output: {PEFT's layer: Packed}; what is saved whole, {"score.weight": (K, C), ...}. A norm keeps its own type
+    Raises: ValueError, see `import_peft`
     """
-    ours, W = norm.scale.detach().cpu().double(), weight
-    if not torch.equal(scale, ours):
-        if scale[ours == 0].any():
-            raise ValueError("its ln_f uses a channel that this model's final norm multiplies by 0")
-        W = weight * (scale / torch.where(ours == 0, 1.0, ours))                      # (K, C)
-    return W, weight @ shift - W @ norm.shift.detach().cpu().double()                 # (K, C), (K,)
+    wanted, alphas = saved_shapes(model.config.emb_dim, settings, tensors), {}
+    for theirs, ours in places(model.config.n_layers).items():
+        lora = lora_of(settings, theirs)
+        if lora is not None:
+            rank, alphas[theirs] = lora
+            layer = model.get_submodule(ours[0])
+            linear = getattr(layer, "linear", layer)    # without the LoRA that it may wear
+            wanted[f"{PREFIX}{theirs}.lora_A.weight"] = (rank, linear.in_features)
+            wanted[f"{PREFIX}{theirs}.lora_B.weight"] = (len(ours) * linear.out_features, rank)
+    if not alphas:
+        raise ValueError("by its settings no linear layer in the blocks of this model has a LoRA")
+    with naming_file("these are not the tensors that its settings and this model want"):
+        check_tensors({name: torch.empty(shape, device="meta") for name, shape in wanted.items()}, tensors)
+    found, dtype = {}, model.tok_emb.weight.dtype
+    for name, tensor in tensors.items():
+        found[name.removeprefix(PREFIX)] = tensor = tensor if ".ln_f." in name else tensor.to(dtype)
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite, or too large for {dtype}")
+    modules, rule = {}, "alpha/sqrt(r)" if settings["use_rslora"] else "alpha/r"
+    for name, alpha in alphas.items():
+        modules[name] = Packed(found.pop(f"{name}.lora_A.weight"), found.pop(f"{name}.lora_B.weight"), alpha, rule)
+    return modules, found
+
+
+def saved_shapes(C, settings, tensors):
+    """{name in the file: shape} of what is saved whole: a head of as many classes as the file's has, a final norm."""
+    saved = {SAVED[name] for name in settings["modules_to_save"] or ()}
+    wanted = {}
+    if "score" in saved or settings["task_type"] == "SEQ_CLS":    # PEFT adds a classifier's head by itself
+        score = tensors.get(f"{PREFIX}score.weight")
+        wanted[f"{PREFIX}score.weight"] = (1 if score is None or score.ndim == 0 else max(1, len(score)), C)
+    if "ln_f" in saved:
+        wanted |= {f"{PREFIX}transformer.ln_f.weight": (C,), f"{PREFIX}transformer.ln_f.bias": (C,)}
+    return wanted
+
+
+def read_labels(model, header, K):
+    """The names of the K classes in a file's header. Older versions wrote more there, which is not needed.
+
+    Raises: ValueError for a header that is not an adapter's, for another base and another number of classes
+    """
+    if "adapter" not in header:
+        return [f"LABEL_{i}" for i in range(K)]
+    try:
+        notes = json.loads(header["adapter"])
+        base, wanted, labels = str(notes["base"]), str(notes["fingerprint"]), notes["labels"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its header is not that of an adapter ({type(error).__name__}: {error})") from error
+    if wanted != (here := fingerprint(model)):
+        raise ValueError(f"it was trained on {base!r} with weights {wanted[:12]}..., this model's are {here[:12]}...: "
+                         f"load the same base first")
+    if not is_list(labels, str) or len(labels) != K:
+        raise ValueError(f"its labels are {labels!r:.60}, but the head has {K} outputs: each needs a name")
+    return labels
 
 
 # ---- The settings ----------------------------------------------------------------------------------------------------
 
-LARGEST = 1 << 16    # bytes; the settings for gpt2-xl have 25,000 if each of the 192 layers is named three times
-PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")    # starts that leave the base's weights alone
-TARGETS = ("target_modules", "exclude_modules")
-SAVED = {"score": "score", "classifier": None, "ln_f": "ln_f", "transformer.ln_f": "ln_f"}    # None: GPT-2 has no such
-NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
-             "megatron_core", "qalora_group_size", "eva_config", "runtime_config"}    # they change no answer
-
-
-@dataclass(frozen=True)
-class PeftConfig:
-    """The settings of PEFT's LoraConfig that matter here, its names and its defaults. ValueError for a wrong one."""
-
-    peft_type: str
-    task_type: str | None = None
-    r: int = 8
-    lora_alpha: float = 8
-    lora_dropout: float = 0.0
-    use_rslora: bool = False
-    bias: str = "none"
-    init_lora_weights: Any = True
-    target_modules: Any = None
-    exclude_modules: Any = None
-    layers_to_transform: Any = None
-    layers_pattern: Any = None
-    modules_to_save: Any = None
-    rank_pattern: dict = field(default_factory=dict)
-    alpha_pattern: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        layers = self.layers_to_transform
-        right = {key: isinstance(value := getattr(self, key), str | None) or is_list(value, str) for key in TARGETS} | {
-            "peft_type": self.peft_type == "LORA",
-            "task_type": self.task_type in (None, "CAUSAL_LM", "SEQ_CLS"),
-            "r": is_rank(self.r),
-            "lora_alpha": is_number(self.lora_alpha),
-            "lora_dropout": is_number(self.lora_dropout) and 0 <= self.lora_dropout < 1,
-            "use_rslora": type(self.use_rslora) is bool,
-            "bias": self.bias == "none",
-            "init_lora_weights (others change the base)": str(self.init_lora_weights).lower() in PLAIN,
-            "layers_to_transform": layers is None or type(layers) is int or is_list(layers, int),
-            "layers_pattern": self.layers_pattern in (None, "", [], "h", ["h"]),
-            "modules_to_save (only score and ln_f can be)": self.modules_to_save is None or (
-                is_list(self.modules_to_save, str) and set(self.modules_to_save) <= SAVED.keys()),
-            "rank_pattern": is_pattern(self.rank_pattern, is_rank),
-            "alpha_pattern": is_pattern(self.alpha_pattern, is_number),
-        }
-        for key in (key for key in right if not right[key]):
-            value = getattr(self, key.partition(" ")[0])
-            raise ValueError(f"a plain LoRA that can be told in our model has no {key} of {value!r:.60}")
-        texts = {key: getattr(self, key) for key in TARGETS if isinstance(getattr(self, key), str)}
-        texts |= {("pattern", text): text for text in [*self.rank_pattern, *self.alpha_pattern]}
-        object.__setattr__(self, "_expressions", compiled(texts))
-
-    @property
-    def rule(self):
-        """The name in gpt.lora.SCALES."""
-        return "alpha/sqrt(r)" if self.use_rslora else "alpha/r"
-
-    @property
-    def saved(self):
-        """Which of "score" and "ln_f" the adapter brings whole; PEFT adds the head for a classifier."""
-        named = {SAVED[name] for name in self.modules_to_save or ()} - {None}
-        return named | ({"score"} if self.task_type == "SEQ_CLS" else set())
-
-    def lora_of(self, name):
-        """(rank, alpha) of the linear layer "transformer.h.<i>. ...", or None. PEFT: check_target_module_exists."""
-        layers, block = self.layers_to_transform, int(name.split(".")[2])
-        targets = ["c_attn"] if self.target_modules is None else self.target_modules    # what PEFT takes for a gpt2
-        every = isinstance(targets, str) and targets.lower() == "all-linear"
-        if self._meant("exclude_modules", self.exclude_modules, name) or not (
-                every or self._meant("target_modules", targets, name)):
-            return None
-        if name in (targets if isinstance(targets, list) else ()):    # named in full: PEFT asks for no number then
-            layers = None
-        if layers not in (None, []) and block not in (layers if isinstance(layers, list) else [layers]):
-            return None
-        return self._first(self.rank_pattern, name, self.r), self._first(self.alpha_pattern, name, self.lora_alpha)
-
-    def _meant(self, key, targets, name):
-        """Whether the name is meant by a regular expression, which must fit all of it, or by a list of last parts."""
-        if isinstance(targets, str):
-            return self._expressions[key].fullmatch(name) is not None
-        return any(name == target or name.endswith(f".{target}") for target in targets or ())
-
-    def _first(self, pattern, name, default):
-        """The value of the first regular expression that fits. PEFT: get_pattern_key."""
-        return next((value for text, value in pattern.items()
-                     if self._expressions["pattern", text].match(name)), default)
-
-
-def read_config(file):
-    """adapter_config.json -> PeftConfig. Raises: ValueError for what is damaged, or more than a plain LoRA."""
-    with open(file, "rb") as opened:
-        text = opened.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise ValueError(f"more than {LARGEST:,} bytes for the settings of an adapter")
-    try:
-        settings = json.loads(text.decode("utf-8"))
-        if not isinstance(settings, dict) or "peft_type" not in settings:
-            raise ValueError("these are no settings of an adapter: there is no peft_type")
-        known = {part.name for part in fields(PeftConfig)}
-        for key in sorted(settings.keys() - known - NO_MATTER):
-            if settings[key]:    # null, false and the like: switched off
-                raise ValueError(f"{key} is {settings[key]!r:.60}: that is more than a plain LoRA")
-        return PeftConfig(**{key: settings[key] for key in settings.keys() & known})
-    except (RecursionError, TypeError) as error:    # [[[[ and so on; a list in a place that must be hashed
-        raise ValueError(f"these are no settings of an adapter ({error})") from None
+def is_number(value):
+    return type(value) in (int, float) and abs(value) < 1e30    # which a NaN is not
 
 
 def is_rank(value):
-    return type(value) is int and value >= 1
-
-
-def is_number(value):
-    return type(value) in (int, float) and abs(value) < 1e30    # which a NaN is not
+    return type(value) is int and 1 <= value < 1 << 31
 
 
 def is_list(value, kind):
     return type(value) is list and all(type(item) is kind for item in value)
 
 
+def is_targets(value):
+    return value is None or type(value) is str or is_list(value, str)
+
+
 def is_pattern(value, right):
     return type(value) is dict and len(value) <= 256 and all(map(right, value.values()))    # gpt2-xl has 192 layers
 
 
-def compiled(patterns):
-    """The regular expressions of {key: text}. ValueError for one that is none, and if they are not sure to be quick.
+PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
+SAVED = {"score": "score", "classifier": None, "ln_f": "ln_f", "transformer.ln_f": "ln_f"}    # None: GPT-2 has no such
+NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
+             "megatron_core", "qalora_group_size", "eva_config", "runtime_config"}    # they change no answer
+SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and which values can
+    "peft_type": (None, lambda value: value == "LORA", "LORA"),
+    "task_type": (None, lambda value: value in (None, "CAUSAL_LM", "SEQ_CLS"), "CAUSAL_LM, SEQ_CLS or null"),
+    "r": (8, is_rank, "a whole number above 0"),
+    "lora_alpha": (8, is_number, "a finite number"),
+    "lora_dropout": (0.0, lambda value: is_number(value) and 0 <= value < 1, "a probability below 1"),
+    "use_rslora": (False, lambda value: type(value) is bool, "true or false"),
+    "bias": ("none", lambda value: value == "none", "none, because the base's biases must stay what they are"),
+    "init_lora_weights": (True, lambda value: str(value).lower() in PLAIN, f"one of {PLAIN}: others change the base"),
+    "target_modules": (None, is_targets, "a pattern or a list of names"),
+    "exclude_modules": (None, is_targets, "a pattern or a list of names"),
+    "layers_to_transform": (None, lambda value: value is None or type(value) is int or is_list(value, int),
+                            "the number of a block or a list of them"),
+    "layers_pattern": (None, lambda value: value in (None, "", [], "h", ["h"]), "h, where GPT-2 has its blocks"),
+    "modules_to_save": (None, lambda value: value is None or is_list(value, str) and SAVED.keys() >= set(value),
+                        "a list with no other names than score and ln_f"),
+    "rank_pattern": ({}, lambda value: is_pattern(value, is_rank), "up to 256 patterns, each with a rank"),
+    "alpha_pattern": ({}, lambda value: is_pattern(value, is_number), "up to 256 patterns, each with an alpha"),
+}
 
-    Years are what a repetition in a repetition takes, (a+)+, so none may follow a group, and (?x), which lets a space
-    stand between the two, is refused. What is left tries each place in a name for each repetition, and both ways for
-    each alternative, at the most: the product is kept small.
+
+def settings_of(model, modules, head, base):
+    """The settings to write, for {PEFT's layer: Packed}, the head's {name: tensor} and the base's name or None."""
+    dropouts = {layer.lora.dropout.p for name, layer in lora_layers(model) if name != "out_head"}
+    if len(dropouts) > 1:
+        raise ValueError(f"PEFT has one dropout for all layers, these have {sorted(dropouts)}")
+    loras = {name: (len(packed.A), packed.alpha) for name, packed in modules.items()}
+    for name, (_, alpha) in loras.items():
+        if not is_number(alpha):
+            raise ValueError(f"{name} has an alpha of {alpha}, with which nobody can compute")
+    (rank, alpha), _ = Counter(loras.values()).most_common(1)[0]
+    kinds = Counter(name.split(".", 3)[3] for name in loras)
+    in_every_block = set(kinds.values()) == {model.config.n_layers}
+    pattern = {name: "^" + name.replace(".", r"\.") + "$" for name in loras}
+    saved = [name for name, key in (("score", "score.weight"), ("ln_f", "transformer.ln_f.weight")) if key in head]
+    return {"peft_type": "LORA", "task_type": "SEQ_CLS" if head else "CAUSAL_LM", "base_model_name_or_path": base,
+            "r": rank, "lora_alpha": alpha, "lora_dropout": max(dropouts), "bias": "none", "fan_in_fan_out": True,
+            "inference_mode": True, "init_lora_weights": True, "use_rslora": False, "modules_to_save": saved or None,
+            "target_modules": sorted(kinds if in_every_block else loras),
+            "rank_pattern": {pattern[name]: r for name, (r, _) in loras.items() if r != rank},
+            "alpha_pattern": {pattern[name]: a for name, (_, a) in loras.items() if a != alpha}}
+
+
+def read_settings(file):
+    """adapter_config.json -> {name: value} for all of SETTINGS, with PEFT's defaults, every pattern compiled.
+
+    Raises: ValueError with the file's name for a damaged file and a pattern that `compiled` refuses; with the setting's
+        name, too, for a value that SETTINGS does not take and for an unknown setting that is switched on: such a setting would change
+        the answers, and nobody would be told
     """
-    ways = [30 ** len(re.findall(r"[*+{]", text)) * 2 ** len(re.findall(r"[|?]", text.replace("(?:", "(")))
-            for text in patterns.values()]
-    if sum(ways) > 2_000_000 or any(re.search(r"\)[*+{]|\(\?[a-zA-Z]*x", text) for text in patterns.values()):
-        raise ValueError("its patterns could take very long to match: write the names of the layers in full")
+    given = read_json(file)
+    with naming_file(file):
+        if type(given) is not dict:
+            raise ValueError("these are no settings of an adapter, which are a JSON object")
+        settings = {name: default for name, (default, _, _) in SETTINGS.items()} | given
+        unknown = (None, lambda value: not value, "off, because a plain LoRA is read here")
+        for name in sorted(settings.keys() - NO_MATTER):
+            _, right, what = SETTINGS.get(name, unknown)
+            if not right(settings[name]):
+                raise ValueError(f"{name:.60} is {settings[name]!r:.60}, and must be {what}")
+        for name in ("target_modules", "exclude_modules"):
+            text = settings[name]
+            if type(text) is str:
+                settings[name] = compiled(".*" if text.lower() == "all-linear" else text)
+        for name in ("rank_pattern", "alpha_pattern"):    # what PEFT puts around these
+            settings[name] = {compiled(text, r"(.*\.)?({})$"): value for text, value in settings[name].items()}
+    return settings
+
+
+def compiled(text, around="{}"):
+    """The regular expression of a text. Raises: ValueError for one that is none, or that could take years to match."""
+    repeated_group = re.search(r"\)[*+{]|\(\?[a-zA-Z]*x", text)    # or the flag x, which hides one
+    if repeated_group or len(text) > 120 or len(re.findall(r"[*+?{(]", text)) > 4:
+        raise ValueError(f"the pattern {text!r:.60} may take very long to match: it must not repeat a group, nor have "
+                         f"more than 120 characters or 4 groups and repetitions. Name the layers in full instead")
     try:
-        return {key: re.compile(text if key in TARGETS else rf"(.*\.)?({text})$") for key, text in patterns.items()}
+        return re.compile(around.format(text))
     except (re.error, OverflowError) as error:
-        raise ValueError(f"one of its patterns is no regular expression ({error})") from None
+        raise ValueError(f"the pattern {text!r} is no regular expression ({error})") from None
+
+
+def lora_of(settings, name):
+    """(rank, alpha) of PEFT's layer "transformer.h.<i>. ...", or None. PEFT: check_target_module_exists."""
+    targets, blocks = settings["target_modules"], settings["layers_to_transform"]
+    targets = ["c_attn"] if targets is None else targets    # what PEFT takes for a GPT-2
+    if is_meant(settings["exclude_modules"], name) or not is_meant(targets, name):
+        return None
+    if blocks not in (None, []) and not (type(targets) is list and name in targets):    # a full name needs no number
+        if int(name.split(".")[2]) not in (blocks if type(blocks) is list else [blocks]):
+            return None
+    ranks = [rank for pattern, rank in settings["rank_pattern"].items() if pattern.match(name)]
+    alphas = [alpha for pattern, alpha in settings["alpha_pattern"].items() if pattern.match(name)]
+    return (*ranks, settings["r"])[0], (*alphas, settings["lora_alpha"])[0]    # the first pattern that fits counts
+
+
+def is_meant(targets, name):
+    """Whether targets mean the name: a pattern must fit all of it, a list must hold it or its last parts."""
+    if isinstance(targets, re.Pattern):
+        return targets.fullmatch(name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets or ())

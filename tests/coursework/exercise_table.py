@@ -523,10 +523,10 @@ CHAPTERS_7_TO_9 = (
         4, "hard", (
             "Make a list of the A's that differ: torch.equal tells. Each has a range of columns of lora_B, which "
             "begins where the ranks of those before it end; a part that shares an A has that A's range.",
-            "One scale holds for all: that of the part where its size is largest. exact_alpha gives alpha and R for "
-            "it. Parts of another scale have B times the ratio of the two.",
-            "Start with zeros of the full size. A's rows are the A's transposed; each part writes its own rows of B, "
-            "in its own columns, and what nobody writes stays zero.",
+            "One scale holds for all: that of the part where its size is largest. PEFT computes it as alpha / R, so "
+            "alpha grows with R. Parts of another scale have B times the ratio of the two.",
+            "A's rows are the A's transposed, one below the other. B starts as zeros of the full size; each part "
+            "writes its own rows of B, in its own columns, and what nobody writes stays zero.",
         )),
 
     Exercise(

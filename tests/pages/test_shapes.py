@@ -204,15 +204,11 @@ def run_model(module):
 def run_peft(module):
     model, K = new_model(4), 4
     nn.init.normal_(model.out_head.bias), nn.init.normal_(model.out_head.weight)
-    tensors, _, bias = module.head_tensors(model, [])
-    tensors["transformer.ln_f.weight"] = 2 * tensors["transformer.ln_f.weight"]
-    module.head_of(model, tensors, None)
-    replace_linear_with_lora(model, 3, 1)
-    module.head_tensors(model, [])
+    module.head_of(model, module.head_tensors(model))
     yield dict(K=K, C=C)
     part = module.Part(torch.randn(11, 3), torch.randn(3, 5), 1, "alpha/r")
     module.pack([None, part, part._replace(A=torch.randn(11, 4), B=torch.randn(4, 5))])
-    yield {"in": 11, "needed": 3 + 4}
+    yield {"in": 11, "R": 3 + 4}
     packed, _ = module.pack([None, part, None])
     yield {"out": 5, "r": 3}
     module.unpack(packed, 3)

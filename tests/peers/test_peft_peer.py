@@ -18,10 +18,9 @@ def per_layer(model):
     """Other ranks and alphas in each layer, and some layers without."""
     trained_by_us(model)
     for i, (name, layer) in enumerate(list(lora_layers(model))):
-        parent, _, child = name.rpartition(".")
         other = LinearWithLoRA(layer.linear, 1 + i % 5, 2.5 + i % 7)
         other.lora.B.data.normal_(0.0, 0.1)
-        setattr(model.get_submodule(parent), child, layer.linear if i % 4 == 3 else other)
+        model.set_submodule(name, layer.linear if i % 4 == 3 else other)
     return model
 
 
