@@ -144,9 +144,9 @@ def names_of(source):
 
 
 def transplanted(clean, source, exercise, files):
-    """Our file with the student's function, and behind it what this function needs of the student's own: helpers,
-    constants, imports of packages, and what it imported from another of the student's files. Names that our file has
-    already mean what they mean in it.
+    """Our file with the student's function, and behind our imports what this function needs of the student's own:
+    helpers, constants, imports of packages, and what it imported from another of the student's files. Names that our
+    file has already mean what they mean in it.
     """
     function = cut(source, exercise).function
     needed = {node.id for node in ast.walk(ast.parse(textwrap.dedent(function))) if isinstance(node, ast.Name)}
@@ -162,7 +162,10 @@ def transplanted(clean, source, exercise, files):
         for one in found:
             helpers.insert(0, ast.unparse(one))
             needed |= {node.id for node in ast.walk(one) if isinstance(node, ast.Name)}
-    return put_back(clean, exercise, function)[0] + "\n\n" + "\n".join(helpers) + "\n"
+    lines = put_back(clean, exercise, function)[0].splitlines(keepends=True)
+    imports = [node.end_lineno for node in ast.parse(clean).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    place = max(imports, default=0)
+    return "".join([*lines[:place], *(f"{helper}\n" for helper in helpers), *lines[place:]])
 
 
 def run_pytest(name, seed, tree, order, output, seconds):
