@@ -36,6 +36,8 @@ ACCEPTED = """
     setattr(model.get_submodule(parent), child, layer)
     for name, layer in lora_layers(model):
     for name, layer in layers.items():
+    for name, tensor in tensors.items():
+    model.set_submodule(name, layer)
     layers[name]["shares_a"] = owner
     write_adapter(file, adapter, tensors)
     _check_tensors(model, adapter, tensors, file)
