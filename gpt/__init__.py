@@ -5,7 +5,7 @@ The story is the sixteen files beside this one, in the order in which the chapte
     config          the seven settings, five sizes
     tokenizer       text to ids and back
     attention       heads, the mask, the key-value cache
-    model           GPTModel, and the context in which it is looked at
+    model           GPTModel, and how to look at it without changing it
     generate        score, choose, append
     losses          cross-entropy of the next token, of a class; a sampled softmax
     train           one loop, its schedules, its stops
@@ -14,7 +14,7 @@ The story is the sixteen files beside this one, in the order in which the chapte
     weights         OpenAI's, Hugging Face's, the book's files and our own -> GPTModel
     spam            the SMS file: read, balance, split
     batches         texts to batches: by length, seeded; windows of a long text
-    classify        swap the head, read it out, losses and accuracy, classify
+    classify        swap the head, read it at the last token, losses and accuracy, labels for texts
     lora            LoRALayer, LinearWithLoRA, replace, merge
     adapters        what LoRA trained, as one small file
     plots           the figures

@@ -186,7 +186,7 @@ def pack(parts):
         place = next((i for i, A in enumerate(As) if torch.equal(A, part.A)), len(As))
         if place == len(As):
             As.append(part.A)
-        first = sum(A.shape[1] for A in As[:place])    # the ranks of those before it
+        first = sum(A.shape[1] for A in As[:place])    # where its columns begin
         columns.append(range(first, first + len(part.B)))
     A = torch.cat(As, dim=1).T                                                        # (R, in)
     B = A.new_zeros(len(parts) * present[0].B.shape[1], len(A))
