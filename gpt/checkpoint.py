@@ -38,9 +38,11 @@ class Checkpoint:
         """Write the run's state, whole or not at all, if `every` seconds have passed or it is asked for `now`."""
         if not now and time.monotonic() - self.saved_at < self.every:
             return
+        random = {"cpu": torch.get_rng_state(),
+                  "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                  "own": [generator.get_state() for generator in self.generators]}
         state = {"identity": self.identity, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
-                 "parameters": {name: p.detach() for name, p in self._trainable().items()},
-                 "random": self._random_states()}
+                 "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random}
         with written_whole(self.path) as temporary:
             torch.save(state, temporary)
             torch.load(temporary, weights_only=True, mmap=True)    # what `restore` would refuse never becomes the file
@@ -98,7 +100,3 @@ class Checkpoint:
 
     def _trainable(self):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def _random_states(self):
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda, "own": [g.get_state() for g in self.generators]}
