@@ -49,15 +49,14 @@ class Adapter:
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
     """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them, merged or not.
 
-    Tensors and metadata are those that gpt/adapters.py describes. Layers have the names that they have without LoRA. A
-    head that has a LoRA goes into the file as it was before merging (`_plain_tensors` gives it). An A that several
-    layers share is written once, for the first of them; the others say whose it is, and only they have a "shares_a".
-    The model stays as it is.
+    Tensors and metadata are those that gpt/adapters.py describes. Layers have their names without LoRA. A head that has
+    a LoRA goes into the file as it was before merging (`_plain_tensors` gives it). An A that several layers share is
+    written once, for the first of them; the others, and only they, say in "shares_a" whose it is. The model stays as it
+    is.
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
     Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose
-        it; where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that), because
-        `load_adapter` would refuse the file
+        it; where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that)
     """
     layers = {}
     owners = {}
@@ -85,9 +84,8 @@ def load_adapter(model, file):
 
     Output: Adapter, the metadata
     Raises: ValueError that begins with the file's name, before anything is changed, for a damaged file (`read_adapter`
-        finds that), for another base model (one with another `fingerprint`; the message says "load the same base
-        first"), and for tensors that are missing, left over, or not of the shape and type that the model wants
-        (`_check_tensors`)
+        finds that), another base model (one with another `fingerprint`; the message says "load the same base first"),
+        and tensors that are missing, left over, or not of the shape and type that the model wants (`_check_tensors`)
     """
     adapter, tensors = read_adapter(file)
     here = fingerprint(model)

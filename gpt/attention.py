@@ -81,8 +81,7 @@ class MultiHeadAttention(nn.Module):
     """H attentions side by side, then one linear layer that mixes their outputs.
 
     Each head has queries, keys and values of D = C / H channels, each of them made from all channels of x. The outputs
-    of the heads stand side by side, in the order in which `split_heads` cuts them. Dropout acts on the attention
-    weights, in training only.
+    of the heads stand side by side, as `split_heads` cuts them. In training dropout acts on the attention weights.
 
     Input: x (B, T, C); cache: a KVCache to read and extend, or None
     Output: (B, T, C)

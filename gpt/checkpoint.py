@@ -16,8 +16,7 @@ from gpt.storage.files import written_whole
 class Checkpoint:
     """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the states of
     the random generators, the counters and the history. Frozen parameters are not in it, because the base has them.
-
-    Nor is the loader in it, so its order must depend on its seed and the epoch alone (`set_epoch`).
+    Nor is the loader, so its order must depend on its seed and the epoch alone (`set_epoch`).
 
     Input: path; identity, a dict of the settings that make this run this run (recipe, seed, ...), compared on resuming;
         generators, the torch.Generators that the run draws from; resume, whether to go on from the file if it is there;

@@ -22,8 +22,7 @@ def swap_head(model, n_classes, zero=True):
     """Give the model a new head from C channels to K classes, in place; the token embedding stays.
 
     out_head becomes an nn.Linear with bias, of the embedding's type and on its device, in the model's mode (training or
-    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight, so what is done to
-    one is done to both.
+    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight: do not change it.
 
     A head that starts at zero gives each class a probability of 1/K, so the first loss is exactly ln K, whatever the
     text. zero=False keeps the random start of nn.Linear, as the blog does.
@@ -152,8 +151,7 @@ def classify(model, texts, tokenizer, labels, pad_to=None):
     Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
         pad each text to this many tokens and read the last position
     Output: list of Prediction
-    Raises: ValueError for a single str in place of a list (its letters would be classified), and where the head has
-        not as many classes as there are labels
+    Raises: ValueError for one str (its letters would be classified), and for a head of another number of classes
     """
     if isinstance(texts, str):
         raise ValueError("classify takes a list of texts, this is one text: write [text]")
@@ -197,8 +195,7 @@ def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
 def batches_of_tokens(lengths):
     """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding; a longer row stands alone.
 
-    With padding a batch has as many tokens as its longest row, times the number of its rows. Each batch takes as many
-    rows as it can.
+    With padding a batch has as many tokens as its longest row times its rows. Each batch takes as many rows as it can.
 
     Input: lengths, {row: tokens}
     Output: an iterator of lists of rows, the shortest first; equally long rows keep the order in which they come

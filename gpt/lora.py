@@ -31,8 +31,7 @@ class LoRALayer(nn.Module):
         """Keep rank, alpha and, as rule, `scale`; make scale, its number, parameters A and B, and dropout, a module.
 
         A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. With init="blog" r takes the
-        place of in, as with kaiming_uniform_, which makes A 7 times larger at in = 768, r = 16. B (r, out) is 0, so
-        that nothing changes yet.
+        place of in, as in kaiming_uniform_, which makes A 7 times larger at in = 768, r = 16. B (r, out) starts at 0.
         Raises: ValueError that names the value, for a rank below 1, an unknown scale or init
         """
         super().__init__()

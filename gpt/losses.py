@@ -78,8 +78,7 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
 
         Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
 
-    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws,
-        from `generator`
+    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many to draw
     Output: a scalar in nats per token
     Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
     Source: Jean et al. 2015, section 3 (the idea); Horvitz and Thompson 1952 (the weights 1 / pi_v)

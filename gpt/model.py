@@ -65,8 +65,7 @@ class TransformerBlock(nn.Module):
     """Attention, then feed-forward; each reads a normalised copy of x and adds its output, after dropout, to x.
 
     Adding to x instead of replacing it is called a residual connection, and the x that runs through all blocks is the
-    residual stream. Attention reads it through norm1. Feed-forward reads it through norm2, after attention has added
-    its output.
+    residual stream. Attention reads it through norm1. Then feed-forward reads the sum through norm2.
 
     Input: x (B, T, C); cache: this block's KVCache, or None
     Output: (B, T, C)
@@ -112,8 +111,7 @@ class GPTModel(nn.Module):
 
         Each block adds to the residual stream twice. The weights that make these two outputs are divided by
         sqrt(2 n_layers), so that all blocks together add the same variance whatever their number.
-        Source: Radford et al. 2019, section 2.3, for the division; OpenAI's code for 0.02 (it takes 0.01 for positions
-        and does not divide)
+        Source: Radford et al. 2019, section 2.3 (the division); OpenAI's code (0.02, but 0.01 for positions, undivided)
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layers)
         for name, parameter in self.named_parameters():
@@ -136,14 +134,13 @@ class GPTModel(nn.Module):
         lowest id, the highest and the highest that is allowed, for ids outside 0 to vocab_size - 1
         """
         T = token_ids.shape[-1]
-        limit = self.config.context_length
-        vocab = self.config.vocab_size
-        if T < 1 or start + T > limit:
-            raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "
-                             f"(context_length); cut the text or generate in a window")
-        if token_ids.min() < 0 or token_ids.max() >= vocab:    # a GPU would crash later, or read zeros
+        config = self.config
+        if T < 1 or start + T > config.context_length:
+            raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to "
+                             f"{config.context_length} (context_length); cut the text or generate in a window")
+        if token_ids.min() < 0 or token_ids.max() >= config.vocab_size:    # a GPU would crash later, or read zeros
             raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
-                             f"has 0 to {vocab - 1}: is this text from another tokenizer?")
+                             f"has 0 to {config.vocab_size - 1}: is this text from another tokenizer?")
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
         return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
 
@@ -166,10 +163,9 @@ class GPTModel(nn.Module):
 def evaluating(model):
     """Look at a model without dropout and without gradients, and leave no trace.
 
-    Afterwards, also after an error, torch's random state and the mode of each module are what they were before
-    (`in_eval_mode` looks after the modes, because some modules may be in eval mode while others train). The random
-    state matters because a DataLoader draws a number whenever it starts, so that looking at the validation loss would
-    change the dropout of the training steps that follow.
+    Afterwards, also after an error, torch's random state and each module's mode (`in_eval_mode`) are what they were
+    before. The random state matters because a DataLoader draws a number whenever it starts, so that looking at the
+    validation loss would change the dropout of the training steps that follow.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():

@@ -8,7 +8,7 @@ import numpy as np
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-         "figure.figsize": (7, 4.2), "axes.titlelocation": "left", "axes.titlesize": 12}
+         "axes.titlelocation": "left", "axes.titlesize": 12, "figure.figsize": (7, 4.2)}
 
 
 @plt.rc_context(STYLE)
@@ -21,9 +21,7 @@ def plot_values(epochs_seen, examples_seen, train_values, val_values, label="los
     fig, axes = plt.subplots()
     axes.plot(epochs_seen, train_values, color=BLUE, label=f"training {label}")
     axes.plot(epochs_seen, val_values, color=ORANGE, linestyle="--", label=f"validation {label}")
-    axes.set_xlabel("epochs")
-    axes.set_ylabel(f"{label}, nats a message" if label == "loss" else label)
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="epochs", ylabel=f"{label}, nats a message" if label == "loss" else label, ylim=(0, None))
     axes.legend()
     top = axes.twiny()    # a second x axis over the same values: an invisible line gives it its scale
     top.plot(examples_seen, train_values, alpha=0)
@@ -50,9 +48,7 @@ def plot_accuracies(rows, title, measure="test accuracy", by_value=True):
         axes.annotate(f"{100 * accuracy:.1f} %", (100 * accuracy, y), xytext=(0, 9), textcoords="offset points",
                       ha="center", color=colour)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set_ylim(-0.5, len(rows) - 0.3)
-    axes.set_xlabel(f"{measure}, % (line: 95 % interval)")
-    axes.set_title(title)
+    axes.set(xlabel=f"{measure}, % (line: 95 % interval)", ylim=(-0.5, len(rows) - 0.3), title=title)
     axes.grid(axis="x", alpha=0.3)
     fig.tight_layout()
     return fig
@@ -70,10 +66,8 @@ def plot_token_times(positions, milliseconds, model):
     looks = [(GREY, ":", "s"), (ORANGE, "--", "^"), (BLUE, "-", "o")]
     for (way, times), (colour, line, marker) in zip(milliseconds.items(), looks, strict=False):
         axes.plot(positions, times, color=colour, linestyle=line, marker=marker, label=way)
-    axes.set_xlabel("tokens in the text")
-    axes.set_ylabel("time for one more token, ms")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{model}: without a cache each token takes longer")
+    axes.set(xlabel="tokens in the text", ylabel="time for one more token, ms", ylim=(0, None),
+             title=f"{model}: without a cache each token takes longer")
     axes.legend()
     fig.tight_layout()
     return fig
@@ -83,8 +77,7 @@ def plot_token_times(positions, milliseconds, model):
 def plot_padding(panels):
     """What a pass over the messages computes: a row of tokens for each message, and the padding behind it.
 
-    Input: panels, one to three tuples (title, lengths (N,), widths (N,)); row i has lengths[i] real tokens and is
-        padded to widths[i]
+    Input: panels, one to three (title, lengths (N,), widths (N,)): row i has lengths[i] tokens, padded to widths[i]
     Output: a matplotlib Figure
     """
     fig, all_axes = plt.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
@@ -92,10 +85,8 @@ def plot_padding(panels):
         rows = range(len(lengths))
         axes.fill_betweenx(rows, lengths, widths, step="mid", color=ORANGE, linewidth=0, label="padding")
         axes.fill_betweenx(rows, 0, lengths, step="mid", color=BLUE, linewidth=0, label="tokens of the message")
-        axes.set_xlabel("tokens")
-        axes.set_title(title)
-    all_axes[0][0].set_ylabel("messages")
-    all_axes[0][0].set_xlim(left=0)
+        axes.set(xlabel="tokens", title=title)
+    all_axes[0][0].set(ylabel="messages", xlim=(0, None))
     all_axes[0][-1].legend(loc="lower right")
     fig.tight_layout()
     return fig
@@ -120,8 +111,7 @@ def plot_attention(weights, tokens, titles):
         image = axes.imshow(shares, cmap=colours, vmin=0, vmax=100)
         axes.set_xticks(range(T), tokens, rotation=90)
         axes.set_yticks(range(T), tokens)
-        axes.set_xlabel("token that is looked at (key)")
-        axes.set_title(title)
+        axes.set(xlabel="token that is looked at (key)", title=title)
     all_axes[0][0].set_ylabel("token that looks (query)")
     fig.colorbar(image, ax=all_axes, label="weight, % of a row", shrink=0.8)
     return fig
@@ -142,10 +132,7 @@ def plot_text_losses(steps, train_values, held_out_values, levels, title):
     axes.plot(steps, held_out_values, color=ORANGE, linestyle="--", label="held-out loss")
     lowest = min(range(len(steps)), key=held_out_values.__getitem__)
     axes.plot(steps[lowest], held_out_values[lowest], "o", color=ORANGE, markersize=9, label="its lowest point")
-    axes.set_xlabel("training steps")
-    axes.set_ylabel("loss, nats a token")
-    axes.set_ylim(bottom=0)
-    axes.set_title(title)
+    axes.set(xlabel="training steps", ylabel="loss, nats a token", ylim=(0, None), title=title)
     axes.legend(loc="center right")
     fig.tight_layout()
     return fig
@@ -181,8 +168,7 @@ def plot_cost(seconds, peaks, predicted, model):
                                       "peak memory of training, MB", "{:,.0f} MB")):
         bars = axes.bar(list(values), list(values.values()), width=0.6, color=[WAY_LOOKS[way][0] for way in values])
         axes.bar_label(bars, [sign.format(value) for value in values.values()], padding=3)
-        axes.set_ylabel(unit)
-        axes.set_ylim(0, 1.36 * max(values.values(), default=1))
+        axes.set(ylabel=unit, ylim=(0, 1.36 * max(values.values(), default=1)))
     panels[0].margins(x=0.1)
     for i, way in enumerate(known):
         panels[1].plot([i - 0.36, i + 0.36], [predicted[way] / 1e6] * 2, color="black", linestyle=":", linewidth=2,
@@ -210,8 +196,7 @@ def plot_learning(curves, title):
             axes.plot([point["step"] for point in points], [factor * point[key] for point in points], color=colour,
                       linestyle=line, marker=marker, label=way)
         axes.axhline(factor * next(iter(curves.values()))[0][key], color=GREY, linestyle=":", label="before training")
-        axes.set_xlabel("training steps")
-        axes.set_ylabel(unit)
+        axes.set(xlabel="training steps", ylabel=unit)
     fig.suptitle(title, x=0.02, ha="left", fontsize=12)
     fig.legend(*panels[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.0, 0.95), ncols=3)
     fig.tight_layout(rect=(0, 0, 1, 0.9))
@@ -238,8 +223,7 @@ def plot_rank_accuracy(ranks, intervals, levels):
     axes.plot(ranks, means, "o-", color=BLUE, label="LoRA")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    axes.set_xlabel("rank of the LoRA (bars and bands: 95 % intervals)")
-    axes.set_ylabel("test accuracy, %")
+    axes.set(xlabel="rank of the LoRA (bars and bands: 95 % intervals)", ylabel="test accuracy, %")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     said = ", ".join(f"{name} {level[0]:.1f} %" for name, level in levels.items())
     axes.set_title(f"LoRA {min(means):.1f} to {max(means):.1f} %; {said}", pad=32)
@@ -259,19 +243,15 @@ def plot_inside(curves, cuts):
     looks = [(BLUE, "-", "o"), (BLUE, "--", "s"), (ORANGE, "-", "^"), (ORANGE, "--", "v"), (GREY, ":", "")]
     for (name, phi), (colour, line, marker) in zip(curves.items(), looks):
         left.plot(range(1, len(phi) + 1), phi, color=colour, linestyle=line, marker=marker, label=name)
-    left.set_xlabel("i, directions compared, the strongest first")
-    left.set_ylabel("phi(i, i), share in common")
-    left.set_ylim(0, 1)
-    left.set_title("What two runs have in common")
+    left.set(xlabel="i, directions compared, the strongest first", ylabel="phi(i, i), share in common", ylim=(0, 1),
+             title="What two runs have in common")
     left.legend()
     right.plot(list(cuts), list(cuts.values()), "o-", color=GREEN)
     right.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)    # a step from 0 to 1, one for each doubling
     right.set_xticks(list(cuts), [str(k) for k in cuts])
     right.minorticks_off()
-    right.set_xlabel("k, the rank that dW of each layer is cut to")
-    right.set_ylabel("test loss, nats a message")
-    right.set_ylim(0, 1.1 * max(cuts.values()))
-    right.set_title("Full fine-tuning, cut to rank k")
+    right.set(xlabel="k, the rank that dW of each layer is cut to", ylabel="test loss, nats a message",
+              ylim=(0, 1.1 * max(cuts.values())), title="Full fine-tuning, cut to rank k")
     fig.tight_layout()
     return fig
 
@@ -298,11 +278,8 @@ def plot_reliability(curves, title):
         axes.vlines(said, lows, highs, color=colour, alpha=0.6)
         axes.plot(said, [100 * row["observed"] for row in rows], color=colour, linestyle=line, marker=marker,
                   label=name)
-    axes.set_xlabel("probability of spam that the model gives, %")
-    axes.set_ylabel("of these messages are spam, %")
-    axes.set_xlim(-2, 104)
-    axes.set_ylim(-2, 102)
-    axes.set_title(title)
+    axes.set(xlabel="probability of spam that the model gives, %", ylabel="of these messages are spam, %",
+             xlim=(-2, 104), ylim=(-2, 102), title=title)
     axes.legend(loc="upper left")
     fig.tight_layout()
     return fig
@@ -324,8 +301,7 @@ def plot_learning_curves(curves, title):
     sizes = sorted({n for points in curves.values() for n in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    axes.set_xlabel("messages trained on, half of them spam")
-    axes.set_ylabel("test accuracy, % (bars: 95 % intervals)")
+    axes.set(xlabel="messages trained on, half of them spam", ylabel="test accuracy, % (bars: 95 % intervals)")
     axes.set_title(title, pad=52)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     fig.tight_layout()

@@ -70,8 +70,7 @@ def create_balanced_dataset(df, random_state=123):
 def random_split(df, train_frac, validation_frac, random_state=123):
     """Shuffle the rows, by DataFrame.sample, and cut them into train, validation and test, which gets the rest.
 
-    The first two sizes are rounded down. Copies of a message may fall on both sides of a cut; `split_without_leaks`
-    keeps them together.
+    The first two sizes are rounded down. A cut may part copies of a message; `split_without_leaks` keeps them together.
     """
     df = df.sample(frac=1, random_state=random_state).reset_index(drop=True)
     train_end = int(len(df) * train_frac)
@@ -91,12 +90,11 @@ def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     """Split the table so that no test message equals, but for digits and punctuation, one that was trained on.
 
     Rows whose texts are equal after `normalised` form a group (all rows without letters form one, too), and a group
-    goes to one split. A group has the label of its first row. The labels are taken one after the other, in the order in
-    which they first occur, and the groups of a label from the largest down. Each group draws its split from
-    np.random.default_rng(seed), among those that have room for all of it, with chances in proportion to their room.
-    Where none has, the split with the most room takes it. The room of a split is the number of rows of that label that
-    it still lacks: its share of the table times the rows in the label's groups, plus the room, which may be negative,
-    that the labels before left.
+    goes to one split. A group has the label of its first row. The labels are taken in the order in which they first
+    occur, and the groups of a label from the largest down. Each group draws its split from np.random.default_rng(seed),
+    among those that have room for all of it, with chances in proportion to their room. Where none has, the split with
+    the most room takes it. A split's room is the number of rows of that label that it still lacks: its share of the
+    table times the rows in the label's groups, plus the room, maybe negative, that earlier labels left.
 
     Output: train, validation, test, shuffled with the same generator and renumbered from 0; every row of df is in
         exactly one of them. The first two sizes are the fractions rounded down, give or take a group without room
