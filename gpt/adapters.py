@@ -47,12 +47,12 @@ class Adapter:
 
 
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
-    """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them, merged or not.
+    """Write a model's LoRA tensors, its head (if it was swapped) and what is needed to use them.
 
-    Tensors and metadata are those that gpt/adapters.py describes. Layers have their names without LoRA. A head that has
-    a LoRA goes into the file as it was before merging (`_plain_tensors` gives it). An A that several layers share is
-    written once, for the first of them; the others, and only they, say in "shares_a" whose it is. The model stays as it
-    is.
+    The model, merged or not, stays as it is. The top of gpt/adapters.py describes tensors and metadata. Layers have
+    their names without LoRA. A head that has a LoRA goes into the file as it was before merging (`_plain_tensors` gives
+    it). An A that several layers share is written once, for the first of them; the others, and only they, say in
+    "shares_a" whose it is.
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
     Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose

@@ -28,7 +28,7 @@ class LoRALayer(nn.Module):
     """The correction, of rank r at most. Source: Hu et al. 2021, section 4.1, equation 3."""
 
     def __init__(self, in_dim, out_dim, rank, alpha, *, scale="alpha/r", init=None, dropout=0.0, generator=None):
-        """Keep rank, alpha and, as rule, `scale`; make scale, its number, parameters A and B, and dropout, a module.
+        """Set rank, alpha, rule (the name `scale`), scale (its number), A and B (parameters) and dropout (a module).
 
         A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. With init="blog" r takes the
         place of in, as in kaiming_uniform_, which makes A 7 times larger at in = 768, r = 16. B (r, out) starts at 0.

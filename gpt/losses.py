@@ -29,7 +29,7 @@ def next_token_loss(model, batch, chunk=1024):
     not kept but computed a second time when their gradient is needed; torch's `checkpoint` does that to a function.
 
     Input: batch, token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict; or (ids, lengths),
-        rows of unequal length as TextBatches yields them, of which only the real tokens count (`hidden_and_targets`)
+        rows of unequal length as TextBatches in gpt/applications/text_writer.py yields them (`hidden_and_targets`)
     Output: a scalar in nats per token
     """
     if torch.is_tensor(batch):

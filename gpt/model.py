@@ -130,8 +130,8 @@ class GPTModel(nn.Module):
         """Token vector plus position vector, then dropout: (B, T) integers -> (B, T, C).
 
         `start` is the first token's position; the first row of pos_emb is that of position 0.
-        Raises: ValueError where there is no token; with both numbers, for positions beyond context_length; with the
-        lowest id, the highest and the highest that is allowed, for ids outside 0 to vocab_size - 1
+        Raises: ValueError where there is no token; for positions beyond context_length, with both numbers; for ids
+        outside 0 to vocab_size - 1, with the lowest id, the highest and the highest that is allowed
         """
         T = token_ids.shape[-1]
         config = self.config

@@ -94,7 +94,7 @@ def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     occur, and the groups of a label from the largest down. Each group draws its split from np.random.default_rng(seed),
     among those that have room for all of it, with chances in proportion to their room. Where none has, the split with
     the most room takes it. A split's room is the number of rows of that label that it still lacks: its share of the
-    table times the rows in the label's groups, plus the room, maybe negative, that earlier labels left.
+    table times the rows in the label's groups, plus the room, possibly negative, that earlier labels left.
 
     Output: train, validation, test, shuffled with the same generator and renumbered from 0; every row of df is in
         exactly one of them. The first two sizes are the fractions rounded down, give or take a group without room

@@ -179,7 +179,7 @@ NAMES = [
     ("ln_f/b",          "ln_f.bias",           "final_norm.shift"),
     (None,              "lm_head.weight",      "out_head.weight"),      # a copy of wte, in some files only
 ]
-OURS = {theirs: ours for openai, hugging_face, ours in NAMES for theirs in (openai, hugging_face)}
+OURS = {openai: ours for openai, _, ours in NAMES} | {hugging_face: ours for _, hugging_face, ours in NAMES}
 PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
 
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
