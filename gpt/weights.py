@@ -261,7 +261,7 @@ def read_hparams(path):
         if not isinstance(hparams, dict) or hparams.keys() != HPARAMS.keys():
             raise ValueError(f"it must hold {', '.join(HPARAMS)} and nothing else")
         config = GPTConfig(**{HPARAMS[key]: value for key, value in hparams.items()})
-        for name, known in GPT2_SIZES.items():    # heads leave no trace in the tensors, so only here can they be wrong
+        for name, known in GPT2_SIZES.items():    # the tensors do not tell the heads: only a known GPT-2 does
             if config != known and vars(config) | {"n_heads": known.n_heads} == vars(known):
                 raise ValueError(f"n_head is {config.n_heads}, but {name}, whose other sizes these are, has "
                                  f"{known.n_heads}")

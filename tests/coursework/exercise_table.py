@@ -156,8 +156,8 @@ CHAPTERS_1_TO_4 = (
             "A row that has produced `stop` gets `stop` from then on, whatever was chosen for it; a boolean (B, 1) "
             "remembers which rows have. Compare with None: 0 is a token too. A stop token in the prompt does not "
             "count.",
-            "Before the loop note each module's `training`, not the model's alone, and call model.eval(); put them "
-            "back in a `finally`, so that an error does not leave the model changed.",
+            "Dropout has no part in the choice: in_eval_mode switches it off around the loop and puts each module's "
+            "mode back, also after an error.",
         )),
     Exercise(
         "3.7", "gpt/lora.py", "count_parameters",
