@@ -1,4 +1,4 @@
-"""An adapter is all that LoRA training made: a small file to lay over its base model (11 MB for 124M at rank 16).
+"""An adapter is a small file of all that LoRA training made, to lay over its base model (11 MB for 124M at rank 16).
 
 The file is safetensors: `<layer>.lora.A` (in, r) and `<layer>.lora.B` (r, out) for each layer, `out_head.weight` and
 `out_head.bias` where the model has classes, and a JSON text that says how to use them (`Adapter`).
@@ -25,7 +25,7 @@ class Adapter:
     """What a reader of an adapter has to know besides its tensors."""
 
     base: str             # the name of the base model, such as "mini"
-    fingerprint: str      # of the base model's weights: see `fingerprint`
+    fingerprint: str      # of the base model's weights: see the function `fingerprint`
     labels: list          # the classes' names, [] for a language model
     pad_to: int | None    # None: read at the last real token; a number: padded to it and read at the last position
     layers: dict          # name of a layer -> {"rank", "alpha", "scale"}; "shares_a" names the layer whose A it uses
@@ -46,64 +46,20 @@ class Adapter:
             raise ValueError(f"{name} shares the A of {shares_a!r}, which has none of its own")
 
 
-def write_adapter(file, adapter, tensors):
-    """Write the metadata and {name: tensor}, whole or not at all."""
-    with written_whole(file) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={"adapter": json.dumps(asdict(adapter))})
-
-
-def read_adapter(file):
-    """The metadata and the tensors of an adapter file: (Adapter, {name: tensor}). ValueError if it is damaged."""
-    with naming_file(file):
-        tensors, metadata = read_safetensors(file)
-        try:
-            return Adapter(**json.loads(metadata["adapter"])), tensors
-        except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"its metadata are no adapter's ({type(error).__name__}: {error})") from error
-
-
-def fingerprint(model):
-    """sha256 over the base model's weights as they were before any adapter: other weights, other fingerprint.
-
-    LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_plain_tensors(model).items()):
-        if not name.startswith("out_head"):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _plain_tensors(model):
-    """The parameters under the names that they have without LoRA, as they were before merging; no tied head."""
-    tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
-    tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
-                if layer.original is not None}
-    return {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
-
-
-def trained_besides(model):
-    """The names of the parameters that train and that no adapter holds: those of neither a LoRA nor the head."""
-    return [name for name, p in model.named_parameters()
-            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
-
-
 def save_adapter(model, file, *, base, labels=(), pad_to=None):
-    """Write the model's LoRA tensors, its head (if it was swapped) and what is needed to use them; merged or not.
+    """Write a model's LoRA tensors, its head (if it was swapped) and what is needed to use them.
 
-    Tensors and metadata are those that gpt/adapters.py describes. Layers are named as without LoRA. A head that has
-    a LoRA goes into the file as it was before merging, as `_plain_tensors` has it. An A that several layers share is
-    written once, for the first of them; the others say whose it is, and only they have a "shares_a". The model stays as
-    it is.
+    The model, merged or not, stays as it is. The top of gpt/adapters.py describes tensors and metadata. Layers have
+    their names without LoRA. A head that has a LoRA goes into the file as it was before merging (`_plain_tensors` gives
+    it). An A that several layers share is written once, for the first of them; the others, and only they, say in
+    "shares_a" whose it is.
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
-    Raises: ValueError, with the names, where something else trains too (`trained_besides`), which the file would lose;
-        where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that): what
-        `load_adapter` would refuse is not written
+    Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose
+        it; where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that)
     """
-    layers, owners = {}, {}
+    layers = {}
+    owners = {}
     tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
     for name, layer in lora_layers(model):
         layers[name] = {"rank": layer.lora.rank, "alpha": layer.lora.alpha, "scale": layer.lora.rule}
@@ -120,19 +76,20 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 
 
 def load_adapter(model, file):
-    """Lay an adapter over a model, in place, taking off the one that it wears; the base weights are not read again.
+    """Lay an adapter over a model, in place, and take off the one that it has; the base weights are not read again.
 
     Each layer gets its LoRA with the rank, alpha and scale of the file; layers that shared an A share one again, the
     same Parameter. Where the file has labels, the model gets a head for as many classes. Afterwards everything is
-    frozen but each A and B, and a head of classes that has no LoRA.
+    frozen except each A and B, and a head of classes that has no LoRA.
 
     Output: Adapter, the metadata
     Raises: ValueError that begins with the file's name, before anything is changed, for a damaged file (`read_adapter`
         finds that), another base model (one with another `fingerprint`; the message says "load the same base first"),
-        and tensors that are missing, left over, or of another shape or type than the model wants (`_check_tensors`)
+        and tensors that are missing, left over, or not of the shape and type that the model wants (`_check_tensors`)
     """
     adapter, tensors = read_adapter(file)
-    if adapter.fingerprint != (here := fingerprint(model)):
+    here = fingerprint(model)
+    if adapter.fingerprint != here:
         raise ValueError(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., "
                          f"this model's are {here[:12]}...: load the same base first")
     _check_tensors(model, adapter, tensors, file)
@@ -156,11 +113,11 @@ def load_adapter(model, file):
 
 
 def remove_adapter(model):
-    """The base language model again, in place: no LoRA, weights unmerged, the head tied to the token embedding.
+    """Make the base language model again, in place: without LoRA, unmerged, the head tied to the token embedding.
 
     What was frozen stays frozen.
     """
-    for name, layer in list(lora_layers(model)):
+    for name, layer in lora_layers(model):
         if layer.original is not None:
             layer.unmerge()
         model.set_submodule(name, layer.linear)
@@ -171,25 +128,40 @@ def remove_adapter(model):
         model.out_head.train(model.training)
 
 
-def _check_tensors(model, adapter, tensors, file):
-    """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
-    C, K, dtype = model.config.emb_dim, len(adapter.labels), model.tok_emb.weight.dtype
-    sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
-             for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    sizes["out_head"] = (C, K) if K else None    # without classes it is tied to the token embedding
-    wanted = {"out_head.weight": (K, C), "out_head.bias": (K,)} if K else {}
-    for name, options in adapter.layers.items():
-        if not sizes.get(name):
-            raise ValueError(f"{file}: this model has no linear layer {name!r} that could take a LoRA")
-        owner, A = f"{options.get('shares_a') or name}.lora.A", (sizes[name][0], options["rank"])
-        if wanted.setdefault(owner, A) != A:
-            raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
-        wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
-    for name in sorted(wanted.keys() | tensors.keys()):
-        want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
-        have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
-        if want != have:
-            raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
+def write_adapter(file, adapter, tensors):
+    """Write the metadata and {name: tensor}, whole or not at all."""
+    with written_whole(file) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                  metadata={"adapter": json.dumps(asdict(adapter))})
+
+
+def read_adapter(file):
+    """The metadata and tensors of an adapter file: (Adapter, {name: tensor}). Raises: ValueError if it is damaged."""
+    with naming_file(file):
+        tensors, metadata = read_safetensors(file)
+        try:
+            return Adapter(**json.loads(metadata["adapter"])), tensors
+        except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"its metadata are no adapter's ({type(error).__name__}: {error})") from error
+
+
+def fingerprint(model):
+    """The sha256 of the base model's weights as they were before any adapter, so that other weights have another one.
+
+    LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_plain_tensors(model).items()):
+        if not name.startswith("out_head"):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def trained_besides(model):
+    """The names of the parameters that train and that no adapter holds, because they are of no LoRA and no head."""
+    return [name for name, p in model.named_parameters()
+            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
 
 
 def plain_head(model):
@@ -198,5 +170,36 @@ def plain_head(model):
 
 
 def is_tied(model):
-    """Whether the head is the token embedding, as in a language model: no head for classes took its place."""
+    """Whether the head is the token embedding, as in a language model, and no head for classes took its place."""
     return plain_head(model).weight is model.tok_emb.weight
+
+
+def _plain_tensors(model):
+    """The parameters as they were before merging, under their names without LoRA, a tied head left out."""
+    tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
+    tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
+                if layer.original is not None}
+    return {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
+
+
+def _check_tensors(model, adapter, tensors, file):
+    """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
+    C, K = model.config.emb_dim, len(adapter.labels)
+    dtype = model.tok_emb.weight.dtype
+    sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
+             for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    sizes["out_head"] = (C, K) if K else None    # without classes it is tied to the token embedding
+    wanted = {"out_head.weight": (K, C), "out_head.bias": (K,)} if K else {}
+    for name, options in adapter.layers.items():
+        if not sizes.get(name):
+            raise ValueError(f"{file}: this model has no linear layer {name!r} that could take a LoRA")
+        owner = f"{options.get('shares_a') or name}.lora.A"
+        A = (sizes[name][0], options["rank"])
+        if wanted.setdefault(owner, A) != A:
+            raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
+        wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
+    for name in sorted(wanted.keys() | tensors.keys()):
+        want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
+        have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
+        if want != have:
+            raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")

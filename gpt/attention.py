@@ -1,7 +1,7 @@
 """Attention: every token looks at itself and the tokens before it and gets a weighted average of their values.
 
 Read along: chapters/02_attention.py. Source: Vaswani et al. 2017, section 3.2; Radford et al. 2019.
-Shape letters stand in gpt/__init__.py.
+Shape letters: gpt/__init__.py.
 """
 
 import torch
@@ -12,25 +12,27 @@ from torch.nn import functional as F
 class KVCache:
     """What one attention layer remembers of the tokens that it has seen: their keys and values.
 
-    A token's key and value do not depend on the tokens after it, so while text grows they can be kept. The room for
-    `size` tokens is taken once; growing by torch.cat would copy the whole past at every token.
+    A token's key and value do not depend on the tokens after it, so they can be kept while the text grows. The room for
+    `size` tokens is taken once, because growing by torch.cat would copy the whole past at every token.
     """
 
     def __init__(self, size):
-        self.size, self.length = size, 0
+        self.size = size
+        self.length = 0
         self.keys = self.values = None
 
     def extend(self, keys, values):
         """Append the keys and values of new tokens, (B, H, T, D) each; return all so far, (B, H, length, D) each.
 
-        The first call takes the room, in the type and on the device of what it is given. What is returned are views.
-        Raises: ValueError with size, length and T, and nothing appended, where there is no room for them
+        The first call takes the room, in the type and on the device of what it is given. The results are views.
+        Raises: ValueError with size, length and T where there is no room for them; then nothing is appended
         """
         B, H, T, D = keys.shape
         if self.length + T > self.size:
             raise ValueError(f"the cache has room for {self.size} tokens and holds {self.length}: {T} more do not fit")
         if self.keys is None:
-            self.keys, self.values = (new.new_empty(B, H, self.size, D) for new in (keys, values))
+            self.keys = keys.new_empty(B, H, self.size, D)
+            self.values = values.new_empty(B, H, self.size, D)
         start, self.length = self.length, self.length + T
         self.keys[:, :, start:self.length] = keys
         self.values[:, :, start:self.length] = values
@@ -40,15 +42,16 @@ class KVCache:
 def causal_attention_by_hand(query, key, value):
     """Softmax(Q K^T / sqrt(D) + mask) V, one line per operation.
 
-    The last query belongs to the last key: with a cache there are more keys than queries. So query t may look at keys
-    0 to S - T + t. Where a key lies in a query's future the mask makes the score -inf, and softmax, which is over the
-    keys, turns -inf into exactly 0.
+    The last query and the last key belong to the same token. With a cache there are more keys than queries, so query t
+    may look at keys 0 to S - T + t. The mask makes the score of every later key -inf, and the softmax, which is over
+    the keys, turns -inf into a weight of exactly 0.
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T
     Output: (B, H, T, D)
     Source: Vaswani et al. 2017, equation 1
     """
-    T, S, D = query.shape[-2], key.shape[-2], query.shape[-1]
+    T, D = query.shape[-2:]
+    S = key.shape[-2]
     scores = query @ key.transpose(-2, -1)                                            # (B, H, T, S)
     scores = scores / D**0.5
     future = torch.ones(T, S, dtype=torch.bool, device=query.device).triu(S - T + 1)  # (T, S)
@@ -57,7 +60,7 @@ def causal_attention_by_hand(query, key, value):
 
 
 def causal_attention(query, key, value, dropout=0.0):
-    """`causal_attention_by_hand`, to rounding, from torch's fused kernel, which does not store the T x S weights.
+    """The same as `causal_attention_by_hand`, to rounding, by torch's fused kernel, which stores no T x S weights.
 
     The kernel goes through the keys in blocks and keeps one number per query. (With dropout torch 2.13 has no such
     kernel for a CPU and stores the weights after all.) A text that is read at once has as many queries as keys, and
@@ -75,10 +78,10 @@ def causal_attention(query, key, value, dropout=0.0):
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, then one linear layer that mixes what they give.
+    """H attentions side by side, then one linear layer that mixes their outputs.
 
-    Each head has queries, keys and values of D = C / H channels, every one of them made from all channels of x. The
-    outputs of the heads stand side by side as `split_heads` cuts them. Dropout takes away weights, in training only.
+    Each head has queries, keys and values of D = C / H channels, each of them made from all channels of x. The outputs
+    of the heads stand side by side, as `split_heads` cuts them. In training dropout acts on the attention weights.
 
     Input: x (B, T, C); cache: a KVCache to read and extend, or None
     Output: (B, T, C)
@@ -109,6 +112,6 @@ class MultiHeadAttention(nn.Module):
         value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
-        dropout = self.dropout.p if self.training else 0.0    # a function does not know of model.eval()
+        dropout = self.dropout.p if self.training else 0.0    # model.eval() does not reach a function
         context = causal_attention(query, key, value, dropout)                        # (B, H, T, D)
         return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)

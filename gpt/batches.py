@@ -1,7 +1,6 @@
-"""From texts to batches of tensors: encode, pad, and keep texts of similar length together.
+"""Turn texts into batches of tensors: messages padded beside others of similar length, or windows of a long text.
 
-Read along: chapters/05_spam_classifier.py (messages), chapters/04_weights.py (windows of a long text). Shape letters:
-gpt/__init__.py.
+Read along: chapters/05_spam_classifier.py (messages), chapters/04_weights.py (windows). Shape letters: gpt/__init__.py.
 """
 
 import math
@@ -41,18 +40,18 @@ def label_ids(df):
 
 
 def encode(texts, tokenizer, context_length=None, pad_token_id=END_OF_TEXT):
-    """The token ids of each text, one list a text, cut to context_length where that is given.
+    """The token ids of each text, one list per text, cut to context_length where that is given.
 
-    A text without tokens becomes one padding token, so that every message has a last token to be classified at.
+    A text without tokens becomes one padding token, because a message is classified at its last token and needs one.
     """
     to_ids = getattr(tokenizer, "encode_ordinary", tokenizer.encode)   # encode refuses "<|endoftext|>" in a text
     return [to_ids(text)[:context_length] or [pad_token_id] for text in texts]
 
 
 def pad(rows, pad_token_id=END_OF_TEXT, width=None):
-    """Lists of token ids side by side in one tensor, padded on the right.
+    """Put lists of token ids into one tensor, a row each, padded on the right.
 
-    GPT-2 has no padding token of its own; <|endoftext|> stands in.
+    GPT-2 has no padding token of its own, so <|endoftext|> stands in.
     Output: ids (B, T) and lengths (B,), whole numbers (torch.long). T is width, or the longest row's length; a length
         counts what is in the list, which may hold the padding token too
     """
@@ -75,12 +74,12 @@ def padding_share(batches):
 class BatchesByLength:
     """Batches of messages of similar length, padded only to the longest of each batch.
 
-    A pass yields (ids (B, T), lengths (B,), labels (B,)) and every message once. Its order depends on seed and
-    epoch alone, so that an interrupted run can take it up again. The trap: without `set_epoch` before each epoch,
-    all have the order of epoch 0. seed=None sorts by length, whatever the epoch: for evaluation.
+    A pass yields batches (ids (B, T), lengths (B,), labels (B,)) with every message once. Its order depends on seed and
+    epoch alone, so that an interrupted run can take it up again. The trap: without `set_epoch` before each epoch, all
+    epochs have the order of epoch 0. For evaluation seed=None sorts by length, whatever the epoch.
 
-    Batches differ in size by one message at most. Were the last one cut short instead, it would hold the longest
-    messages, and a mean over the batch would count each of them for several, in every epoch.
+    Batches differ in size by one message at most. If the last one were cut short instead, it would hold the longest
+    messages, and the mean over that batch would give each of them more weight, in every epoch.
 
     rows: the row numbers (from 0) in each batch of this epoch; cut: how many messages lost their end
     """
@@ -92,16 +91,18 @@ class BatchesByLength:
         self.token_ids = [row[:context_length] for row in whole]
         self.cut = sum(len(row) > context_length for row in whole)
         self.labels = label_ids(df)                                                   # (messages,)
-        self.batch_size, self.seed, self.pad_token_id = batch_size, seed, pad_token_id
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pad_token_id = pad_token_id
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Fix the order of an epoch: sort by length, blurred by up to 5 %, cut into batches, shuffle these.
+        """Fix the order of an epoch: sort by blurred length, cut into batches, shuffle the batches.
 
-        Blurred: each message's length times a random factor of its own, from 0.95 to 1.05, so that every epoch brings
-        other messages together. All is drawn from np.random.default_rng([seed, epoch]): a seed of two numbers, where
-        their sum would give epoch 1 of seed 1 the order of epoch 0 of seed 2. With seed=None there is neither blur nor
-        shuffling, and equal lengths stay in the table's order.
+        The blur multiplies each message's length by a random factor of its own, from 0.95 to 1.05, so that every epoch
+        brings other messages together. All is drawn from np.random.default_rng([seed, epoch]). This seed of two numbers
+        is not their sum, which would give epoch 1 of seed 1 the order of epoch 0 of seed 2. With seed=None there is
+        neither blur nor shuffling, and equal lengths stay in the table's order.
 
         Output: none; self.rows becomes a list with a list of row numbers for each of the len(self) batches
         """
@@ -124,10 +125,10 @@ class BatchesByLength:
 
 
 class SeededLoader(DataLoader):
-    """The blog's loader, batches of random messages with an incomplete last one dropped, in an order that seed and
-    epoch alone decide, so that an interrupted run can take it up again.
+    """The blog's loader: batches of random messages, with an incomplete last one dropped.
 
-    That is the order of the first pass after `set_epoch`; a second pass without it has another.
+    The first pass after `set_epoch` has an order that seed and epoch alone decide, so that an interrupted run can take
+    it up again. A second pass without `set_epoch` has another order.
     """
 
     def __init__(self, dataset, batch_size, seed):
@@ -140,9 +141,9 @@ class SeededLoader(DataLoader):
 
 
 def encode_documents(documents, tokenizer):
-    """All documents as one row of ids with <|endoftext|> before each, so that a text can begin from nothing.
+    """All documents as one row of ids with <|endoftext|> before each, so that a text can be begun from nothing.
 
-    Output: (N,) int32, half the memory of torch's default
+    Output: (N,) int32, which takes half the memory of torch's default
     """
     rows = tokenizer.encode_ordinary_batch(documents, num_threads=2)
     return torch.cat([torch.tensor([END_OF_TEXT, *row], dtype=torch.int32) for row in rows])
@@ -151,9 +152,9 @@ def encode_documents(documents, tokenizer):
 class TextWindows:
     """A long row of tokens cut into batches of windows, (B, T + 1) each, in an order that (seed, epoch) decides.
 
-    Neighbouring windows share one token: the last to predict of one is the first to read of the next. Each epoch starts
-    its cuts at another offset, so that a token is seen at other positions too. N tokens make (N - 1) // window - 1
-    windows an epoch; its last batch may be smaller. `batches` ends an epoch early.
+    Neighbouring windows share one token, because the last one to predict is the first that the next window reads. Each
+    epoch starts its cuts at another offset, so that a token is seen at other positions too. N tokens make
+    (N - 1) // window - 1 windows per epoch, and the last batch may be smaller. `batches` ends an epoch early.
 
     rows: for each batch of this epoch, the places in the text where its windows begin
     Raises: ValueError for fewer than 2 window + 1 tokens
@@ -162,7 +163,10 @@ class TextWindows:
     def __init__(self, tokens, window, batch_size, seed=0, batches=None):
         if len(tokens) < 2 * window + 1:
             raise ValueError(f"{len(tokens)} tokens are too few for windows of {window}: at least {2 * window + 1}")
-        self.tokens, self.window, self.batch_size, self.seed = tokens, window, batch_size, seed
+        self.tokens = tokens
+        self.window = window
+        self.batch_size = batch_size
+        self.seed = seed
         self.count = (len(tokens) - 1) // window - 1    # one fewer than fit, which leaves room for the offset
         self.batches = min(batches or self.count, math.ceil(self.count / batch_size))
         self.set_epoch(0)
@@ -178,6 +182,6 @@ class TextWindows:
         return self.batches
 
     def __iter__(self):
-        """For each batch of `rows`: the T + 1 tokens from each of its beginnings on, int64, one window a row."""
+        """For each batch of `rows` yield the T + 1 tokens from each of its beginnings on: int64, one window per row."""
         for starts in self.rows:
             yield self.tokens[torch.tensor(starts)[:, None] + torch.arange(self.window + 1)].long()    # (B, T + 1)

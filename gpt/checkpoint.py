@@ -14,28 +14,34 @@ from gpt.storage.files import written_whole
 
 
 class Checkpoint:
-    """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the state of
-    torch's random generators, the counters and the history. Frozen parameters are not in it: they come from the base.
-
-    The loader is not in it either: its order must depend on its seed and the epoch alone (`set_epoch`).
+    """One file that holds all that training changes: the trainable parameters, the optimizer's memory, the states of
+    the random generators, the counters and the history. Frozen parameters are not in it, because the base has them.
+    Nor is the loader, so its order must depend on its seed and the epoch alone (`set_epoch`).
 
     Input: path; identity, a dict of the settings that make this run this run (recipe, seed, ...), compared on resuming;
         generators, the torch.Generators that the run draws from; resume, whether to go on from the file if it is there;
-        every, seconds between two saves, which is what a kill can cost
+        every, the seconds between two saves, which is what a kill can cost
     """
 
     def __init__(self, path, model, optimizer, identity, *, generators=(), resume=False, every=30.0):
-        self.path, self.model, self.optimizer = Path(path), model, optimizer
+        self.path = Path(path)
+        self.model = model
+        self.optimizer = optimizer
         self.identity = {key: repr(value) for key, value in identity.items()}    # any value, as text
-        self.generators, self.resume, self.every, self.saved_at = generators, resume, every, time.monotonic()
+        self.generators = generators
+        self.resume = resume
+        self.every = every
+        self.saved_at = time.monotonic()
 
     def save(self, progress, now=False):
         """Write the run's state, whole or not at all, if `every` seconds have passed or it is asked for `now`."""
         if not now and time.monotonic() - self.saved_at < self.every:
             return
+        random = {"cpu": torch.get_rng_state(),
+                  "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                  "own": [generator.get_state() for generator in self.generators]}
         state = {"identity": self.identity, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
-                 "parameters": {name: p.detach() for name, p in self._trainable().items()},
-                 "random": self._random_states()}
+                 "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random}
         with written_whole(self.path) as temporary:
             torch.save(state, temporary)
             torch.load(temporary, weights_only=True, mmap=True)    # what `restore` would refuse never becomes the file
@@ -55,7 +61,7 @@ class Checkpoint:
         return replace(progress, **state["progress"])
 
     def _read(self):
-        """What `save` wrote. A pickle can call any function when read; weights_only=True admits plain values only."""
+        """What `save` wrote. Reading a pickle can call any function; weights_only=True admits plain values only."""
         try:
             with zipfile.ZipFile(self.path) as file:
                 damaged = file.testzip()    # torch.load compares no checksums
@@ -73,8 +79,8 @@ class Checkpoint:
             if here != there:
                 raise ValueError(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
                                  f"take the same options, or start without --resume")
-        here, there = ({name: (tuple(p.shape), p.dtype) for name, p in tensors.items()}
-                       for tensors in (self._trainable(), parameters))
+        here = {name: (tuple(p.shape), p.dtype) for name, p in self._trainable().items()}
+        there = {name: (tuple(p.shape), p.dtype) for name, p in parameters.items()}
         if here != there:
             name = min(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
             raise ValueError(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
@@ -93,7 +99,3 @@ class Checkpoint:
 
     def _trainable(self):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def _random_states(self):
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda, "own": [g.get_state() for g in self.generators]}

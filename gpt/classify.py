@@ -1,4 +1,4 @@
-"""From a language model to a classifier: swap the head, read it at the last real token, count how often it is right.
+"""Turn a language model into a classifier: swap the head, read it at the last real token, measure it, classify texts.
 
 Read along: chapters/05_spam_classifier.py. Source: Radford et al. 2018, section 3.2. Shape letters: gpt/__init__.py.
 """
@@ -15,18 +15,17 @@ from gpt.batches import encode, pad
 from gpt.losses import class_loss
 from gpt.model import evaluating
 
-TOKENS = 4096    # a batch of texts to label holds so many, padding and all
+TOKENS = 4096    # that a batch of texts to classify may hold, padding included
 
 
 def swap_head(model, n_classes, zero=True):
     """Give the model a new head from C channels to K classes, in place; the token embedding stays.
 
     out_head becomes an nn.Linear with bias, of the embedding's type and on its device, in the model's mode (training or
-    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight: what is done to
-    that is done to both.
+    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight: do not change it.
 
-    A head that starts at zero answers 1/K for every class, so the first loss is exactly ln K, whatever the text.
-    zero=False keeps the random start of nn.Linear, as the blog does.
+    A head that starts at zero gives each class a probability of 1/K, so the first loss is exactly ln K, whatever the
+    text. zero=False keeps the random start of nn.Linear, as the blog does.
     """
     weight = model.tok_emb.weight
     model.out_head = nn.Linear(weight.shape[1], n_classes, device=weight.device, dtype=weight.dtype)
@@ -37,7 +36,7 @@ def swap_head(model, n_classes, zero=True):
 
 
 def let_train(model, way):
-    """Freeze all of a model but what `way` names, in place; the head always trains.
+    """Freeze all of a model except what `way` names, in place; the head always trains.
 
     Input: way, "head", "last block" (with the final norm, which reads it) or "everything"
     """
@@ -50,14 +49,14 @@ def let_train(model, way):
 
 
 def class_logits(model, ids, lengths=None):
-    """The class scores of each message, read where the model has seen all of it.
+    """The class logits of each message, read where the model has seen all of it.
 
-    Attention is causal, so of the real tokens only the last knows the whole message, and it never sees the padding
-    behind it. (The padding knows the message too, which is how the blog's way works.) Nobody reads the other positions,
-    so the last block and the head run for that one position of each row: `hidden_at`.
+    Attention is causal, so of the real tokens only the last has seen the whole message, and it never sees the padding
+    behind it. (The padding tokens have seen the message too, which is why the blog's way works.) Nobody reads the other
+    positions, so the last block and the head run for one position of each row alone (`hidden_at`).
 
-    Input: ids (B, T); lengths (B,), how many of a row's ids are real: it is read at lengths - 1. None: it is read at
-        the last position, as the blog does, which is a padding token in all but the longest messages
+    Input: ids (B, T); lengths (B,), how many ids of each row are real: the row is read at position lengths - 1. With
+        None each row is read at its last position, as in the blog, a padding token in all but the longest messages
     Output: (B, K)
     """
     last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if lengths is None else lengths - 1    # (B,)
@@ -65,10 +64,10 @@ def class_logits(model, ids, lengths=None):
 
 
 def hidden_at(model, token_ids, at):
-    """`model.hidden` at one position of each row, for less work: the last block leaves out the others.
+    """`model.hidden` at one position of each row, with less work, because the last block leaves out the others.
 
-    It cannot leave out their keys and values, which the position looks at; nor can the blocks before it leave anything
-    out, because the next block makes its keys and values from what they give at every position.
+    It cannot leave out their keys and values, because the position looks at them. Nor can the blocks before it leave
+    anything out, because the next block makes its keys and values from their outputs at every position.
 
     Input: token_ids (B, T); at (B,), positions 0..T-1
     Output: (B, C)
@@ -77,8 +76,10 @@ def hidden_at(model, token_ids, at):
     rows = torch.arange(len(x), device=x.device)                                      # (B,)
     if not len(model.trf_blocks):    # a Tail of gpt/cost/frozen_cache.py, of which no block trains
         return model.final_norm(x[rows, at])                                          # (B, C)
-    x, last = model.trf_blocks[:-1](x), model.trf_blocks[-1]
-    normed, attention = last.norm1(x), last.att
+    x = model.trf_blocks[:-1](x)                                                      # (B, T, C)
+    last = model.trf_blocks[-1]
+    attention = last.att
+    normed = last.norm1(x)                                                            # (B, T, C)
     query = attention.split_heads(attention.W_query(normed[rows, at][:, None]))       # (B, H, 1, D)
     key = attention.split_heads(attention.W_key(normed))                              # (B, H, T, D)
     value = attention.split_heads(attention.W_value(normed))                          # (B, H, T, D)
@@ -103,7 +104,7 @@ def classifier_loss(model, batch):
 
 
 def predict_logits(model, loader, device, num_batches=None):
-    """The class scores of every message, in the loader's order, or of those in its first num_batches batches.
+    """The class logits of every message, in the loader's order, or of those in its first num_batches batches.
 
     Output: labels (N,), logits (N, K), both on the CPU
     Raises: ValueError for a loader without batches
@@ -125,10 +126,10 @@ def calc_loss_loader(data_loader, model, device, num_batches=None):
 
 
 def calc_accuracy_loader(data_loader, model, device, num_batches=None):
-    """The share of messages, 0..1, whose highest score is the right class's; in the first num_batches, or in all.
+    """The share of messages, 0..1, whose highest logit is that of the right class; in the first num_batches, or in all.
 
-    Every message counts the same, also in a batch that is smaller than the others. Looking leaves the model's mode and
-    torch's random state alone, as `predict_logits` does.
+    Every message counts the same, also in a batch that is smaller than the others. The model's mode and torch's random
+    state stay as they are, because `predict_logits` leaves them so.
 
     Output: a float
     Raises: ValueError for a loader without batches
@@ -142,63 +143,15 @@ class Prediction(NamedTuple):
     probability: float    # 0..1, what the model gives this label
 
 
-def batches_of_tokens(lengths):
-    """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding, or of one row that has more.
-
-    With padding a batch has as many tokens as its longest row has, times its rows. Each takes as many rows as it can.
-
-    Input: lengths, {row: tokens}
-    Output: an iterator of lists of rows, the shortest first, equals in the order in which they come
-    """
-    batch = []
-    for row in sorted(lengths, key=lengths.get):
-        if batch and (len(batch) + 1) * lengths[row] > TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
-    """The most probable label of each text and its probability, in the order asked.
-
-    Texts of similar length share a batch, so that little padding is computed. A text that is too long is cut.
-
-    Input: token_ids, a list of tokens for each text, as `encode` gives them; labels, the classes' names; pad_to, for a
-        model trained the blog's way: pad each text to this many tokens and read the last position; bar, a progress bar
-        of tqdm that counts texts
-    Output: list of Prediction
-    Raises: ValueError where the head has not as many classes as there are labels
-    """
-    limit, device = pad_to or model.config.context_length, model.tok_emb.weight.device
-    lengths = {row: pad_to or min(len(ids), limit) for row, ids in enumerate(token_ids)}
-    answers = [None] * len(token_ids)
-    with evaluating(model):
-        for rows in batches_of_tokens(lengths):
-            ids, real = pad([token_ids[row][:limit] for row in rows], width=pad_to)   # (B, T), (B,)
-            read = (ids, real) if pad_to is None else (ids,)
-            logits = class_logits(model, *to_device(read, device)).float()            # (B, K)
-            if logits.shape[1] != len(labels):
-                raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
-                                 f"language model's, or another adapter's?")
-            best = logits.softmax(dim=-1).max(dim=-1)
-            for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
-                answers[row] = Prediction(labels[k], probability)
-            if bar is not None:
-                bar.update(len(rows))
-    return answers
-
-
 def classify(model, texts, tokenizer, labels, pad_to=None):
     """The most probable label of each text and its probability, in the order asked.
 
     A text that is too long is cut, and a warning says how many were.
 
-    Input: texts, a list of str of any length; labels, pad_to: as in `most_probable_labels`
+    Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
+        pad each text to this many tokens and read the last position
     Output: list of Prediction
-    Raises: ValueError for one text that is in no list (its letters would be classified), and where the head has not as
-        many classes as there are labels
+    Raises: ValueError for one str (its letters would be classified), and for a head of another number of classes
     """
     if isinstance(texts, str):
         raise ValueError("classify takes a list of texts, this is one text: write [text]")
@@ -209,3 +162,49 @@ def classify(model, texts, tokenizer, labels, pad_to=None):
         warnings.warn(f"{cut} of {len(texts)} texts have more than {limit} tokens: only their first {limit} are read",
                       stacklevel=2)
     return most_probable_labels(model, token_ids, labels, pad_to)
+
+
+def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
+    """What `classify` returns, for texts that are encoded already; a text that is too long is cut without a warning.
+
+    Texts of similar length share a batch, so that little padding is computed.
+
+    Input: token_ids, a list of tokens for each text, as `encode` gives them; bar, a tqdm progress bar that counts texts
+    Output: list of Prediction
+    """
+    limit = pad_to or model.config.context_length
+    device = model.tok_emb.weight.device
+    lengths = {row: pad_to or min(len(ids), limit) for row, ids in enumerate(token_ids)}
+    predictions = [None] * len(token_ids)
+    with evaluating(model):
+        for rows in batches_of_tokens(lengths):
+            ids, real = pad([token_ids[row][:limit] for row in rows], width=pad_to)   # (B, T), (B,)
+            read = (ids, real) if pad_to is None else (ids,)
+            logits = class_logits(model, *to_device(read, device)).float()            # (B, K)
+            if logits.shape[1] != len(labels):
+                raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
+                                 f"language model's, or another adapter's?")
+            best = logits.softmax(dim=-1).max(dim=-1)
+            for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+                predictions[row] = Prediction(labels[k], probability)
+            if bar is not None:
+                bar.update(len(rows))
+    return predictions
+
+
+def batches_of_tokens(lengths):
+    """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding; a longer row stands alone.
+
+    With padding a batch has as many tokens as its longest row times its rows. Each batch takes as many rows as it can.
+
+    Input: lengths, {row: tokens}
+    Output: an iterator of lists of rows, the shortest first; equally long rows keep the order in which they come
+    """
+    batch = []
+    for row in sorted(lengths, key=lengths.get):
+        if batch and (len(batch) + 1) * lengths[row] > TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

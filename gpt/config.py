@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a GPT-2. Frozen: a model and its config cannot drift apart.
+    """The settings of a GPT-2. They are frozen, so that a model and its config cannot drift apart.
 
-    Raises: ValueError with the numbers where no such model can exist.
+    Raises: ValueError with the numbers where no such model can exist
     """
 
     vocab_size: int = 50257      # V: 256 bytes + 50,000 merges + <|endoftext|>
@@ -18,7 +18,7 @@ class GPTConfig:
     emb_dim: int = 768           # C: channels of a token's vector
     n_heads: int = 12            # H: attention heads in each block
     n_layers: int = 12           # transformer blocks
-    drop_rate: float = 0.0       # probability; GPT-1 was trained with 0.1, GPT-2's is not published; here 0
+    drop_rate: float = 0.0       # probability; GPT-1 was trained with 0.1, and GPT-2's was never published
     qkv_bias: bool = True        # whether query, key and value have a bias: GPT-2's do
 
     def __post_init__(self):

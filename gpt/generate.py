@@ -1,4 +1,4 @@
-"""Write text: score the next token, choose one, append it, again.
+"""Write text: score the next token, choose one, append it, and begin again.
 
 Read along: chapters/03_gpt_model.py (the loop, the cache), chapters/04_weights.py (sampling).
 Source: Radford et al. 2019, section 3; Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p).
@@ -13,7 +13,7 @@ from gpt.model import in_eval_mode
 def generate_text_simple(model, idx, max_new_tokens, context_size):
     """Append the most probable token, max_new_tokens times, computing every token anew at each step.
 
-    As in the book it runs in the mode that the model is in: call model.eval() first.
+    As in the book it runs in the mode that the model is in, so call model.eval() first.
 
     Input: model, (B, T) -> logits (B, T, V); idx (B, T) integers; context_size, how many of the last tokens it reads
     Output: (B, T + max_new_tokens), all of idx and what follows
@@ -28,22 +28,23 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None, stop=None, generator=None):
     """Continue each row of a batch, keeping the keys and values of the tokens already read.
 
-    Up to context_length tokens a step reads one new token, and the first step the prompt. Past it the window moves on:
-    the model reads the last context_length tokens, each at a new position, so the cache is of no use and every step
-    computes all of them. The head runs on the last position alone. A row that has produced `stop` goes on with `stop`;
-    when all rows have, generation ends early. Dropout is off while it writes; afterwards each module's mode is what it
-    was.
+    The first step reads the prompt, and each step after it one new token, as long as the text has no more than
+    context_length tokens. Then the window moves on: the model reads the last context_length tokens, each at a new
+    position, so the cache is of no use and every step computes all of them. The head runs on the last position alone.
+    A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early. Dropout is off
+    meanwhile, and afterwards each module's mode is what it was.
 
     Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens
-    Raises: ValueError for settings that leave nothing to choose from and a negative max_new_tokens or temperature
-        (`_check_settings`), and for prompts of unequal length and an empty prompt (`_one_length`)
+    Raises: ValueError for settings that leave nothing to choose from, for a negative max_new_tokens or temperature
+        (`_check_settings`), for prompts of unequal length and for an empty prompt (`_one_length`)
     """
     _check_settings(max_new_tokens, temperature, top_k, top_p)
     token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
-    limit, cache = model.config.context_length, model.new_cache()
+    limit = model.config.context_length
+    cache = model.new_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
     unread = token_ids[:, -limit:]                                                    # (B, T) or (B, limit)
     with in_eval_mode(model):    # dropout has no part in the choice
@@ -63,12 +64,12 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
 
 
 def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
-    """One token for each row of scores.
+    """Choose one token for each row of logits.
 
-    Scores are divided by the temperature; top_k keeps the k highest, exactly k where some are equal, whose
-    probabilities then sum to 1; of these top_p keeps the smallest set of most probable tokens whose probabilities reach
-    p; what is left is scaled to sum 1 and drawn from. At temperature 0 the highest score is taken and nothing is drawn.
-    The caller's logits stay as they are.
+    The logits are divided by the temperature. Then top_k keeps the k highest, exactly k where some are equal, whose
+    probabilities then sum to 1. Of these top_p keeps the smallest set of most probable tokens whose probabilities reach
+    p. What is left is scaled to sum 1, and the token is drawn from it. At temperature 0 the token with the highest
+    logit is taken and nothing is drawn. The caller's logits stay as they are.
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers

@@ -1,4 +1,4 @@
-"""LoRA: leave a weight matrix as it is and learn a small correction beside it, the product of two thin matrices.
+"""LoRA leaves a weight matrix as it is and learns a small correction beside it, the product of two thin matrices.
 
              x  (B, T, in)
             / \\
@@ -28,10 +28,10 @@ class LoRALayer(nn.Module):
     """The correction, of rank r at most. Source: Hu et al. 2021, section 4.1, equation 3."""
 
     def __init__(self, in_dim, out_dim, rank, alpha, *, scale="alpha/r", init=None, dropout=0.0, generator=None):
-        """Keep rank, alpha and, as rule, the name `scale`; make scale, its number; parameters A, B; dropout, a module.
+        """Set rank, alpha, rule (the name `scale`), scale (its number), A and B (parameters) and dropout (a module).
 
-        A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is; with init="blog" r stands in
-        for in, as kaiming_uniform_ has it: 7 times larger at in = 768, r = 16. B (r, out) is 0: nothing changes yet.
+        A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. With init="blog" r takes the
+        place of in, as in kaiming_uniform_, which makes A 7 times larger at in = 768, r = 16. B (r, out) starts at 0.
         Raises: ValueError that names the value, for a rank below 1, an unknown scale or init
         """
         super().__init__()
@@ -39,7 +39,9 @@ class LoRALayer(nn.Module):
             raise ValueError(f"a LoRA of rank {rank} cannot hold anything: rank must be at least 1")
         if scale not in SCALES or init not in (None, "blog"):
             raise ValueError(f"scale is one of {', '.join(SCALES)} and init None or 'blog', got {scale!r} and {init!r}")
-        self.rank, self.alpha, self.rule = rank, alpha, scale
+        self.rank = rank
+        self.alpha = alpha
+        self.rule = scale
         self.scale = SCALES[scale](alpha, rank)
         bound = 1 / math.sqrt(rank if init == "blog" else in_dim)
         self.A = nn.Parameter(torch.empty(in_dim, rank).uniform_(-bound, bound, generator=generator))
@@ -57,7 +59,7 @@ class LoRALayer(nn.Module):
 
 
 class LinearWithLoRA(nn.Module):
-    """A linear layer and its correction. original: while merged, the weight (out, in) as it was before; else None."""
+    """A linear layer and its correction. While merged, original is the weight (out, in) as it was before, else None."""
 
     def __init__(self, linear, rank, alpha, **options):
         super().__init__()
@@ -65,12 +67,12 @@ class LinearWithLoRA(nn.Module):
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha, **options)
         self.lora.to(linear.weight)                                  # the linear layer's device and dtype
         self.register_buffer("original", None, persistent=False)     # moves with the model, but into no file
-        self.train(linear.training)                                  # a new module trains, and would drop out
+        self.train(linear.training)                                  # a new module is in training mode
 
     def forward(self, x):
-        """linear(x) + lora(x): x (..., in) -> (..., out); while merged linear(x) alone, which holds the sum.
+        """linear(x) + lora(x): x (..., in) -> (..., out); while merged linear(x) alone, whose weight holds the sum.
 
-        Raises: RuntimeError while merged, in training mode with gradients on: A and B would get none, and not learn
+        Raises: RuntimeError while merged, in training mode with gradients on, because A and B would get no gradient
         """
         if self.original is None:
             return self.linear(x) + self.lora(x)                                      # (..., out)
@@ -82,7 +84,8 @@ class LinearWithLoRA(nn.Module):
     def merge(self):
         """Make the weight, (out, in), a new tensor, weight + scale * (A B)^T, and keep the old one in `original`.
 
-        The layer then costs what a plain one costs. Raises: RuntimeError where it is merged already.
+        The layer then costs what a plain one costs.
+        Raises: RuntimeError where it is merged already
         """
         if self.original is not None:
             raise RuntimeError("this layer is merged already: merging again would add the correction twice")
@@ -91,7 +94,7 @@ class LinearWithLoRA(nn.Module):
 
     @torch.no_grad()
     def unmerge(self):
-        """Put `original` back bit for bit: subtracting would round. Raises: RuntimeError where nothing is merged."""
+        """Put `original` back bit for bit, because subtracting would round. Raises: RuntimeError if not merged."""
         if self.original is None:
             raise RuntimeError("this layer is not merged: there is nothing to take out")
         self.linear.weight.data, self.original = self.original, None
@@ -99,21 +102,21 @@ class LinearWithLoRA(nn.Module):
 
 def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r", init=None, dropout=0.0,
                              share_a=False, generator=None):
-    """Freeze everything inside `model` and give its linear layers, however deep, a LoRA each, in place.
+    """Freeze everything inside `model` and give each of its linear layers, however deep, a LoRA, in place.
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
         targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer
-        (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER have one
-        and the same A; generator, for drawing A (None: torch's)
+        (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER share one
+        A; generator, for drawing A (None: torch's)
     Output: how many layers were replaced; in `model` only their A's and B's train then
     Raises: ValueError, before anything is changed, for a model that has LoRA layers already, a target that matches
         nothing, a layer whose weight is tied to another module's, and what LoRALayer refuses
     """
-    if any(True for _ in lora_layers(model)):
+    if lora_layers(model):
         raise ValueError("this model has LoRA layers already: a second injection would wrap a wrapped layer")
     layers = {name: LinearWithLoRA(linear, rank, alpha, scale=scale, init=init, dropout=dropout, generator=generator)
               for name, linear in _linears_to_replace(model, targets).items()}
-    model.requires_grad_(False)    # the LoRAs are not in it yet; and an error in making them has changed nothing
+    model.requires_grad_(False)    # now: the LoRAs are made, so no error can follow, and they are not in the model yet
     shared = {}
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
@@ -124,10 +127,10 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
 
 
 def _linears_to_replace(model, targets):
-    """The linear layers to replace: {name: layer}. Raises: see replace_linear_with_lora."""
-    places = [module for _, module in model.named_modules(remove_duplicate=False)]    # one layer used twice: two places
-    owners = [id(p) for module in places for p in module.parameters(recurse=False)]
-    found, unmatched = {}, set(targets or ())
+    """The linear layers to replace, {name: layer}. Raises: see replace_linear_with_lora"""
+    owners = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]    # a tied weight comes more than once
+    found = {}
+    unmatched = set(targets or ())
     for name, layer in model.named_modules():
         matches = {t for t in targets or () if f".{name}".endswith(f".{t}")}
         if not isinstance(layer, nn.Linear) or not name or (targets is not None and not matches):
@@ -144,24 +147,24 @@ def _linears_to_replace(model, targets):
 
 
 def lora_layers(model):
-    """All LoRA layers in a model, in its order: pairs of name and LinearWithLoRA."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, LinearWithLoRA))
+    """All LoRA layers in a model, in its order: a list of pairs of name and LinearWithLoRA."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)]
 
 
 def merge_lora(model):
-    """Merge every LoRA layer of a model, in place: the same answers at the speed of the base model."""
+    """Merge every LoRA layer of a model, in place. Its outputs stay the same, at the speed of the base model."""
     for _, layer in lora_layers(model):
         layer.merge()
 
 
 def unmerge_lora(model):
-    """Take every merged LoRA out again, in place: the base weights come back bit for bit."""
+    """Take every merged LoRA out again, in place. The base weights come back bit for bit."""
     for _, layer in lora_layers(model):
         layer.unmerge()
 
 
 def count_parameters(model):
-    """How many numbers train and how many there are, tied tensors counted once: (trainable, total)."""
+    """The numbers of parameters that train and of all parameters, tied tensors counted once: (trainable, total)."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 

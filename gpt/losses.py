@@ -1,8 +1,7 @@
-"""What training makes small: the cross-entropy of the next token, or of a message's class, in nats.
+"""The losses that training makes small: the cross-entropy of the next token, or of a message's class, in nats.
 
 Read along: chapters/04_weights.py (next token), chapters/05_spam_classifier.py (class), chapters/07_lora_writer.py
-(rows of unequal length). Shape letters stand in gpt/__init__.py; N is the number of tokens to predict, all rows laid
-end to end.
+(rows of unequal length). Shape letters: gpt/__init__.py; here N counts the tokens to predict, all rows laid end to end.
 """
 
 import torch
@@ -11,30 +10,26 @@ from torch.utils.checkpoint import checkpoint
 
 
 def cross_entropy_by_hand(logits, targets):
-    """-log softmax(logits)[target], averaged: how surprised the model is, in nats per token.
+    """The cross-entropy of the next token: the mean of -log softmax(logits)[target], in nats per token.
 
-    Of scores of 1000 exp() is infinite, and this is not: log softmax(x)_i = x_i - logsumexp(x).
+    exp() of a logit of 1000 is infinite, so it is computed as log softmax(x)_i = x_i - logsumexp(x), which is finite.
 
     Input: logits (N, V); targets (N,) integers
-    Output: a scalar; ln V for a model that knows nothing
+    Output: a scalar; ln V for a model that gives every token the same logit
     """
     log_probabilities = logits - logits.logsumexp(dim=-1, keepdim=True)               # (N, V)
     return -log_probabilities.gather(-1, targets[:, None]).mean()
 
 
-def _chunk_loss(hidden, targets, head):
-    return F.cross_entropy(head(hidden), targets, reduction="sum")
-
-
 def next_token_loss(model, batch, chunk=1024):
-    """The mean cross-entropy at each next token, without ever holding all logits.
+    """The mean cross-entropy of the next tokens, computed without ever holding all logits.
 
-    Logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient as much again. So the
-    head runs on `chunk` tokens at a time (the last chunk may have fewer), and in training each chunk's logits are not
-    kept but computed a second time when their gradient is needed: `checkpoint` of torch does that to a function.
+    The logits of a batch of 32 x 128 tokens are 4,096 x 50,257 floats, 0.8 GB, and their gradient takes as much again.
+    So the head runs on `chunk` tokens at a time (the last chunk may have fewer). In training each chunk's logits are
+    not kept but computed a second time when their gradient is needed; torch's `checkpoint` does that to a function.
 
     Input: batch, token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict; or (ids, lengths),
-        rows of unequal length as TextBatches yields them, of which the real tokens count (`hidden_and_targets`)
+        rows of unequal length as TextBatches in gpt/applications/text_writer.py yields them (`hidden_and_targets`)
     Output: a scalar in nats per token
     """
     if torch.is_tensor(batch):
@@ -47,11 +42,15 @@ def next_token_loss(model, batch, chunk=1024):
     return total / len(targets)
 
 
+def _chunk_loss(hidden, targets, head):
+    return F.cross_entropy(head(hidden), targets, reduction="sum")
+
+
 def hidden_and_targets(model, batch):
     """What the model knows before each real token of a batch, (N, C), and these tokens, (N,), row after row.
 
-    At position t it knows the tokens 0 to t, before token t + 1: of a row of l real tokens l - 1 are predicted. The
-    first is only read, and what fills the row behind them, whatever it is, is left out.
+    Position t has seen the tokens 0 to t and predicts token t + 1, so l - 1 of a row's l real tokens are predicted. The
+    first is only read. Whatever stands behind the real tokens is padding, and left out.
 
     Input: model, a GPTModel; batch, (ids (B, T + 1), lengths (B,)) as TextBatches yields it
     """
@@ -63,24 +62,23 @@ def hidden_and_targets(model, batch):
 
 
 def real_tokens(batch):
-    """How many tokens a batch of TextBatches has to predict, padding left out: what its loss is a mean over."""
+    """How many tokens a batch of TextBatches has to predict, padding left out; its loss is the mean over these."""
     return int((batch[1] - 1).sum())
 
 
 def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
     """An estimate of `next_token_loss` that scores a few thousand candidates in place of all V tokens.
 
-    -ln p(y) = ln Z - l_y, and Z, the sum of exp(l_v) over V tokens, is most of the work of a small model. So Z is
-    estimated as in a poll. Asked are the batch's own N targets and `samples` tokens drawn with replacement from the
-    text's shares q_v; the M different tokens among them are the candidates. The targets come from the same text, so all
-    are taken for n = N + samples draws. Token v is among them with probability pi_v = 1 - (1 - q_v)^n; its answer
-    counts 1 / pi_v times, for all the times that it is not asked. Only the target y, which is always asked about
-    itself, counts once:
+    The loss of a target y is ln Z - l_y, where l_v is the logit of token v. Computing Z, the sum of exp(l_v) over all V
+    tokens, is most of the work of a small model, so Z is estimated as in a poll. The candidates are the M different
+    tokens among the batch's own N targets and `samples` tokens that are drawn with replacement from the text's shares
+    q_v. The targets come from the same text, so all together are taken for n = N + samples draws. Token v is among them
+    with probability pi_v = 1 - (1 - q_v)^n, and where it is, its exp(l_v) counts 1 / pi_v times, because it stands for
+    the polls in which it is missing. The target y itself is a candidate in any case, so it counts once:
 
         Z ~ exp(l_y) + sum over candidates v != y of exp(l_v) / pi_v
 
-    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many draws,
-        from `generator`
+    Input: token_ids (B, T + 1); unigram (V,), the share q_v of each token in the text; samples, how many to draw
     Output: a scalar in nats per token
     Raises: ValueError for a token of the batch whose share is 0: its 1 / pi_v would be infinite
     Source: Jean et al. 2015, section 3 (the idea); Horvitz and Thompson 1952 (the weights 1 / pi_v)
@@ -101,12 +99,12 @@ def sampled_softmax_loss(model, token_ids, unigram, samples, generator):
 
 
 def class_loss(logits, labels, weights=None):
-    """The mean cross-entropy of the right class, each message counting as much as its class weighs.
+    """The mean cross-entropy of the right class, in which each message counts as much as its class weighs.
 
         1/B sum over messages of -w_y log softmax(logits)_y,    y the right class, w = 1 without weights
 
     The trap: F.cross_entropy with weights divides by the sum of this batch's weights, not by B. In a batch of one class
-    that takes the weights out again, and the mean over the batches is not the loss of all messages.
+    the weights then cancel, and the mean over the batches is not the loss of all messages.
 
     Input: logits (B, K), labels (B,) integers; weights (K,), how much a message of each class counts (`class_weights`)
     Output: a scalar in nats per message
@@ -119,11 +117,11 @@ def class_loss(logits, labels, weights=None):
 def class_weights(labels, n_classes):
     """Weights that let each class, rare or frequent, count as much as any other: w_k = n / (K n_k).
 
-    The n_k messages of a class weigh n / K together, all n messages n: their mean weight is 1.
+    The n_k messages of each class together weigh n / K, so all n messages weigh n, and their mean weight is 1.
 
     Input: labels (n,), class numbers of the training messages
     Output: (K,)
-    Raises: ValueError with the number of the first class that has no message; for a label outside 0..K-1
+    Raises: ValueError with the number of the first class that has no message, and for a label outside 0..K-1
     """
     if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}, classes from 0 to {n_classes - 1}")

@@ -1,4 +1,4 @@
-"""GPT-2: token ids in, a score for every possible next token out.
+"""GPT-2 reads token ids and gives a score, called a logit, to every possible next token.
 
 Read along: chapters/03_gpt_model.py. Source: Radford et al. 2019, section 2.3; Radford et al. 2018.
 Names are those of the book's GPTModel; `gpt.weights.load_book` reads its files. Shape letters: gpt/__init__.py.
@@ -17,8 +17,8 @@ from gpt.attention import KVCache, MultiHeadAttention
 class LayerNorm(nn.Module):
     """Give each token's channels mean 0 and variance 1, then let two learnt vectors scale and shift them.
 
-    y = scale * (x - mean) / sqrt(variance + eps) + shift; the variance divides by C, not C - 1, and eps = 1e-5
-    stands inside the root, so that channels which are all equal give 0 and not 0 / 0.
+    y = scale * (x - mean) / sqrt(variance + eps) + shift. The variance divides by C, not C - 1, and eps = 1e-5 stands
+    inside the root, so that channels which are all equal give 0 and not 0 / 0.
 
     Input, output: (..., C)
     Source: Ba et al. 2016; F.layer_norm is the same in one fused kernel
@@ -62,11 +62,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward; each reads a normalised copy of x and adds its output to x, after dropout.
+    """Attention, then feed-forward; each reads a normalised copy of x and adds its output, after dropout, to x.
 
-    Adding to x in place of replacing it is called a residual connection, and the x that runs through all blocks the
-    residual stream. Attention reads it through norm1. Feed-forward reads through norm2 what is there once attention has
-    added to it.
+    Adding to x instead of replacing it is called a residual connection, and the x that runs through all blocks is the
+    residual stream. Attention reads it through norm1. Then feed-forward reads the sum through norm2.
 
     Input: x (B, T, C); cache: this block's KVCache, or None
     Output: (B, T, C)
@@ -86,7 +85,7 @@ class TransformerBlock(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """GPT-2. A fresh one draws its weights from `generator` (torch's global one where it is None): `init_weights`.
+    """GPT-2. `init_weights` draws the weights of a fresh one from `generator` (torch's global one where it is None).
 
     Input: token_ids (B, T) integers, 1 <= T <= context_length
     Output: logits (B, T, V); logits[b, t] scores what comes after token t (after a swapped head: (B, T, K))
@@ -110,10 +109,9 @@ class GPTModel(nn.Module):
     def init_weights(self, generator=None):
         """Draw fresh weights in place from N(0, std 0.02), biases 0; LayerNorm's scale and shift are left as they are.
 
-        Each block adds to the residual stream twice; dividing the weights that make these two outputs by
-        sqrt(2 n_layers) lets all blocks together add as much variance whatever their number. Source: Radford et al.
-        2019, section 2.3, which names the division; 0.02 is that of OpenAI's code (which takes 0.01 for positions and
-        does not divide).
+        Each block adds to the residual stream twice. The weights that make these two outputs are divided by
+        sqrt(2 n_layers), so that all blocks together add the same variance whatever their number.
+        Source: Radford et al. 2019, section 2.3 (the division); OpenAI's code (0.02, but 0.01 for positions, undivided)
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layers)
         for name, parameter in self.named_parameters():
@@ -125,28 +123,29 @@ class GPTModel(nn.Module):
                 parameter.normal_(0.0, 0.02, generator=generator)
 
     def new_cache(self):
-        """One empty KVCache a block, each with room for context_length tokens."""
+        """One empty KVCache per block, each with room for context_length tokens."""
         return [KVCache(self.config.context_length) for _ in self.trf_blocks]
 
     def embed(self, token_ids, start=0):
         """Token vector plus position vector, then dropout: (B, T) integers -> (B, T, C).
 
         `start` is the first token's position; the first row of pos_emb is that of position 0.
-        Raises: ValueError for no token, for positions that reach beyond context_length, with both numbers, and for ids
-        outside 0 to vocab_size - 1, with the lowest and highest id and the highest allowed
+        Raises: ValueError where there is no token; for positions beyond context_length, with both numbers; for ids
+        outside 0 to vocab_size - 1, with the lowest id, the highest and the highest that is allowed
         """
-        T, limit, vocab = token_ids.shape[-1], self.config.context_length, self.config.vocab_size
-        if T < 1 or start + T > limit:
-            raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to {limit} "
-                             f"(context_length); cut the text or generate in a window")
-        if token_ids.min() < 0 or token_ids.max() >= vocab:    # a GPU would crash later, or read zeros
+        T = token_ids.shape[-1]
+        config = self.config
+        if T < 1 or start + T > config.context_length:
+            raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to "
+                             f"{config.context_length} (context_length); cut the text or generate in a window")
+        if token_ids.min() < 0 or token_ids.max() >= config.vocab_size:    # a GPU would crash later, or read zeros
             raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
-                             f"has 0 to {vocab - 1}: is this text from another tokenizer?")
+                             f"has 0 to {config.vocab_size - 1}: is this text from another tokenizer?")
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
         return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
 
     def hidden(self, token_ids, cache=None):
-        """All but the head: what the model knows at each position, (B, T) -> (B, T, C).
+        """All of the model but its head: what it knows at each position, (B, T) -> (B, T, C).
 
         With a cache (`new_cache`), token_ids are only the tokens that come after those already in it.
         Raises: what `embed` refuses
@@ -162,11 +161,11 @@ class GPTModel(nn.Module):
 
 @contextmanager
 def evaluating(model):
-    """No dropout, no gradients; afterwards each module's mode and torch's random state are what they were before.
+    """Look at a model without dropout and without gradients, and leave no trace.
 
-    Afterwards is also after an error. A model may have modules in eval mode while others train: each has its own mode
-    (`in_eval_mode`). The random state matters because a DataLoader draws a number whenever it starts, so that looking
-    at the validation loss would change the dropout of the training steps that follow.
+    Afterwards, also after an error, torch's random state and each module's mode (`in_eval_mode`) are what they were
+    before. The random state matters because a DataLoader draws a number whenever it starts, so that looking at the
+    validation loss would change the dropout of the training steps that follow.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():
@@ -175,7 +174,7 @@ def evaluating(model):
 
 @contextmanager
 def in_eval_mode(model):
-    """No dropout; afterwards, also after an error, each module's mode is what it was before."""
+    """Switch dropout off; afterwards, also after an error, each module's mode is what it was before."""
     modes = [(module, module.training) for module in model.modules()]    # some may be in eval mode while others train
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""From a file of text messages to three tables: read, balance, split.
+"""Read a file of text messages, balance its classes and split it into three tables.
 
 Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spam Collection (UCI, CC BY 4.0);
 Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's chapter 6 and appendix E.
@@ -18,14 +18,14 @@ def read_sms(path, blog=False):
     """The messages of the SMS file as a DataFrame with the columns Label ("ham" or "spam") and Text.
 
     Each line, which ends in "\\n" or "\\r\\n" and nowhere else, is a label, a tab and the message. Further tabs belong
-    to the message, and a quotation mark is a character like any other: 5,574 messages. With blog=True pandas.read_csv
-    reads the same file, as the blog does, with tabs between the cells, no header, and all else as pandas has it. It
-    takes quotation marks for those around a cell and finds 5,572: one opening quote swallows two line ends and glues
-    three messages into one row, and 52 rows lose quotes that were text.
+    to the message, and a quotation mark is a character like any other, so there are 5,574 messages. With blog=True
+    pandas.read_csv reads the same file, as the blog does, with tabs between the cells, no header, and pandas' defaults
+    for all else. It takes quotation marks for those around a cell and finds 5,572 rows, because one opening quote
+    swallows two line ends and glues three messages into one row, and 52 rows lose quotes that were text.
 
-    Raises: ValueError that begins with file:line and a colon, and says what is wrong: the file is empty; "expected a
-    label, a tab and a message", where one is missing; the label, if it is neither ham nor spam; a byte that is not
-    UTF-8 (`decode_utf8` says so). Whichever way the file is read
+    Raises: ValueError, whichever way the file is read, that begins with file:line and a colon, and says what is wrong:
+    the file is empty; "expected a label, a tab and a message", where one is missing; the label, if it is neither ham
+    nor spam; a byte that is not UTF-8 (`decode_utf8` says so)
     """
     lines = decode_utf8(path).removesuffix("\n").split("\n")   # splitlines() would also cut at U+0085 and the like
     if lines == [""]:
@@ -54,9 +54,9 @@ def decode_utf8(path):
 
 
 def create_balanced_dataset(df, random_state=123):
-    """As many ham as spam: a random sample of the "ham" rows, by DataFrame.sample, then every "spam" row.
+    """A table with as many ham as spam: a random sample of the "ham" rows, by DataFrame.sample, then every "spam" row.
 
-    No row comes twice, the rows keep the numbers that they had, and the "spam" rows their order.
+    No row comes twice, the rows keep the numbers that they had, and the "spam" rows keep their order.
 
     Raises: ValueError with both numbers, "3 ham and 5 spam", unless 0 < spam <= ham
     """
@@ -68,10 +68,9 @@ def create_balanced_dataset(df, random_state=123):
 
 
 def random_split(df, train_frac, validation_frac, random_state=123):
-    """Shuffle the rows, by DataFrame.sample, and cut them in three: train, validation and, with what is left, test.
+    """Shuffle the rows, by DataFrame.sample, and cut them into train, validation and test, which gets the rest.
 
-    The first two sizes are rounded down. Copies of a message may fall on both sides of a cut; `split_without_leaks`
-    keeps them together.
+    The first two sizes are rounded down. A cut may part copies of a message; `split_without_leaks` keeps them together.
     """
     df = df.sample(frac=1, random_state=random_state).reset_index(drop=True)
     train_end = int(len(df) * train_frac)
@@ -88,26 +87,28 @@ def normalised(text):
 
 
 def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
-    """Split so that no test message is, give or take digits and punctuation, one that was trained on.
+    """Split the table so that no test message equals, but for digits and punctuation, one that was trained on.
 
-    Rows whose texts are equal after `normalised` form a group, all rows without letters form one too, and a group
-    goes to one split. A group has the label of its first row. Label by label, as they first occur, and the largest
-    first, groups draw their split from np.random.default_rng(seed): one of those that have room for all of the group,
-    with chances in proportion to their room. Where none has, the one with the most room takes it. Room is how many rows
-    of that label a split still lacks: its share of the table times the rows in the label's groups, and what room the
-    labels before left over or overdrew.
+    Rows whose texts are equal after `normalised` form a group (all rows without letters form one, too), and a group
+    goes to one split. A group has the label of its first row. The labels are taken in the order in which they first
+    occur, and the groups of a label from the largest down. Each group draws its split from np.random.default_rng(seed),
+    among those that have room for all of it, with chances in proportion to their room. Where none has, the split with
+    the most room takes it. A split's room is the number of rows of that label that it still lacks: its share of the
+    table times the rows in the label's groups, plus the room, possibly negative, that earlier labels left.
 
-    Output: train, validation, test: shuffled with the same generator, renumbered from 0; every row of df is in
-    exactly one of them. The first two sizes are the fractions rounded down, give or take a group that found no room
-    Raises: ValueError with both fractions if they leave less than nothing to test; what `message_texts` raises
+    Output: train, validation, test, shuffled with the same generator and renumbered from 0; every row of df is in
+        exactly one of them. The first two sizes are the fractions rounded down, give or take a group without room
+    Raises: ValueError with both fractions if one is negative or their sum above 1; what `message_texts` raises
     """
     sizes = np.array([int(len(df) * train_frac), int(len(df) * validation_frac), 0])
     sizes[2] = len(df) - sizes.sum()
     if sizes.min() < 0:
         raise ValueError(f"fractions of {train_frac} and {validation_frac} do not cut {len(df)} rows in three")
-    rng, labels = np.random.default_rng(seed), df["Label"].to_numpy()
+    rng = np.random.default_rng(seed)
+    labels = df["Label"].to_numpy()
     groups = df.groupby([normalised(text) for text in message_texts(df)], sort=False).indices.values()
-    splits, room = ([], [], []), np.zeros(3)
+    splits = ([], [], [])
+    room = np.zeros(3)
     for label in df["Label"].unique():
         own = [rows for rows in groups if labels[rows[0]] == label]
         room += sizes / len(df) * sum(map(len, own))    # on top of a fraction that the last label left
@@ -122,8 +123,8 @@ def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
 class SpamDataset(Dataset):
     """Messages padded to one length, as the blog feeds them: item i is (ids (max_length,), label ()).
 
-    Input: csv_file: a DataFrame with the columns Label and Text, or the path of a CSV that has them; max_length:
-    to how many tokens messages are padded or cut, None for as many as the longest has
+    Input: csv_file, a DataFrame with the columns Label and Text, or the path of a CSV that has them; max_length, the
+        number of tokens to which messages are padded or cut, None for as many as the longest has
     Raises: ValueError for a missing column and, with its row, for a cell without text or label
     """
 

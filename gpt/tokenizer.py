@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer: text -> pieces -> bytes, merged pair by pair as 50,000 learnt merges say -> ids.
+"""GPT-2's tokenizer cuts a text into pieces, merges their bytes pair by pair by 50,000 learnt merges, and gives ids.
 
 Read along: chapters/01_tokens.py. Source: Sennrich et al. 2016; Radford et al. 2019, section 2.2.
 tiktoken does the merging; the vocabulary is the one file vocab.bpe, fetched once and verified by its checksum.
@@ -13,19 +13,19 @@ from gpt.download import fetch
 
 END_OF_TEXT = 50256    # the id of <|endoftext|>, after 256 bytes and 50,000 merges; also the padding token
 
-# Where text is cut before merging; no merge crosses a cut. The first of these that fits: the end of a contraction
-# (lower case, straight apostrophe only); a word, a number or other signs, each with at most one space before it; white
-# space but for its last sign, or all of it at the end of a text; that last sign, where it is no space, which would have
-# joined what follows: "a\n\nb" gives a, \n, \n, b. What fits is a piece, nothing is lost.
+# Text is cut into pieces before merging, and no merge crosses a cut. The first alternative that fits makes a piece, so
+# that nothing is lost: the end of a contraction (lower case and straight apostrophe only); a word, a number or other
+# signs, each with at most one space before it; white space, all of it at the end of a text and elsewhere without its
+# last sign. If that last sign is a space it begins the next piece, otherwise it is one itself: a\n\nb is a, \n, \n, b.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 def byte_alphabet():
     """The 256 bytes in GPT-2's order, and the visible sign that stands for each in vocab.bpe.
 
-    Bytes that print in Latin-1, 33 to 126, 161 to 172 and 174 to 255 in this order, are written as themselves; the 68
-    others (space, line feed, ...) come after them, in rising order, and are written as the signs number 256 to 323, in
-    this order: byte 0 is sign 256, and the space, the 33rd of them, is sign 288, "Ġ".
+    The bytes that print in Latin-1, 33 to 126, 161 to 172 and 174 to 255 in this order, are written as themselves. The
+    68 others (space, line feed, ...) come after them, in rising order, and are written as the signs number 256 to 323,
+    in this order: byte 0 is sign 256, and the space, the 33rd of them, is sign 288, "Ġ".
 
     Output: dict from sign to byte, in the order of the ids 0..255
     """
@@ -38,7 +38,7 @@ def read_ranks(vocab_bpe):
     """The id of each token but <|endoftext|>: 0 to 255 for single bytes, then one for each line of the file.
 
     A line "Ġ t" says: a space and a t make one token. The lines stand in the order in which they were learnt, so an id
-    is a rank as well: of the pairs that a piece of text has, the one whose token has the lowest id is merged first.
+    is a rank as well: among the pairs in a piece of text, the one whose token has the lowest id is merged first.
 
     Input: vocab_bpe, the text of the file; its first line is a version
     Output: dict from a token's bytes to its id, in the order of the ids; 50,256 entries for GPT-2's file
@@ -67,5 +67,5 @@ def text_to_token_ids(text, tokenizer):
 
 
 def token_ids_to_text(token_ids, tokenizer):
-    """The text of one row of ids, (1, T) or (T,). Bytes that are no UTF-8 (part of an emoji) become the sign U+FFFD."""
+    """The text of one row of ids, (1, T) or (T,). Bytes that are not UTF-8 (half an emoji) become the sign U+FFFD."""
     return tokenizer.decode(token_ids.flatten().tolist())

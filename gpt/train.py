@@ -22,10 +22,10 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
           after_step=None, after_epoch=None, checkpoint=None, step=None):
     """Go through the loader `epochs` times, one step of the optimizer for each batch. The model stays in training mode.
 
-    Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> what to multiply each learning rate by; clip, the
-        largest norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to
-        add to progress.history; checkpoint, a Checkpoint that the run is saved to, and goes on from; step, what to do
-        with a batch: None for `training_step`, or a function that takes the same and returns the loss
+    Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> the factor of each learning rate; clip, the largest
+        norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to add to
+        progress.history; checkpoint, the Checkpoint that the run is saved to and goes on from; step, what to do with a
+        batch: None for `training_step`, or a function that takes the same and returns the loss
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows;
         KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
@@ -46,7 +46,8 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 bar.update()
                 run_hook(after_step, progress, model, loader)
                 save_or_stop(progress, checkpoint, stop.is_set())
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+            progress.epoch += 1
+            progress.batch = 0
             run_hook(after_epoch, progress, model, loader)
             save_or_stop(progress, checkpoint, stop.is_set())
     if checkpoint:
@@ -55,11 +56,13 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
 
 
 def training_step(model, batch, loss_fn, optimizer, clip=None):
-    """Loss, gradients of this loss alone, one step of the optimizer. A loss that is not finite changes nothing.
+    """Compute the loss and the gradients of this loss alone, and take one step of the optimizer.
+
+    A loss that is not finite changes nothing.
 
     Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
-        together may have, or None: longer ones are shortened, in proportion
-    Output: the loss, from before the step, as a float
+        together may have (longer ones are shortened in proportion), or None
+    Output: the loss before the step, as a float
     """
     loss = loss_fn(model, batch)
     value = loss.item()
@@ -73,18 +76,18 @@ def training_step(model, batch, loss_fn, optimizer, clip=None):
 
 
 def set_learning_rates(optimizer, factor):
-    """Each parameter group gets its first learning rate times `factor`, in place."""
+    """Give each parameter group its first learning rate times `factor`, in place."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def warmup_then_cosine(warmup, total, last=0.0):
-    """A schedule: up to 1 in `warmup` steps, then along half a cosine down to `last`, which step `total` would get.
+    """A schedule that rises to 1 in `warmup` steps and falls along half a cosine to `last`, reached at step `total`.
 
         (step + 1) / warmup                        while step < warmup: the first step, step 0, is not wasted
         last + (1 - last) (1 + cos(pi f)) / 2      then, with f = (step - warmup) / max(1, total - warmup), at most 1
 
-    Output: a function, from how many steps are done (0 before the first) to the factor
+    Output: a function from the number of steps done (0 before the first) to the factor of the learning rate
     """
     def factor(step):
         if step < warmup:
@@ -95,12 +98,12 @@ def warmup_then_cosine(warmup, total, last=0.0):
 
 
 def warmup_then_linear(warmup, total):
-    """A schedule: up to 1 in `warmup` steps, then along a straight line down to 0, which step `total` would get.
+    """A schedule that rises to 1 in `warmup` steps and falls along a straight line to 0, reached at step `total`.
 
         (step + 1) / warmup                                        while step < warmup
         1 - min(1, (step - warmup) / max(1, total - warmup))       then
 
-    Output: a function, from how many steps are done (0 before the first) to the factor
+    Output: a function from the number of steps done (0 before the first) to the factor of the learning rate
     """
     def factor(step):
         if step < warmup:
@@ -109,37 +112,12 @@ def warmup_then_linear(warmup, total):
     return factor
 
 
-def train_classifier_simple(model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter):
-    """The blog's training function: after the first step and every eval_freq it looks at the losses of eval_iter
-    batches, after each epoch at their accuracies.
-
-    Output: train_losses, val_losses (nats per message), train_accs, val_accs (0..1), examples_seen
-    """
-    losses, accuracies = ([], []), ([], [])
-
-    def after_step(progress):
-        if (progress.step - 1) % eval_freq == 0:
-            for kept, loader in zip(losses, (train_loader, val_loader)):
-                kept.append(calc_loss_loader(loader, model, device, eval_iter))
-            print(f"Ep {progress.epoch + 1} (Step {progress.step - 1:06d}): "
-                  f"Train loss {losses[0][-1]:.3f}, Val loss {losses[1][-1]:.3f}")
-
-    def after_epoch(progress):
-        for kept, loader in zip(accuracies, (train_loader, val_loader)):
-            kept.append(calc_accuracy_loader(loader, model, device, eval_iter))
-        print(f"Training accuracy: {accuracies[0][-1]:.2%} | Validation accuracy: {accuracies[1][-1]:.2%}")
-
-    progress = train(model, train_loader, classifier_loss, optimizer, num_epochs, device=device,
-                     after_step=after_step, after_epoch=after_epoch)
-    return *losses, *accuracies, progress.seen
-
-
 def parameter_groups(model, weight_decay, decay_lora=True):
-    """What trains, as AdamW's groups: biases and LayerNorm's scales and shifts are not decayed, matrices are.
+    """The parameters that train as AdamW's two groups: matrices are decayed; biases, scales and shifts are not.
 
-    Decay pulls a number towards 0. For a bias or a scale 0 is no simpler than another value. For A and B it means: back
-    to the base model, where dW = 0; for W itself it means away from what pretraining found. decay_lora=False leaves A
-    and B alone. (A bias, a scale or a shift has one axis; A and B have .lora. in their names.)
+    Decay pulls a number towards 0. For a bias, or a scale or shift of LayerNorm, 0 is no simpler than another value.
+    For A and B it is the base model, where dW = 0; for W itself it leads away from what pretraining found.
+    decay_lora=False leaves A and B alone. (A bias, scale or shift has one axis; A and B have .lora. in their names.)
 
     Output: two dicts with params, a list, and weight_decay: what is decayed, then what is not, with 0
     """
@@ -147,8 +125,36 @@ def parameter_groups(model, weight_decay, decay_lora=True):
     for name, p in model.named_parameters():
         if p.requires_grad:
             vector = p.dim() == 1    # bias, scale or shift
-            (plain if vector or ".lora." in name and not decay_lora else decayed).append(p)
+            if vector or ".lora." in name and not decay_lora:
+                plain.append(p)
+            else:
+                decayed.append(p)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def train_classifier_simple(model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter):
+    """The blog's training function, which looks at the losses of eval_iter batches after the first step and every
+    eval_freq steps, and at their accuracies after each epoch.
+
+    Output: train_losses, val_losses (nats per message), train_accs, val_accs (0..1), examples_seen
+    """
+    train_losses, val_losses, train_accs, val_accs = [], [], [], []
+
+    def after_step(progress):
+        if (progress.step - 1) % eval_freq == 0:
+            train_losses.append(calc_loss_loader(train_loader, model, device, eval_iter))
+            val_losses.append(calc_loss_loader(val_loader, model, device, eval_iter))
+            print(f"Ep {progress.epoch + 1} (Step {progress.step - 1:06d}): "
+                  f"Train loss {train_losses[-1]:.3f}, Val loss {val_losses[-1]:.3f}")
+
+    def after_epoch(progress):
+        train_accs.append(calc_accuracy_loader(train_loader, model, device, eval_iter))
+        val_accs.append(calc_accuracy_loader(val_loader, model, device, eval_iter))
+        print(f"Training accuracy: {train_accs[-1]:.2%} | Validation accuracy: {val_accs[-1]:.2%}")
+
+    progress = train(model, train_loader, classifier_loss, optimizer, num_epochs, device=device,
+                     after_step=after_step, after_epoch=after_epoch)
+    return train_losses, val_losses, train_accs, val_accs, progress.seen
 
 
 # ---- Between two steps: count, look, save, stop ----------------------------------------------------------------------
@@ -157,8 +163,8 @@ def parameter_groups(model, weight_decay, decay_lora=True):
 class Progress:
     """How far a run has come, and what it saw on the way."""
 
-    epoch: int = 0                     # epochs that are done
-    batch: int = 0                     # batches that are done of the epoch under way
+    epoch: int = 0                     # epochs done
+    batch: int = 0                     # batches done in the current epoch
     step: int = 0                      # optimizer steps in all
     seen: int = 0                      # rows in all
     seconds: float = 0.0               # spent in training steps
@@ -167,20 +173,21 @@ class Progress:
 
     def count(self, batch, seconds):
         """Note that a batch is done."""
-        self.batch, self.step = self.batch + 1, self.step + 1
+        self.batch += 1
+        self.step += 1
         self.seen += len(batch if torch.is_tensor(batch) else batch[0])
         self.seconds += seconds
 
 
 def rest_of_epoch(loader, progress):
-    """The batches of the epoch under way that are not done yet, in the order that its seed and epoch decide."""
+    """The batches of the current epoch that are not done yet, in the order that its seed and epoch decide."""
     if not len(loader):
         raise ValueError("the loader has no batch: are there fewer rows than one batch holds, and drop_last is set?")
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(progress.epoch)
     if not progress.batch:
         return iter(loader)
-    with torch.random.fork_rng([]):    # starting a DataLoader draws a random number: it did so before the run was saved
+    with torch.random.fork_rng([]):    # starting a DataLoader draws a random number, and the saved run has drawn it
         batches = iter(loader)
         for _ in islice(batches, progress.batch):
             pass
@@ -199,10 +206,11 @@ def stop_if_not_finite(loss, progress, loader):
 def run_hook(hook, progress, model, loader):
     """Call after_step or after_epoch in such a way that training goes on as if nobody had looked.
 
-    Dropout and gradients are off meanwhile, and what it draws from torch's random state and the loader's is put back.
+    Dropout and gradients are off meanwhile, and the random states of torch and of the loader are put back.
     """
     if hook:
-        started, generator = time.perf_counter(), getattr(loader, "generator", None)
+        started = time.perf_counter()
+        generator = getattr(loader, "generator", None)
         state = generator.get_state() if generator else None
         with evaluating(model), tqdm.external_write_mode():    # it may print, and a progress bar would stand in its way
             hook(progress)
@@ -212,7 +220,7 @@ def run_hook(hook, progress, model, loader):
 
 
 def save_or_stop(progress, checkpoint, stop):
-    """Save when it is time. Where Ctrl-C asked to stop, save at once, raise KeyboardInterrupt, and say how to go on."""
+    """Save when it is time. After Ctrl-C save at once, and raise a KeyboardInterrupt that says how to go on."""
     how = "nothing was saved"
     if checkpoint:
         checkpoint.save(progress, now=stop)
@@ -225,8 +233,8 @@ def save_or_stop(progress, checkpoint, stop):
 def finishing_the_step():
     """Within the block the first Ctrl-C only sets the event that is handed out, to be looked at between two steps.
 
-    A second Ctrl-C breaks off at once. Where Ctrl-C is ignored or means something else than Python's own reaction, it
-    stays so; and so it does in a thread, because only the main thread may change what a signal does.
+    A second Ctrl-C breaks off at once. Where Ctrl-C is ignored or has been given another meaning than Python's own,
+    nothing is changed; nor is it in a thread, because only the main thread may change what a signal does.
     """
     stop = threading.Event()
     if (threading.current_thread() is not threading.main_thread()

@@ -1,11 +1,11 @@
-"""Weights from files: OpenAI's, Hugging Face's, the book's and our own become a GPTModel.
+"""Files of weights, OpenAI's, Hugging Face's, the book's and our own, become a GPTModel.
 
 Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each is
-strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten; where the
-config counts other blocks than there are, only both counts. (A file without a config tells its depth by its blocks
-alone: without its last one it is a GPT-2 of one block less.)
+strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where
+the config has another number of blocks than the file, the error names the two numbers. (A file without a config tells
+its depth by its blocks alone, so without its last block it is a GPT-2 that is one block less deep.)
 
-Read along: chapters/04_weights.py. How OpenAI's files are read: gpt/storage/openai_checkpoint.py.
+Read along: chapters/04_weights.py. gpt/storage/openai_checkpoint.py reads OpenAI's files.
 """
 
 import json
@@ -51,8 +51,8 @@ def load_book(file, n_heads=None):
     """The GPT-2 in a .pth that the book's code saved. It holds no config; without n_heads it is emb_dim // 64.
 
     Its constant masks, which load_state_dict would refuse, are left out.
-    Raises: ValueError for a head that is not its embedding: the book does not tie them, so what its code has trained is
-        refused, and what it saved after loading OpenAI's weights is read
+    Raises: ValueError for a head that is not its embedding. The book does not tie the two, so a model that its code
+        trained is refused, and one that it saved after loading OpenAI's weights is read
     """
     with naming_file(file):
         tensors = {name: tensor for name, tensor in read_state_dict(file).items() if not BOOK_MASK.fullmatch(name)}
@@ -100,10 +100,16 @@ def load_gpt2(name):
     if name == "mini":
         return load_model(MINI)
     folder = f"gpt2-{re.search(r'[0-9]+M', name)[0]}"
-    openai, hugging_face = [f"{folder}/{file}" for file in OPENAI_FILES], [f"{folder}/model.safetensors"]
-    sources = [files for files in (openai, hugging_face) if files[0] in ASSETS]
-    failures = []    # False sorts before True: a source whose files are all in data/ comes first
-    for files in sorted(sources, key=lambda files: not all((data_dir() / file).is_file() for file in files)):
+    openai = [f"{folder}/{file}" for file in OPENAI_FILES]
+    hugging_face = [f"{folder}/model.safetensors"]
+
+    def is_incomplete(files):
+        return any(not (data_dir() / file).is_file() for file in files)
+
+    failures = []
+    for files in sorted([openai, hugging_face], key=is_incomplete):    # False, all in data/ already, sorts before True
+        if files[0] not in ASSETS:    # only 124M is fetched from Hugging Face
+            continue
         try:
             paths = [fetch(file) for file in files]
         except DownloadError as error:
@@ -117,9 +123,9 @@ def load_gpt2(name):
 
 
 def download_and_load_gpt2(model_size, models_dir):
-    """OpenAI's weights as NumPy arrays, named and nested as in the book: its function of this name.
+    """OpenAI's weights as NumPy arrays, named and nested as by the book's function of this name.
 
-    Input: model_size "124M", "355M", "774M" or "1558M"; models_dir: where the folder <model_size> is or shall be
+    Input: model_size "124M", "355M", "774M" or "1558M"; models_dir, where the folder <model_size> is or will be
     Output: settings, what hparams.json holds: {"n_vocab": 50257, ...}; params, as `gpt.weights.nest` nests them
     """
     if f"gpt2-{model_size}/{OPENAI_FILES[0]}" not in ASSETS:
@@ -151,7 +157,7 @@ def load_weights_into_gpt(model, params):
 # OpenAI's files, Hugging Face's and the nested params of the book's code all follow OpenAI's program: linear weights
 # are (in, out), because it computes x W, and query, key and value stand side by side in one matrix c_attn. Here a
 # linear weight is (out, in), because nn.Linear computes x W^T, and query, key and value are three. Tensors are renamed,
-# split and transposed as views: no number is copied.
+# split and transposed as views, so no number is copied.
 
 NAMES = [
     # OpenAI            Hugging Face           here
@@ -173,7 +179,7 @@ NAMES = [
     ("ln_f/b",          "ln_f.bias",           "final_norm.shift"),
     (None,              "lm_head.weight",      "out_head.weight"),      # a copy of wte, in some files only
 ]
-OURS = {theirs: ours for openai, hugging_face, ours in NAMES for theirs in (openai, hugging_face)}
+OURS = {openai: ours for openai, _, ours in NAMES} | {hugging_face: ours for _, hugging_face, ours in NAMES}
 PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
 
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
@@ -189,11 +195,11 @@ def our_name(name):
 
 
 def from_openai(tensors):
-    """{their name: torch.Tensor} -> {our name: view}: linear weights (out, in), c_attn in three.
+    """{their name: torch.Tensor} -> {our name: view}, with linear weights (out, in) and c_attn cut in three.
 
     The linear layers are those of attention and feed-forward; their weights come as (1, in, out) or (in, out). The
-    outputs of c_attn are those of W_query, W_key and W_value side by side, weight and bias alike. What else there is
-    only gets another name (`our_name`). Whether the shapes are a model's is not asked here.
+    outputs of c_attn are those of W_query, W_key and W_value side by side, weight and bias alike. All other tensors
+    only get another name (`our_name`). Whether the shapes are a model's is not asked here.
 
     Raises: ValueError for a name that no GPT-2 has, and for two names of one tensor, with ours
     """
@@ -234,7 +240,10 @@ def flatten(params):
     """The book's nested params -> {OpenAI's name without "model/": array}; linear weights stay (in, out)."""
     def walk(place, prefix):
         for key, value in place.items():
-            yield from walk(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}/")
+            else:
+                yield prefix + key, value
 
     flat = {f"ln_f/{key}" if key in ("g", "b") else key: value for key, value in params.items() if key != "blocks"}
     for i, inner in enumerate(params.get("blocks", [])):
@@ -252,16 +261,11 @@ def read_hparams(path):
         if not isinstance(hparams, dict) or hparams.keys() != HPARAMS.keys():
             raise ValueError(f"it must hold {', '.join(HPARAMS)} and nothing else")
         config = GPTConfig(**{HPARAMS[key]: value for key, value in hparams.items()})
-        check_heads(config)
+        for name, known in GPT2_SIZES.items():    # the tensors do not tell the heads: only a known GPT-2 does
+            if config != known and vars(config) | {"n_heads": known.n_heads} == vars(known):
+                raise ValueError(f"n_head is {config.n_heads}, but {name}, whose other sizes these are, has "
+                                 f"{known.n_heads}")
     return hparams, config
-
-
-def check_heads(config):
-    """Heads leave no trace in the tensors: a wrong number shows only where the other sizes are a known GPT-2's."""
-    for name, known in GPT2_SIZES.items():
-        if config != known and vars(config) | {"n_heads": known.n_heads} == vars(known):
-            raise ValueError(f"n_head is {config.n_heads}, but {name}, whose other sizes these are, has "
-                             f"{known.n_heads}")
 
 
 # ---- From tensors to a model, strictly: each parameter is written exactly once, and nothing is left over -------------
@@ -270,7 +274,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def sizes(tensors):
-    """What the tensors themselves tell of their config: {field of GPTConfig: value}. The heads leave no trace."""
+    """What the tensors tell about their config: {field of GPTConfig: value}. They do not tell the number of heads."""
     for name in ("tok_emb.weight", "pos_emb.weight"):
         if name not in tensors or tensors[name].ndim != 2:
             raise ValueError(f"{name} is missing or not a matrix: is this a GPT-2 at all?")
@@ -281,7 +285,7 @@ def sizes(tensors):
 
 
 def config_of(tensors, n_heads=None):
-    """The GPTConfig of tensors that came without one. n_heads None: a head for every 64 channels, as in GPT-2."""
+    """The GPTConfig of tensors that came without one. Without n_heads a head has 64 channels, as in GPT-2."""
     found = sizes(tensors)
     if n_heads is None:
         if found["emb_dim"] % 64:
@@ -292,8 +296,8 @@ def config_of(tensors, n_heads=None):
 
 
 class NothingDrawn(TorchFunctionMode):
-    """Inside, no tensor is filled from N(0, 0.02): on the meta device there is nothing to fill, and the first try
-    makes torch import what it needs to reason about symbolic shapes, which takes a second.
+    """Within the block normal_ does nothing, because on the meta device there is nothing to fill, and its first call
+    there makes torch import what it needs to reason about symbolic shapes, which takes a second.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -307,11 +311,10 @@ def blank(config):
 
 
 def check_tensors(wanted, tensors):
-    """Hold tensors against the parameters of a model: the same names, the same shapes, and float32,
-    float16 or bfloat16.
+    """Compare tensors with the parameters of a model: names and shapes must agree, and types be one of FLOATS.
 
     Input: wanted {name: parameter}; tensors {name: torch.Tensor}
-    Raises: ValueError, a line for each of the first ten faults: the tensor, both shapes, the likely cause
+    Raises: ValueError with a line for each of the first ten faults: the tensor, both shapes, the likely cause
     """
     faults = []
     for name in sorted(wanted.keys() | tensors.keys()):
@@ -329,7 +332,7 @@ def check_tensors(wanted, tensors):
 
 
 def likely_cause(name, wants, has):
-    """Why a tensor is not what the model wants, as a question. Where one of them has no shape, it is a text."""
+    """Why a tensor is not what the model wants, as a question. wants and has are shapes, or texts."""
     if name.startswith("out_head"):
         return "was the head swapped or untied? Load first, swap then"
     if name.endswith(("W_query.bias", "W_key.bias", "W_value.bias")) and isinstance(wants, str):
@@ -362,7 +365,7 @@ def assemble(config, tensors):
 
 
 def drop_tied_head(tensors):
-    """Without the file's own copy of the head, which must be the embedding's: here the two are one matrix."""
+    """Leave out the file's own copy of the head, which must equal the embedding, because here the two are one."""
     head = tensors.get("out_head.weight")
     if head is not None and not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
         raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a "

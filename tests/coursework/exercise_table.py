@@ -156,8 +156,8 @@ CHAPTERS_1_TO_4 = (
             "A row that has produced `stop` gets `stop` from then on, whatever was chosen for it; a boolean (B, 1) "
             "remembers which rows have. Compare with None: 0 is a token too. A stop token in the prompt does not "
             "count.",
-            "Before the loop note each module's `training`, not the model's alone, and call model.eval(); put them "
-            "back in a `finally`, so that an error does not leave the model changed.",
+            "Dropout has no part in the choice: in_eval_mode switches it off around the loop and puts each module's "
+            "mode back, also after an error.",
         )),
     Exercise(
         "3.7", "gpt/lora.py", "count_parameters",
@@ -199,7 +199,7 @@ CHAPTERS_1_TO_4 = (
         )),
     Exercise(
         "4.4", "gpt/generate.py", "choose",
-        "Choose one token a row: greedy at temperature 0, otherwise drawn after temperature, top-k and top-p.",
+        "Choose one token per row: greedy at temperature 0, otherwise drawn after temperature, top-k and top-p.",
         4, "hard", (
             "Temperature 0 first: nothing is divided or drawn. Otherwise divide the scores, and only then softmax.",
             "Sort the scores of each row, the highest first, and keep the order. Then the top k are the first k, "
@@ -234,7 +234,7 @@ CHAPTERS_1_TO_4 = (
         )),
     Exercise(
         "4.7", "gpt/losses.py", "next_token_loss",
-        "Average the surprise at each next token, with the logits of only `chunk` tokens in memory at a time.",
+        "Average the cross-entropy of the next tokens, with the logits of only `chunk` tokens in memory at a time.",
         3, "hard", (
             "Write it with all logits first: read all tokens but the last of each row, predict all but the first. "
             "model.hidden is the model without its head; lay the rows end to end, (N, C) and (N,).",
@@ -624,7 +624,7 @@ CHAPTERS_7_TO_9 = (
         )),
     Exercise(
         "9.3", "gpt/losses.py", "class_loss",
-        "Compute the mean surprise of a batch, each message as often as its class weighs.",
+        "Compute the mean cross-entropy of a batch, in which each message counts as much as its class weighs.",
         1, "easy", (
             "Without weights it is F.cross_entropy as it is.",
             "F.cross_entropy takes weights of classes, too; what it does with them at the end is told by "

@@ -21,11 +21,7 @@ ACCEPTED = """
     alphabet = byte_alphabet()
     for _ in range(max_new_tokens):
     _check_settings(max_new_tokens, temperature, top_k, top_p)
-    some may be in eval mode while others train
-    modes = [(module, module.training) for module in model.modules()]
-    for module, mode in modes:
-    hidden = model.hidden(token_ids[:, :-1]).flatten(0, 1)
-    targets = token_ids[:, 1:].flatten()
+    limit = model.config.context_length
     weight = model.tok_emb.weight
     model.out_head.train(model.training)
     model.requires_grad_(False)
@@ -33,7 +29,6 @@ ACCEPTED = """
     self.dropout = nn.Dropout(dropout)
     parent, _, child = name.rpartition(".")
     for name, options in adapter.layers.items():
-    setattr(model.get_submodule(parent), child, layer)
     for name, layer in lora_layers(model):
     for name, layer in layers.items():
     for name, tensor in tensors.items():
@@ -47,7 +42,6 @@ ACCEPTED = """
     loss = loss_fn(model, batch)
     torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
     hidden = model.hidden(ids[:, :-1])
-    with written_whole(path) as temporary:
     s = in_float64(singular_values)
     for name, (U, S, Vh) in updates.items():
     labels, probabilities = _as_probabilities(labels, probabilities)
