@@ -430,8 +430,8 @@ def read_settings(file):
     """adapter_config.json -> {name: value} for all of SETTINGS, with PEFT's defaults, every pattern compiled.
 
     Raises: ValueError with the file's name for a damaged file and a pattern that `compiled` refuses; with the setting's
-        name, too, for a value that SETTINGS does not take and for an unknown setting that is switched on: such a setting would change
-        the answers, and nobody would be told
+        name, too, for a value that SETTINGS does not take and for an unknown setting that is switched on, because that
+        would change the answers, and nobody would be told
     """
     given = read_json(file)
     with naming_file(file):

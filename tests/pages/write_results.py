@@ -92,14 +92,14 @@ def first():
     run = read("06-mini-default-seed123")
     trained, of_all = run["trainable_parameters"], run["total_parameters"]
     text = (
-        f"*mini*, a GPT-2 of 7.3 million parameters (14 MiB) in this repository, learns from {run['n_train']:,} messages "
-        f"with LoRA in a command of 13 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the test messages "
-        f"right (mean of five seeds, 95 % interval {100 * mini['low']:.1f} to {100 * mini['high']:.1f} %). Counting "
-        f"words gets {100 * bayes['mean']:.1f} %; with only 16 messages, training all of mini beats that by {gain:.1f} "
-        f"points ({least:.1f} to {most:.1f}), LoRA by {gain_of_lora:.1f}, which may be luck ({least_of_lora:.1f} to {most_of_lora:.1f}). "
-        f"LoRA saves time and space at the same accuracy or less: it trains {100 * trained / of_all:.0f} % of the "
-        f"parameters in {100 * lora / everything:.0f} % of the time that training all of them takes, and what it learnt "
-        f"is a file of {4 * trained / 1e6:.1f} MB.")
+        f"*mini*, a GPT-2 of 7.3 million parameters (14 MiB) in this repository, learns from {run['n_train']:,} "
+        f"messages with LoRA in a command of 13 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the "
+        f"test messages right (mean of five seeds, 95 % interval {100 * mini['low']:.1f} to {100 * mini['high']:.1f} "
+        f"%). Counting words gets {100 * bayes['mean']:.1f} %; with only 16 messages, training all of mini beats that "
+        f"by {gain:.1f} points ({least:.1f} to {most:.1f}), LoRA by {gain_of_lora:.1f}, which may be luck "
+        f"({least_of_lora:.1f} to {most_of_lora:.1f}). LoRA saves time and space at the same accuracy or less: it "
+        f"trains {100 * trained / of_all:.0f} % of the parameters in {100 * lora / everything:.0f} % of the time that "
+        f"training all of them takes, and what it learnt is a file of {4 * trained / 1e6:.1f} MB.")
     lines = textwrap.fill(text.replace(" %", "\N{NO-BREAK SPACE}%"), 120, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
