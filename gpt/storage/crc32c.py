@@ -27,8 +27,9 @@ AT_ONCE = 16384            # lanes walked in step; their registers, 64 KB, stay 
 
 
 def move(registers, matrix):
-    """Matrix times vector, XOR for plus and AND for times: registers (...) uint32, matrix (32,), in row k where bit k
-    alone ends up -> (...).
+    """Matrix times vector with XOR for plus and AND for times. Row k of the matrix says where bit k alone ends up.
+
+    Input: registers (...) uint32, matrix (32,). Output: (...)
     """
     return np.bitwise_xor.reduce((registers[..., None] >> BITS & np.uint32(1)) * matrix, axis=-1)
 
