@@ -25,7 +25,7 @@ def _as_tensors(labels, scores):
     labels = torch.as_tensor(labels, device="cpu", dtype=torch.double)                # (n,)
     scores = torch.as_tensor(scores, device="cpu", dtype=torch.double)                # (n,)
     if labels.dim() != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)}: it takes one number a "
+        raise ValueError(f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)}: it takes one number per "
                          f"message of each; are these the scores of both classes?")
     wrong = int((~scores.isfinite()).sum())
     other = int(((labels != 0) & (labels != 1)).sum())
