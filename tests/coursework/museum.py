@@ -854,9 +854,9 @@ CHAPTER_9 = (
         "9.9 stops: 896 right labels, not 1,031.", box="09"),
     Bug("cells guessed at",
         "tests/applications/test_own_data_tables.py::test_every_cell_is_the_text_that_stands_in_the_file", "gpt/applications/own_data.py",
-        "    _, header, rows = open_table(file, *columns)\n    places",
+        "    _, header, rows = open_table(file, *columns)\n    if not",
         "    return pd.read_csv(file, dtype=str)[list(columns)]\n"
-        "    _, header, rows = open_table(file, *columns)\n    places",
+        "    _, header, rows = open_table(file, *columns)\n    if not",
         '9.1 stops: "NA" is nan.', box="09"),
 )
 
