@@ -30,14 +30,13 @@ def open_table(file, *columns):
 
     The file is UTF-8, and its first line has the names. The delimiter, a comma, a semicolon or a tab, is the one that
     gives that line the wanted columns, or, of several that do, most columns. A cell in quotation marks may hold line
-    ends, delimiters, and a mark as two marks. Blank lines are skipped. (pandas would silently take the first column
-    for an index where the first row has one cell too many.)
+    ends, delimiters, and a mark as two marks. Blank lines are skipped. (pandas takes the first column for an index if
+    the first row has one cell too many.)
 
-    Output: delimiter; header, a list of names; rows, a list of (line, cells): the number, from 1, of the line where the
-        row begins, and as many strings as there are names
-    Raises: OSError; ValueError that begins with the file's name for a file that is empty, or that misses a wanted
-        column or has it twice, and with file:line for a byte that is not UTF-8, a row with more or fewer cells than
-        names, a quotation mark that is not closed
+    Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
+        begins, and as many strings as there are names
+    Raises: OSError; ValueError that begins with the file's name for an empty file, and a wanted column that is missing
+        or there twice; with file:line for a byte that is not UTF-8, another number of cells than names, an open quote
     """
     text = decode_utf8(file)
     headers = {sign: next(_rows(file, text, sign, strict=False), (1, []))[1] for sign in DELIMITERS}
@@ -162,8 +161,7 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     """Copy a CSV and give each row the most probable label of its text and its probability.
 
     `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter. It appears when all is
-    done; an interrupted run changes nothing. A row whose text is empty gets an empty label. A text that is too long is
-    read as far as the model reads.
+    done; an interrupted run changes nothing. An empty text gets an empty label, a text that is too long is cut.
 
     Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter. Output: Counts
     Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are

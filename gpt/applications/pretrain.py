@@ -57,8 +57,7 @@ def shares(token_ids, vocab_size):
 def text_losses(model, held_out, windows):
     """The mean cross-entropy in each of the texts, nats per token; each token sees at most context_length before it.
 
-    Input: held_out {name: (N,) token ids}; windows, how many windows of context_length tokens to measure of each, which
-        needs windows * (context_length + 1) ids
+    Input: held_out {name: (N,) token ids}; windows, how many to measure of each, of context_length + 1 ids
     Output: {name: loss}
     """
     losses = {}
@@ -76,9 +75,8 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
 
     Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
     steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
-    and the losses of the held-out texts are printed every LOOK_EVERY steps of a phase. Each phase has a checkpoint in
-    the folder, sampled-softmax.pt and full-softmax.pt. The windows of the first phase and the draws come from seed, the
-    windows of the second from seed + 1.
+    and the losses of the held-out texts are printed every LOOK_EVERY steps. Each phase has a checkpoint in the folder,
+    sampled-softmax.pt and full-softmax.pt. The second phase's windows come from seed + 1, all else from seed.
 
     Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps per epoch (None: all) in the
         first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`
@@ -173,8 +171,7 @@ QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$
 def clean_post(post):
     """The writer's own text, without headers, quoted lines, e-mail addresses and encoded files, paragraphs as one line.
 
-    The post ends at its signature ("--" alone on a line), or at a line that begins with 10 of - _ = * +; neither is
-    looked for in its first line.
+    Behind its first line a post ends at its signature ("--" alone on a line) or a line that begins with 10 of - _ = * +.
     """
     body = post.partition("\n\n")[2]    # the headers end at the first empty line
     body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]

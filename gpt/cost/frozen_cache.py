@@ -1,7 +1,6 @@
 """Frozen layers are computed once, because their output for a message is the same in every epoch.
 
-Where only the last block and the head train, the first epoch computes and keeps what the last block reads, and later
-epochs begin there.
+Where only the last block and the head train, the first epoch keeps what the last block reads; later epochs begin there.
 
 Read along: chapters/05_spam_classifier.py. Source: Donahue et al. 2014 (features of a frozen network as data).
 """
@@ -41,9 +40,8 @@ class Tail(nn.Module):
 class CachedBatches:
     """The batches of a loader after the model's first blocks: (x (B, T, C), lengths (B,), labels (B,)).
 
-    x is what block `first` reads. It is computed when a message comes for the first time and kept, without its
-    padding, on the model's device. Where no block is left to train, only the last real token is read, so only that one
-    is kept, and every length is 1.
+    x is what block `first` reads. It is computed when a message comes for the first time and kept, without padding, on
+    the model's device. Where no block trains, only the last real token is kept, and every length is 1.
 
     Input: loader, a BatchesByLength; model, whose blocks before `first` are frozen; first: `frozen_blocks(model)`
     Raises: ValueError where something before `first` trains or drops out, because what is kept would be wrong then

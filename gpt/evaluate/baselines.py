@@ -1,8 +1,7 @@
 """What GPT-2 has to beat: three classifiers that only count, and logistic regression on what they count.
 
 Each has fit(texts, labels), which returns itself, and predict(texts), a list of classes. Texts are strings, labels
-class numbers 0..K-1; of classes that are equally good the lowest is predicted. V is the number of different tokens in
-training, N the number of messages.
+class numbers 0..K-1; of equally good classes the lowest is predicted. Training has N messages, V different tokens.
 
 Read along: chapters/05_spam_classifier.py, chapters/10_believe_the_number.py (logistic regression). Source: Manning,
 Raghavan and Schütze 2008, chapter 13 (naive Bayes); Hastie, Tibshirani and Friedman 2009, section 4.4, and Jurafsky
@@ -176,11 +175,8 @@ class LogisticRegression:
         L-BFGS estimates the curvature from its last steps, and a line search finds the length of each step, so there is
         no learning rate. The numbers are float64, because float32 cannot see a gradient of 1e-9.
 
-        Input: texts, N strings; labels, N class numbers; weights (K,), how much a message of each of `classes` counts,
-            as in `class_loss`
-        Output: self
-        Raises: ValueError where there are not as many labels as texts; torch's RuntimeError where there are not as many
-            weights as classes
+        Input: texts, N strings; labels, N class numbers; weights (K,), one per class, as in `class_loss`. Output: self
+        Raises: ValueError for more or fewer labels than texts; torch's RuntimeError for more or fewer weights than K
         """
         messages = encode(texts, self.tokenizer)
         self.classes = sorted(set(labels))

@@ -1,11 +1,9 @@
 """What a probability is worth: how well scores rank, whether they mean what they say, and where to draw the line.
 
-There are two classes; class 1 (spam) is the positive one. Arguments are lists, arrays or tensors with an entry for each
-of n messages: labels are 0 or 1, scores any finite numbers that are higher for class 1, probabilities those of class 1.
-What would be 0/0 is None.
+There are two classes; class 1 (spam) is the positive one. Arguments are lists, arrays or tensors of n entries: labels
+are 0 or 1, scores any finite numbers, higher for class 1, probabilities those of class 1. What would be 0/0 is None.
 
-Read along: chapters/10_believe_the_number.py. Source: Brier 1950; Manning et al. 2008, section 8.4; Guo et al. 2017,
-section 2.
+Read along: chapters/10_believe_the_number.py. Source: Brier 1950; Manning et al. 2008, section 8.4; Guo et al. 2017.
 """
 
 import math
@@ -54,8 +52,7 @@ def average_precision(labels, scores):
     1 is a perfect order. If all scores are equal, it is the share of the positives, where roc_auc has 0.5. Many easy
     negatives at the bottom raise roc_auc, but not this number.
 
-    Input: labels (n,); scores (n,)
-    Output: 0..1, or None where there is no positive
+    Input: labels (n,); scores (n,). Output: 0..1, or None where there is no positive
     Raises: ValueError for two shapes that differ, a label other than 0 and 1, a score that is NaN or infinite
     Source: Manning et al. 2008, section 8.4; ties, and no line between the points, as in scikit-learn
     """
@@ -75,8 +72,7 @@ def brier_score(labels, probabilities):
 
     A constant 1/2 gets 0.25. The expectation is lowest for the true probability, so exaggerating does not pay.
 
-    Input: labels (n,); probabilities (n,)
-    Output: 0..1, or None where n is 0
+    Input: labels (n,); probabilities (n,). Output: 0..1, or None where n is 0
     Raises: ValueError as _as_tensors, and for a probability outside 0..1
     Source: Brier 1950, who sums over both classes, which is twice this
     """
@@ -118,8 +114,8 @@ def threshold_for(labels, scores, most_lost=0.01):
 
     Input: labels (n,); scores (n,); most_lost, 0..1: of 80 ham messages 0.01 lets none go
     Output: a float, to be compared in double precision, because float32 has no number between two neighbours
-    Raises: ValueError as average_precision; where no message is ham, "0 of 2 messages are ham"; for a most_lost outside
-        0..1, or nan, "most_lost is 1.5"
+    Raises: ValueError as average_precision; for no ham, "0 of 2 messages are ham"; for most_lost outside 0..1, or nan,
+        "most_lost is 1.5"
     Source: Neyman and Pearson 1933, for the idea: bound the worse mistake, then make the other one rare
     """
     labels, scores = _as_tensors(labels, scores)

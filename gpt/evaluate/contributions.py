@@ -96,8 +96,7 @@ def leave_one_out(model, token_ids, batch_size=32):
     Input: model, a classifier of two classes; token_ids, one message as a list of T integers
     Output: (T,), on the CPU, without gradient
     Raises: ValueError, what `spam_scores` refuses
-    Source: Li et al. 2016, Understanding neural networks through representation erasure; Zeiler and Fergus 2014 cover
-        parts of an image
+    Source: Li et al. 2016, Understanding neural networks through representation erasure; Zeiler and Fergus 2014
     """
     shorter = [[*token_ids[:t], *token_ids[t + 1:]] or [END_OF_TEXT] for t in range(len(token_ids))]
     with evaluating(model):
@@ -110,9 +109,8 @@ def leave_one_out(model, token_ids, batch_size=32):
 def marked(token_ids, contributions, tokenizer):
     """The message as one line of text, with brackets around the tokens that count most, for or against.
 
-    Those are the MARKED tokens with the largest absolute contribution; of equals the first. Neighbours share a pair of
-    brackets. The space that begins a token stays outside: " free" becomes " [free]". Line breaks and tabs become
-    spaces.
+    Those are the MARKED tokens with the largest absolute contribution; of equals the first. Neighbours share brackets.
+    The space that begins a token stays outside: " free" becomes " [free]". Line breaks and tabs become spaces.
 
     A token is a piece of bytes, and a character such as an emoji can be spread over several. A character is inside the
     brackets as a whole if one of its tokens is marked. Bytes that are no UTF-8 become U+FFFD, as in decode.

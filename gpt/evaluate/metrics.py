@@ -16,8 +16,7 @@ def wilson_interval(correct, total, z=1.96):
 
         (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = correct / n, n = total
 
-    Unlike p -+ z sqrt(p (1 - p)/n), it stays within 0..1, which rounding must not undo, and 20 out of 20 does not come
-    out as certain.
+    Unlike p -+ z sqrt(p (1 - p)/n), it stays within 0..1, which rounding must not undo, and 20 of 20 is not certain.
 
     Input: z, how many standard deviations; the normal distribution holds 95 % within 1.96
     Output: (low, high), 0..1

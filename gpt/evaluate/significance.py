@@ -4,8 +4,6 @@ Each seed splits the same messages anew, so two seeds test some messages twice a
 messages. Neither their results nor their messages are independent, and a method that treats them so is too certain.
 
 Read along: chapters/08_lora_inside.py (independent runs), chapters/10_believe_the_number.py (shared messages).
-Source: Student 1908 and Nadeau and Bengio 2003 for the intervals; McNemar 1947 for pairs; Holm 1979 for many
-comparisons.
 """
 
 import math
@@ -107,8 +105,7 @@ def mcnemar(only_first, only_second):
 def counted_once(outcomes):
     """Each message once, with the outcome of the first seed that tested it.
 
-    A message that two seeds tested would count twice in mcnemar, but it is one piece of evidence: what makes it hard
-    for one seed's model makes it hard for the other's.
+    A message that two seeds tested would count twice in mcnemar, but it is hard or easy for both seeds' models alike.
 
     Input: outcomes, one dict {message id: outcome} per seed, the seeds in an order fixed beforehand; an outcome is
         whether the prediction is right, or whatever else is known of it
@@ -145,11 +142,9 @@ def holm(p_values):
 
         adjusted_i = max over j = 1..i of min(1, (m - j + 1) p_j)
 
-    so the smallest counts m times, the next m - 1 times, and the order is kept. Nothing is assumed about how the
-    comparisons depend on each other.
+    so the smallest counts m times, the next m - 1 times, and the order is kept. The comparisons may be dependent.
 
-    Input: p_values, m numbers, 0..1
-    Output: a list of m numbers, 0..1, in the order of the input
+    Input: p_values, m numbers, 0..1. Output: a list of m numbers, 0..1, in the order of the input
     Raises: ValueError for one outside 0..1, or nan: "p value 1 of 3, counted from 0, is 1.2"
     Source: Holm 1979
     """
@@ -167,8 +162,7 @@ def holm(p_values):
 def verdict(row):
     """What a comparison says of the first method: "better", "worse" or "not told apart", which is not "equal".
 
-    Input: row, a dict with only_first and only_second as from compare, and p_adjusted as from holm; "better" and
-        "worse" need p_adjusted < LEVEL
+    Input: row, with only_first and only_second as from compare, and p_adjusted as from holm, which must be below LEVEL
     """
     if not row["p_adjusted"] < LEVEL or row["only_first"] == row["only_second"]:
         return "not told apart"

@@ -60,8 +60,8 @@ def folder_for(name, settings):
 def record_of(name, settings, device="cpu"):
     """The results of a run: trained now, or read from its results.json if it was made before.
 
-    A run that is interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting.
-    After a change that matters delete the folder.
+    A run that was interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting,
+    so after a change that matters delete the folder.
 
     Output: a dict: the settings, what `run_filter` gives, what it was made with, and how much memory it took
     Raises: KeyboardInterrupt after Ctrl-C; ValueError for a results.json that is damaged; what in_fresh_process raises

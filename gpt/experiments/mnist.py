@@ -23,8 +23,7 @@ SIZES = ((784, 64), (64, 64), (64, 10))    # in and out of each layer: 28 x 28 p
 def read_mnist(folder):
     """The four files of MNIST, or of a set in the same format, in a folder, packed with gzip or not.
 
-    Input: folder, with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k for train. Their names may have a dot
-        before idx and .gz at the end
+    Input: folder, with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k for train (or .idx, and .gz behind)
     Output: train images (N, pixels), train labels (N,), test images, test labels. Images are float32, 0..1, the rows of
         an image one after the other (28 x 28 are 784 pixels); labels int64, 0..9
     Raises: FileNotFoundError that lists the names looked for; ValueError that begins with a file's path: what

@@ -11,8 +11,7 @@ But XOR is addition without carry, and every step is linear: step(a ^ b) = step(
 * the register after left + right is the register that right makes of 0, XOR left's register run over as many zero
   bytes as right has.
 
-So the data are cut into lanes. NumPy walks thousands of them at once, 4 bytes per step. Then neighbours are joined,
-pair by pair, until one register is left.
+So the data are cut into lanes. NumPy walks thousands of them at once, 4 bytes per step; then neighbours are joined.
 """
 
 from functools import cache
@@ -105,7 +104,6 @@ def crc32c(data):
 def masked(crc):
     """A checksum as TensorFlow stores it: rotated right by 15 bits, plus 0xA282EAD8, modulo 2^32.
 
-    Why? Because data followed by their own plain checksum always bring the register to the same value, so a checksum
-    over both would check nothing.
+    Data followed by their own plain checksum always give the same register, so a checksum of both would check nothing.
     """
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 def written_whole(path):
     """Write to the temporary path that it yields; it takes the name `path` only when the block ends without error.
 
-    A reader of `path` sees the old file or the new one, never half of one, even if the process is killed or the power
-    is cut.
+    A reader of `path` sees the old file or the new one, never half of one, even if the process is killed just then.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")
@@ -45,10 +44,9 @@ def _finish(file):
 def written_whole_folder(path):
     """Write files, and no folders, into the temporary folder that it yields; it takes the name `path` afterwards.
 
-    A folder that is at `path` already is replaced if it holds only files of the names that were written, because it is
-    an older version then. No system swaps two folders in one step, so for an instant there is none at `path`. If the
-    process is killed just then, the old one stays beside it, in .NAME.*/old. There is never a folder that is half old
-    and half new.
+    A folder that is at `path` already is replaced if it holds only files of the names that were written, as an older
+    version does. It is never half old and half new. But no system swaps two folders in one step: if the process is
+    killed in the instant between, there is none at `path`, and the old one stays beside it, in .NAME.*/old.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
     """

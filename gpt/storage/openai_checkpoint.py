@@ -10,8 +10,7 @@ checksum (gpt/storage/crc32c.py):
     footer, 48 bytes               where the metaindex and the index are, zeros, a magic number
 
 The files come from the network, so nothing in them is trusted: the blocks must fill the index file and the tensors the
-data file, each must match its checksum, and no number in a file decides how much memory or time is spent. Whatever is
-wrong is a ValueError.
+data file, each must match its checksum, and no number in a file decides how much memory or time is spent.
 
 Read along: chapters/04_weights.py. Source: TensorFlow's tensor_bundle.proto and tensor_shape.proto; LevelDB's
 doc/table_format.md.
@@ -198,8 +197,8 @@ def read_entry(message):
 def read_index(path):
     """A model.ckpt.index -> {tensor name: Entry}, sorted by name; ValueError where it is damaged, cut or no index.
 
-    The first entry has an empty key and is a header: field 1, the number of data files, must be 1; 2, the order of
-    bytes, 0 or left out for lowest first; 3 is a version.
+    The first entry has an empty key and is a header: field 1, the number of data files, must be 1; 2, the byte order, 0
+    or left out for lowest first; 3 is a version.
     """
     with open(path, "rb") as file:
         data = file.read(LARGEST_INDEX + 1)
