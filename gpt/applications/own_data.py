@@ -181,16 +181,14 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     if taken:
         raise ValueError(f"{source} has a column {taken[0]} already: was it labelled before? Rename it or leave it out")
     texts = [cells[header.index(text_column)] for _, cells in rows]
-    filled = [row for row, text in enumerate(texts) if text]
-    token_ids = encode([texts[row] for row in filled], tokenizer)
-    with tqdm(total=len(filled), unit="text", disable=None, leave=False) as bar:
-        predictions = most_probable_labels(model, token_ids, labels, pad_to, bar)
-    answers = [["", ""] for _ in rows]
-    for row, (label, probability) in zip(filled, predictions, strict=True):
-        answers[row] = [label, f"{probability:.4f}"]
+    token_ids = encode([text for text in texts if text], tokenizer)
+    with tqdm(total=len(token_ids), unit="text", disable=None, leave=False) as bar:
+        predictions = iter(most_probable_labels(model, token_ids, labels, pad_to, bar))
     with written_whole(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")    # with "\n" a "\r" is not quoted
         writer.writerow(header + NEW_COLUMNS)
-        writer.writerows(cells + answer for (_, cells), answer in zip(rows, answers, strict=True))
+        for (_, cells), text in zip(rows, texts):
+            label, probability = next(predictions) if text else ("", None)
+            writer.writerow([*cells, label, f"{probability:.4f}" if text else ""])
     limit = pad_to or model.config.context_length
-    return Counts(len(rows), len(rows) - len(filled), sum(len(ids) > limit for ids in token_ids))
+    return Counts(len(rows), len(rows) - len(token_ids), sum(len(ids) > limit for ids in token_ids))

@@ -171,7 +171,7 @@ QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$
 def clean_post(post):
     """The writer's own text, without headers, quoted lines, e-mail addresses and encoded files, paragraphs as one line.
 
-    Behind its first line a post ends at its signature ("--" alone on a line) or a line that begins with 10 of - _ = * +.
+    Behind its first line it ends at a signature ("--" alone on a line) or a line that begins with 10 of - _ = * +.
     """
     body = post.partition("\n\n")[2]    # the headers end at the first empty line
     body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]

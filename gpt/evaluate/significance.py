@@ -22,8 +22,7 @@ def mean_interval(values):
     interval takes the values for independent draws from one normal distribution.
 
     Input: values, 2 to 10 numbers. Output: (mean, low, high)
-    Raises: ValueError that says how many values there are, for another number of them
-    Source: Student 1908
+    Raises: ValueError that says how many values there are, for another number of them. Source: Student 1908
     """
     n = len(values)
     if not 2 <= n <= len(STUDENT_T) + 1:
@@ -84,16 +83,14 @@ def spread(values):
 def mcnemar(only_first, only_second):
     """The probability p, 0..1, of a result as uneven as this or more, if two classifiers are equally good.
 
-    Both classify the same messages. Messages that both get right, or both wrong, do not tell them apart. Each of the
-    other n is won by one of them, like a coin toss; m is the smaller of the two numbers:
+    Only the n messages that one of them alone gets right tell them apart, and each is like a coin toss:
 
-        p = min(1, 2 sum over i = 0..m of C(n, i) / 2^n),    n = only_first + only_second
+        p = min(1, 2 sum over i = 0..m of C(n, i) / 2^n),    n = only_first + only_second,    m the smaller of the two
 
     p can be small although two intervals overlap, because the intervals do not know that the messages are the same.
 
     Input: only_first, on how many messages the first alone is right; only_second, the second alone
-    Output: 0..1; 1 where n is 0
-    Raises: ValueError with both numbers where one is negative
+    Output: 0..1; 1 where n is 0. Raises: ValueError with both numbers where one is negative
     Source: McNemar 1947, who has the normal approximation; this is the exact binomial
     """
     if min(only_first, only_second) < 0:

@@ -161,10 +161,7 @@ def summary(records, test):
 
 
 def right(records, test, texts):
-    """Whether a method labels each message correctly: {text: bool}, each different text once (`counted_once`).
-
-    Input: texts, of the rows of the file
-    """
+    """Whether a method labels each message correctly: {text: bool}, each once. Input: texts, of the rows of the file"""
     outcomes = []
     for record in records:
         outcomes.append({texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))})

@@ -47,7 +47,8 @@ def train_trial(base, task, trial):
     Output: the model in eval mode, and the task's measures: {"validation": {...}, "test": {...}}
     Raises: FloatingPointError for a loss that is not finite: the learning rate is too high
     """
-    model, device = copy.deepcopy(base), base.tok_emb.weight.device
+    model = copy.deepcopy(base)
+    device = base.tok_emb.weight.device
     model.requires_grad_(trial.rank is None)
     loss_fn = task.prepare(model, trial.seed)
     if trial.rank is not None:

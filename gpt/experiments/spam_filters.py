@@ -77,9 +77,10 @@ def method_for(name, model, pretrained=None):
 
 def counter(name, tokenizer):
     """A new classifier that counts, with fit, predict and, but for the first two, predict_proba; None for others."""
-    made = {"majority": Majority, "length": LengthRule, "naive Bayes": NaiveBayes,
-            "logistic regression": lambda: LogisticRegression(tokenizer)}
-    return made[name]() if name in made else None
+    if name == "logistic regression":
+        return LogisticRegression(tokenizer)
+    kinds = {"majority": Majority, "length": LengthRule, "naive Bayes": NaiveBayes}
+    return kinds[name]() if name in kinds else None
 
 
 def prepare(model, method, n_classes, seed):
@@ -107,8 +108,8 @@ def prepare(model, method, n_classes, seed):
 def optimizer_for(model, method):
     """AdamW for all that trains; the blog's has a weight decay of 0.1, the others none."""
     decay = 0.1 if method.trains == "the blog's LoRA" else 0.0
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], method.rate, weight_decay=decay,
-                             fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, method.rate, weight_decay=decay, fused=True)
 
 
 def schedule_for(method, steps):

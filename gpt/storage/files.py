@@ -77,20 +77,17 @@ def written_whole_folder(path):
 
 @contextmanager
 def naming_file(file):
-    """Put the file's name in front of a ValueError that is raised inside; a damaged safetensors file becomes one."""
+    """Turn a reader's error about damaged content into a ValueError with the file's name in front."""
     try:
         yield
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
         raise ValueError(f"{file}: {error}") from error
 
 
 def read_json(file):
-    """The content of a JSON file. Raises ValueError with the file's name where it is damaged or nests too deeply."""
+    """The content of a JSON file. Raises ValueError with the file's name where it is damaged."""
     with naming_file(file):
-        try:
-            return json.loads(Path(file).read_text(encoding="utf-8"))
-        except RecursionError as error:
-            raise ValueError("it nests too deeply to be read") from error
+        return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def read_safetensors(file):

@@ -726,7 +726,7 @@ CHAPTER_8 = (
     Bug("the base trained on from trial to trial",
         "tests/experiments/test_lora_trials.py::test_a_lora_trial_trains_its_targets_and_the_new_head_and_leaves_the_base_alone",
         "gpt/experiments/lora_trials.py",
-        "model, device = copy.deepcopy(base), base", "model, device = base, base",
+        "model = copy.deepcopy(base)", "model = base",
         "8.4 stops: there are LoRA layers already.", box="08"),
     Bug("the rank's square for its root",
         "tests/story/test_lora.py::test_a_new_correction_knows_its_settings_and_the_number_that_scales_it", "gpt/lora.py",
