@@ -22,7 +22,7 @@ from gpt.storage.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Linux's allocator keeps freed blocks of up to 32 MB for later, in pieces that may not fit: 200 MB in a run of chapter 7.
+# Linux's allocator keeps freed blocks of up to 32 MB for later, in pieces that may not fit: 200 MB in chapter 7.
 # With this, blocks from 4 MB on go back at once, and the peak is what the function needs. It costs some time.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
