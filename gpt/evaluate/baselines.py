@@ -30,11 +30,11 @@ class Majority:
     parameters = 1    # how many numbers `fit` finds
 
     def fit(self, texts, labels):
-        self.answer = most_frequent(Counter(labels))
+        self.label = most_frequent(Counter(labels))
         return self
 
     def predict(self, texts):
-        return [self.answer for _ in texts]
+        return [self.label for _ in texts]
 
 
 class LengthRule:
@@ -53,14 +53,14 @@ class LengthRule:
         for threshold, rows in groupby(by_length, key=lambda row: row[0]):
             moved = Counter(label for _, label in rows)
             short, long = short + moved, long - moved
-            answers = most_frequent(short), most_frequent(long or short)
-            right = short[answers[0]] + long[answers[1]]
+            classes = most_frequent(short), most_frequent(long or short)
+            right = short[classes[0]] + long[classes[1]]
             if right > best:
-                best, self.threshold, self.answers = right, threshold, answers
+                best, self.threshold, self.classes = right, threshold, classes
         return self
 
     def predict(self, texts):
-        return [self.answers[len(text) > self.threshold] for text in texts]
+        return [self.classes[len(text) > self.threshold] for text in texts]
 
 
 def words(text):

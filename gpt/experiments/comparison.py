@@ -64,16 +64,13 @@ def record_of(name, settings, device="cpu"):
     so after a change that matters delete the folder.
 
     Output: a dict: the settings, what `run_filter` gives, what it was made with, and how much memory it took
-    Raises: KeyboardInterrupt after Ctrl-C; ValueError for a results.json that is damaged; what in_fresh_process raises
+    Raises: ValueError for a results.json that is damaged; what in_fresh_process raises
     """
     folder = folder_for(name, settings)
 
     def make():
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            result, peak = in_fresh_process(run_filter, settings=settings, folder=str(folder), device=str(device))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(STOPPED) from None
+        result, peak = in_fresh_process(run_filter, settings=settings, folder=str(folder), device=str(device))
         weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         return dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
@@ -90,7 +87,8 @@ def make_all(jobs, device="cpu"):
     mini's steps are too small to keep two cores busy, so each core has a run of its own; larger models go one by one.
 
     Input: jobs, pairs of a name and its settings
-    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped
+    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped.
+        KeyboardInterrupt after Ctrl-C, which says how to go on
     """
     jobs = [job for job in jobs if not (folder_for(*job) / "results.json").exists()]
     small = str(device) == "cpu" and all(settings["model"] == "mini" for _, settings in jobs)

@@ -36,7 +36,6 @@ from gpt.weights import load_gpt2
 
 ALPHA = 16
 WARMUP = 20    # steps
-WAYS = ("head", "last block", "everything")    # of training a model plainly: see `let_train`
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ METHODS = {name: Method(name) for name in ("majority", "length", "naive Bayes", 
 
 
 def method_for(name, model, pretrained=None):
-    """The Method of that name for a model. What trains plainly has mini's learning rate on mini, else the book's.
+    """The Method of that name for a model. A plain way (`let_train`) has mini's learning rate on mini, else the book's.
 
     Input: name, one of METHODS; model, a name; pretrained=False: the method begins with untrained weights
     Raises: ValueError for another name
@@ -70,7 +69,7 @@ def method_for(name, model, pretrained=None):
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}: there are {', '.join(METHODS)}")
     method = METHODS[name]
-    if method.trains in WAYS and model != "mini":
+    if method.trains in ("head", "last block", "everything") and model != "mini":
         method = replace(method, rate=5e-5)
     return method if pretrained is None else replace(method, pretrained=pretrained)
 
