@@ -17,34 +17,28 @@ from gpt.adapters import load_adapter, read_adapter
 from gpt.batches import encode
 from gpt.classify import most_probable_labels
 from gpt.config import GPT2_SIZES
-from gpt.spam import normalised
+from gpt.spam import decode_utf8, normalised
 from gpt.storage.files import naming_file, written_whole
 from gpt.weights import load_gpt2
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+NEW_COLUMNS = ["predicted_label", "predicted_probability"]    # of `predict_file`
 
 
 def open_table(file, *columns):
-    """How a CSV is cut into cells, its column names, and its rows. (pandas would take the first column for an index
-    where the first row has one cell too many, and says nothing.)
+    """The delimiter of a CSV, its column names, and its rows.
 
-    UTF-8, with or without a byte-order mark. The first line has the names. What stands between cells, a comma, a
-    semicolon or a tab, is what makes the wanted columns of that line, or, of several that do, most columns. A cell in
-    quotation marks may hold line ends, what stands between cells, and a mark as two marks. Blank lines are skipped.
+    The file is UTF-8, and its first line has the names. The delimiter, a comma, a semicolon or a tab, is the one that
+    gives that line the wanted columns, or, of several that do, most columns. A cell in quotation marks may hold line
+    ends, delimiters, and a mark as two marks. Blank lines are skipped. (pandas takes the first column for an index if
+    the first row has one cell too many.)
 
-    Output: delimiter; header, a list of names; rows, a list of (line, cells): the number, from 1, of the line where the
-        row begins, and as many strings as there are names
-    Raises: OSError; ValueError that begins with the file's name for a file that is empty, or that misses a wanted
-        column or has it twice, and with file:line for a byte that is not UTF-8, a row with more or fewer cells than
-        names, a quotation mark that is not closed
+    Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
+        begins, and as many strings as there are names
+    Raises: OSError; ValueError that begins with the file's name for an empty file, and a wanted column that is missing
+        or there twice; with file:line for a byte that is not UTF-8, another number of cells than names, an open quote
     """
-    data = Path(file).read_bytes()
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{file}:{line}: byte {data[error.start]:#04x} at position {error.start:,} is not UTF-8: save "
-                         f"the file as UTF-8 (in a spreadsheet: \"CSV UTF-8\")") from error
+    text = decode_utf8(file)
     headers = {sign: next(_rows(file, text, sign, strict=False), (1, []))[1] for sign in DELIMITERS}
     delimiter = max(headers, key=lambda sign: (set(columns) <= set(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
@@ -63,8 +57,9 @@ def open_table(file, *columns):
 
 
 def _rows(file, text, delimiter, strict=True):
-    """(line, cells) for each line that is not blank. Strict: "a";b cut at commas is an error, and not one odd cell."""
-    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict), 1
+    """(line, cells) for each line that is not blank. Strict: "a";b cut at commas is an error, not one odd cell."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    line = 1
     try:
         for cells in reader:
             if cells:
@@ -78,27 +73,24 @@ def _rows(file, text, delimiter, strict=True):
 def read_table(file, *columns):
     """These columns of a CSV as a DataFrame of strings, each cell as it stands in the file: "NA" and "007" are texts.
 
-    Raises: what `open_table` does; ValueError with the numbers for a table without rows and for empty cells, the only
-        ones that count as missing
+    Raises: what `open_table` does; ValueError with the numbers for a table without rows and for cells that are empty
     """
     _, header, rows = open_table(file, *columns)
-    places, table, empty = [header.index(column) for column in columns], [], []
-    for line, cells in rows:
-        table.append([cells[place] for place in places])
-        empty += [(line, column) for column, cell in zip(columns, table[-1]) if not cell]
-    if not table:
+    if not rows:
         raise ValueError(f"{file}: a line of column names, {header}, and no rows")
-    if empty:
-        line, column = empty[0]
-        raise ValueError(f"{file}:{line}: the cell of column {column} is empty, {len(empty):,} cells in {len(table):,} "
-                         f"rows are: fill them or leave these rows out")
-    return pd.DataFrame(table, columns=list(columns), dtype=str)
+    table = pd.DataFrame([cells for _, cells in rows], dtype=str)[[header.index(column) for column in columns]]
+    empty = (table == "").to_numpy()
+    if empty.any():
+        row, column = empty.nonzero()
+        raise ValueError(f"{file}:{rows[row[0]][0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} "
+                         f"cells in {len(table):,} rows are: fill them or leave these rows out")
+    return table.set_axis(list(columns), axis=1)
 
 
 def labelled_table(file, text_column, label_column):
-    """Texts and classes from a CSV: a DataFrame with the columns Label and Text, and what the classes are called.
+    """Texts and classes from a CSV: a DataFrame with the columns Label and Text, and the names of the classes.
 
-    Output: the table, with class numbers 0..K-1 as labels, and names, K strings (`number_classes`)
+    Output: what `number_classes` gives
     Raises: what `read_table` and `number_classes` do; ValueError for one column as text and label
     """
     if text_column == label_column:
@@ -111,7 +103,7 @@ def labelled_table(file, text_column, label_column):
 def number_classes(table):
     """Replace labels by class numbers: sorted as Python sorts texts, or by value where all labels are whole numbers.
 
-    Each class needs a text in each of three splits, and texts that are equal after `normalised` go to one.
+    Each class needs a text in each of three splits, and texts that are equal after `normalised` go to the same one.
 
     Input: table, a DataFrame with the columns Label and Text, both strings
     Output: a new DataFrame, Label a class number 0..K-1; names, the K labels in the order of their numbers
@@ -119,11 +111,12 @@ def number_classes(table):
         fewer than three texts that stay different after `normalised`
     """
     counts = table["Label"].value_counts()
-    names, alike = sorted(counts.index), {}
+    names = sorted(counts.index)
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
         names.sort(key=int)
     if len(names) < 2:
         raise ValueError(f"all {len(table):,} rows have the label {names[0]!r}: there is nothing to tell apart")
+    alike = {}
     for name in names:
         other = alike.setdefault(name.strip().casefold(), name)
         if other != name:
@@ -140,9 +133,6 @@ def number_classes(table):
 
 # ---- Label a whole file: a CSV in, the same rows with a label and its probability out --------------------------------
 
-NEW_COLUMNS = ["predicted_label", "predicted_probability"]
-
-
 class Counts(NamedTuple):
     """What `predict_file` did."""
 
@@ -154,8 +144,8 @@ class Counts(NamedTuple):
 def load_classifier(adapter_file):
     """The model that an adapter makes of its base, in eval mode, and the adapter's metadata.
 
-    Raises: OSError; ValueError that begins with the file's name where it is no adapter, no file holds its base's
-        weights, that base has other weights now, or it has no classes; what `gpt.weights.load_gpt2` raises
+    Raises: OSError; ValueError that begins with the file's name for a file that is no adapter, an adapter without
+        classes, and a base whose weights no file holds or are others now; what `gpt.weights.load_gpt2` raises
     """
     base = read_adapter(adapter_file)[0].base
     if base not in GPT2_SIZES:
@@ -168,14 +158,12 @@ def load_classifier(adapter_file):
 
 
 def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None):
-    """Copy a CSV and give each row the most probable label of its text and the probability of that.
+    """Copy a CSV and give each row the most probable label of its text and its probability.
 
-    `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same sign between cells. It appears
-    when all is done: an interrupted run leaves nothing, and an older file of that name as it was. A row whose text is
-    empty gets an empty label. A text that is too long is read as far as the model reads.
+    `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter. It appears when all is
+    done; an interrupted run changes nothing. An empty text gets an empty label, a text that is too long is cut.
 
-    Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter
-    Output: Counts
+    Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter. Output: Counts
     Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are
         one file, where the new columns are there already, where no column is named and none is called text
     """
@@ -193,16 +181,14 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     if taken:
         raise ValueError(f"{source} has a column {taken[0]} already: was it labelled before? Rename it or leave it out")
     texts = [cells[header.index(text_column)] for _, cells in rows]
-    filled = [row for row, text in enumerate(texts) if text]
-    token_ids = encode([texts[row] for row in filled], tokenizer)
-    with tqdm(total=len(filled), unit="text", disable=None, leave=False) as bar:
-        predictions = most_probable_labels(model, token_ids, labels, pad_to, bar)
-    answers = [["", ""] for _ in rows]
-    for row, (label, probability) in zip(filled, predictions, strict=True):
-        answers[row] = [label, f"{probability:.4f}"]
+    token_ids = encode([text for text in texts if text], tokenizer)
+    with tqdm(total=len(token_ids), unit="text", disable=None, leave=False) as bar:
+        predictions = iter(most_probable_labels(model, token_ids, labels, pad_to, bar))
     with written_whole(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")    # with "\n" a "\r" is not quoted
         writer.writerow(header + NEW_COLUMNS)
-        writer.writerows(cells + answer for (_, cells), answer in zip(rows, answers, strict=True))
+        for (_, cells), text in zip(rows, texts):
+            label, probability = next(predictions) if text else ("", None)
+            writer.writerow([*cells, label, f"{probability:.4f}" if text else ""])
     limit = pad_to or model.config.context_length
-    return Counts(len(rows), len(rows) - len(filled), sum(len(ids) > limit for ids in token_ids))
+    return Counts(len(rows), len(rows) - len(token_ids), sum(len(ids) > limit for ids in token_ids))

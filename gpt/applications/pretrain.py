@@ -1,8 +1,7 @@
-"""How mini was trained: what it read, and its two phases, first on a sample of the words, then on all of them.
+"""How mini was trained: on WikiText-2 and 20 Newsgroups, first with a sampled softmax, then with the full one.
 
-The text is WikiText-2 and 20 Newsgroups, cleaned. Read along: chapters/04_weights.py. Source: Merity et al. 2016
-(WikiText-2); Lang 1995 (20 Newsgroups); AdamW's betas, weight decay and clipping are those of Brown et al. 2020,
-appendix B.
+Read along: chapters/04_weights.py. Source: Merity et al. 2016 (WikiText-2); Lang 1995 (20 Newsgroups); AdamW's betas,
+weight decay and clipping are those of Brown et al. 2020, appendix B.
 """
 
 import gzip
@@ -22,15 +21,14 @@ from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.model import evaluating
 from gpt.train import parameter_groups, train, warmup_then_cosine
 
-LOOK_EVERY = 500    # steps between two looks at the held-out texts
-
+LOOK_EVERY = 500    # steps between two measurements of the held-out texts
 
 
 def read_mini_texts(tokenizer, documents=None):
     """Wikipedia articles, which are edited prose, and newsgroup posts, which are people talking, as in text messages.
 
-    WikiText-2 has a held-out part of its own; of the posts, once cleaned and without those of at most 40 characters,
-    every 40th is kept aside. (Which these are depends on the source of the posts: each has another order.)
+    WikiText-2 has a held-out part of its own. Of the posts, once cleaned and without those of at most 40 characters,
+    every 40th is held out. (Which posts these are depends on the source, because each source has another order.)
 
     Input: documents, how many to read of each (None: all)
     Output: (N,) token ids to train on; {name: (N,) token ids} to measure on
@@ -40,53 +38,54 @@ def read_mini_texts(tokenizer, documents=None):
     except DownloadError:
         posts = sum(read_newsgroups(fetch("20news-bydate_py3.pkz")), [])
     posts = [post for post in map(clean_post, posts[:documents]) if len(post) > 40]
-    texts = {"WikiText-2": (read_wikitext(fetch("wikitext-2/train.raw.gz"))[:documents],
-                            read_wikitext(fetch("wikitext-2/valid.raw.gz"))),
-             "20 Newsgroups": ([post for i, post in enumerate(posts) if i % 40], posts[::40])}
-    training = torch.cat([encode_documents(read, tokenizer) for read, _ in texts.values()])
-    return training, {name: encode_documents(kept, tokenizer) for name, (_, kept) in texts.items()}
+    articles = read_wikitext(fetch("wikitext-2/train.raw.gz"))[:documents]
+    others = [post for i, post in enumerate(posts) if i % 40]
+    held_out = {"WikiText-2": read_wikitext(fetch("wikitext-2/valid.raw.gz")), "20 Newsgroups": posts[::40]}
+    training = torch.cat([encode_documents(texts, tokenizer) for texts in (articles, others)])
+    return training, {name: encode_documents(texts, tokenizer) for name, texts in held_out.items()}
 
 
 def shares(token_ids, vocab_size):
-    """How large a share of a text each token of the vocabulary is: (N,) -> (V,), sum 1.
+    """The share of a text that each token of the vocabulary has: (N,) -> (V,), sum 1.
 
-    A token that does not occur counts as a tenth of one, because the sampled loss divides by its chance.
+    A token that does not occur counts as a tenth of one, because the sampled loss divides by its probability.
     """
     counts = torch.bincount(token_ids, minlength=vocab_size).float().clamp(min=0.1)                 # (V,)
     return counts / counts.sum()
 
 
 def text_losses(model, held_out, windows):
-    """The mean surprise in each of the texts, nats per token, where a token has at most context_length before it.
+    """The mean cross-entropy in each of the texts, nats per token; each token sees at most context_length before it.
 
-    Input: held_out {name: (N,) token ids}; windows, how many of context_length tokens to measure of each, which needs
-        windows * (context_length + 1) ids
+    Input: held_out {name: (N,) token ids}; windows, how many to measure of each, of context_length + 1 ids
     Output: {name: loss}
     """
-    losses, length, device = {}, model.config.context_length + 1, model.tok_emb.weight.device
+    losses = {}
+    length = model.config.context_length + 1
     with evaluating(model):
         for name, ids in held_out.items():
-            rows = ids[:windows * length].view(-1, length).long().to(device)                        # (windows, T + 1)
+            rows = ids[:windows * length].view(-1, length).long().to(model.tok_emb.weight.device)   # (windows, T + 1)
             losses[name] = sum(next_token_loss(model, row[None]).item() for row in rows) / len(rows)
     return losses
 
 
 def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches, batch_size, windows, seed, folder,
              resume=False):
-    """Train a fresh model on text, in place: nearly all steps score a sample of the words, the last ones all words.
+    """Train a fresh model on text, in place: nearly all steps score a sample of the tokens, the last ones all tokens.
 
     Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
     steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
-    and every LOOK_EVERY steps of a phase the losses of the held-out texts are printed. Each phase has a checkpoint in the
-    folder, sampled-softmax.pt and full-softmax.pt, and its windows, from seed in the first and seed + 1 in the second;
-    the draws are from seed.
+    and the losses of the held-out texts are printed every LOOK_EVERY steps. Each phase has a checkpoint in the folder,
+    sampled-softmax.pt and full-softmax.pt. The second phase's windows come from seed + 1, all else from seed.
 
-    Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps an epoch (None: all) in the
+    Input: training (N,) token ids; sampled_batches, full_batches: at most so many steps per epoch (None: all) in the
         first phase, which has `epochs`, and in the second, which has one; held_out, windows: for `text_losses`
     Output: {phase: its Progress}
     """
-    length, device = model.config.context_length, model.tok_emb.weight.device
-    generator, unigram = torch.Generator(device).manual_seed(seed), shares(training, model.config.vocab_size).to(device)
+    length = model.config.context_length
+    device = model.tok_emb.weight.device
+    unigram = shares(training, model.config.vocab_size).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=4e-3, betas=(0.9, 0.95))
     phases = {"sampled softmax": (TextWindows(training, length, batch_size, seed, sampled_batches), epochs),
               "full softmax": (TextWindows(training, length, batch_size, seed + 1, full_batches), 1)}
@@ -100,7 +99,8 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
             losses = text_losses(model, held_out, windows)
             print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()), flush=True)
 
-    steps, done = 0, {}
+    steps = 0
+    done = {}
     for phase, (batches, times) in phases.items():
         identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
         checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
@@ -119,13 +119,10 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
 def read_wikitext(path):
     """WikiText-2's articles as running text.
 
-    The file has its tokens apart: "a 5 @-@ year @-@ old ship of 1 @,@ 200 tons , sunk in 1 @.@ 5 hours"
-    becomes "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours". What closes up to the left: , . ; : ! ? % ) ] 's n't
-    and ' with small letters; to the right: ( [ $ £ #; a pair of quotation marks on one line: around its text.
-    An article begins at a line " = Title = ", without = inside.
+    The file has spaces around its tokens: "a 5 @-@ year @-@ old ship of 1 @,@ 200 tons , sunk in 1 @.@ 5 hours" becomes
+    "a 5-year-old ship of 1,200 tons, sunk in 1.5 hours". An article begins at a line " = Title = ", without = inside.
 
-    Input: path of train.raw.gz or valid.raw.gz
-    Output: list of str, one for each article
+    Input: path of train.raw.gz or valid.raw.gz. Output: list of str, one for each article
     """
     text = gzip.decompress(path.read_bytes()).decode("utf-8")
     text = re.sub(r" @([-,.])@ ", r"\1", text)                                # inside words and numbers: 1 @,@ 200
@@ -137,7 +134,7 @@ def read_wikitext(path):
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads a pickle of lists, strings and arrays; whatever else it names is refused, not imported."""
+    """Reads a pickle of lists, strings and arrays; it refuses to import anything else."""
 
     ALLOWED = {("sklearn.utils", "Bunch"), ("sklearn.utils._bunch", "Bunch"), ("sklearn.datasets.base", "Bunch"),
                ("numpy", "ndarray"), ("numpy", "dtype"),
@@ -152,9 +149,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_newsgroups(path):
     """The posts of 20 Newsgroups: (training posts, test posts), two lists of str, as the archive divides them.
 
-    The two files hold the same posts in two orders: in the .pkz they are shuffled.
-
-    Input: path of 20news-bydate.tar.gz, or of the same posts as 20news-bydate_py3.pkz
+    Input: path of 20news-bydate.tar.gz, or of 20news-bydate_py3.pkz, which has the same posts, shuffled
     """
     if path.name.endswith(".pkz"):
         posts = _PlainUnpickler(io.BytesIO(zlib.decompress(path.read_bytes()))).load()
@@ -167,20 +162,18 @@ def read_newsgroups(path):
     return parts["20news-bydate-train"], parts["20news-bydate-test"]
 
 
-# A quoted line (> | : or } after at most 4 letters or digits, the initials of who is quoted), the line that introduces
-# it (it ends in writes, wrote, says or said, or begins with "In article"), or 40 signs without a space, as an
-# encoded file has. It costs lines of the writer's own too, such as "PS: ...".
+# A quoted line (> | : or } after at most 4 letters or digits, the initials of the person quoted), the line that
+# introduces it (it ends in writes, wrote, says or said, or begins with "In article"), or 40 signs without a space, as
+# an encoded file has. It removes some lines of the writer's own too, such as "PS: ...".
 QUOTED_OR_CODE = re.compile(r"^\s*\w{0,4}[>|:}]|(writes|wrote|says|said) ?:?\s*$|^In article|\S{40,}")
 
 
 def clean_post(post):
-    """What the writer of a post wrote, as running text: no headers, quoted lines, e-mail addresses or encoded files;
-    the lines of a paragraph are joined.
+    """The writer's own text, without headers, quoted lines, e-mail addresses and encoded files, paragraphs as one line.
 
-    The headers end at the first empty line. The post ends at its signature ("--" alone on a line), or at a line that
-    begins with 10 of - _ = * +, whatever follows it; neither is looked for in its first line.
+    Behind its first line it ends at a signature ("--" alone on a line) or a line that begins with 10 of - _ = * +.
     """
-    body = post.partition("\n\n")[2]
+    body = post.partition("\n\n")[2]    # the headers end at the first empty line
     body = re.split(r"\n-- ?\n|\n[-_=*+]{10,}", body)[0]
     body = re.sub(r"<?\b[\w.+-]+@[\w-]+\.[\w.-]*\w>?", "", body)
     lines = [" ".join(line.split()) for line in body.split("\n") if not QUOTED_OR_CODE.search(line)]

@@ -1,31 +1,36 @@
 """Several adapters on one base model, switched in one process: a spam filter now, a text writer next.
 
-The base's tensors are in memory once. An adapter that is off keeps its layers, and each of these holds the base's own
-linear layer; to put it on is to put them in their places. No number is copied or read again.
+The base's tensors are in memory once. An adapter that is off keeps its layers, which hold the base's own linear layers.
+To switch it on is to put them in their places, so no number is copied or read again.
+
 Read along: chapters/07_lora_writer.py.
 """
+
+from torch import nn
 
 from gpt.adapters import load_adapter, remove_adapter
 from gpt.lora import lora_layers
 
 
 class AdapterSwitch:
-    """Puts adapters on a model, in place, one at a time. The model's weights and what it wears are then its business.
+    """Puts adapters on a model, in place, one at a time. Nothing else may change the model's weights or layers then.
 
     The model is frozen as `load_adapter` leaves it. Move it to its device and type before adding adapters.
 
-    Input: model, a GPTModel; an adapter that it wears is taken off
-    worn: the name of the adapter that is on, None for the base; adapters: {name: Adapter}, with labels and pad_to
+    Input: model, a GPTModel; an adapter that it has is taken off
     """
 
     def __init__(self, model):
         remove_adapter(model)
-        self.model, self.worn, self.adapters, self._layers = model, None, {}, {}
+        self.model = model
+        self.worn = None      # the name of the adapter that is on, None for the base
+        self.adapters = {}    # name -> Adapter, with labels and pad_to
+        self._layers = {}     # name -> {place in the model: layer}
 
     def add(self, name, file):
-        """Read an adapter from its file and keep it ready; what is worn stays on (unmerged, if it was merged).
+        """Read an adapter from its file and keep it ready; the one that is on stays on (unmerged, if it was merged).
 
-        All weights of the base are read and hashed, once for each adapter: that is what takes time here.
+        This takes time, because all weights of the base are hashed for each adapter.
 
         Output: Adapter, its metadata
         Raises: ValueError for a name that is taken, and for what `load_adapter` refuses: nothing is changed then
@@ -41,12 +46,12 @@ class AdapterSwitch:
         return adapter
 
     def use(self, name):
-        """Put the adapter `name` on in place of the one that is worn; None: the base model alone.
+        """Put the adapter `name` on in place of the one that is on; None: the base model alone.
 
-        The answers are bit for bit those of the adapter freshly loaded onto a fresh base. A merged one is unmerged.
+        The logits are bit for bit those of the adapter freshly loaded onto a fresh base. A merged one is unmerged.
 
         Output: its Adapter, or None
-        Raises: ValueError, with the names that there are, for one that is not; what is worn stays on
+        Raises: ValueError, with the known names, for an unknown one; the adapter that is on stays on
         """
         if name is not None and name not in self.adapters:
             raise ValueError(f"there is no adapter {name!r}; known: {', '.join(self.adapters) or 'none'}")
@@ -59,8 +64,7 @@ class AdapterSwitch:
 
     @property
     def bytes(self):
-        """What all adapters hold in memory besides the base, unmerged: their A's and B's, and their heads."""
+        """The bytes that all adapters hold besides the base, unmerged: their A's and B's, and their heads."""
         base = {id(p) for name, p in self.model.named_parameters() if ".lora." not in name and "out_head" not in name}
-        own = {id(p): p.nbytes for layers in self._layers.values() for layer in layers.values()
-               for p in layer.parameters() if id(p) not in base}
-        return sum(own.values())
+        layers = nn.ModuleList(layer for layers in self._layers.values() for layer in layers.values())
+        return sum(p.nbytes for p in layers.parameters() if id(p) not in base)    # a shared A counts once

@@ -1,4 +1,4 @@
-"""Teach a model to write as your texts are written: rows of tokens, scores, a step in less memory, and a whole run.
+"""Teach a model to write like your texts: rows of tokens, scores, a step in less memory, and a whole run.
 
 Read along: chapters/07_lora_writer.py. Source: Sharma and Watson 2023, KerasHub's example of GPT-2 with LoRA, for the
 recipe; Micikevicius et al. 2018 (in float16) and Kalamkar et al. 2019 for bfloat16. Shape letters: gpt/__init__.py; N
@@ -26,42 +26,44 @@ from gpt.train import parameter_groups, train, warmup_then_linear
 from gpt.weights import load_gpt2
 
 text_loss = partial(next_token_loss, chunk=256)    # for a batch of TextBatches
-WARMUP, WEIGHT_DECAY = 20, 0.01                     # of `fine_tune`: steps; AdamW's
+WARMUP = 20            # steps of `fine_tune`
+WEIGHT_DECAY = 0.01    # of its AdamW
 
 
 def read_documents(path):
-    """The texts of a plain-text file: what stands between empty lines; where there are none, each line is a text.
+    """The texts of a plain-text file, which empty lines separate; where there are none, each line is a text.
 
     Raises: ValueError with the file's name where there is no text, and with file:line where it is not UTF-8
     """
     text = decode_utf8(path).replace("\r\n", "\n").strip()
-    parts = re.split(r"\n\s*\n", text)
-    parts = parts if len(parts) > 1 else text.split("\n")
     if not text:
         raise ValueError(f"{path}: there is no text in this file")
-    return [part.strip() for part in parts]
+    parts = re.split(r"\n\s*\n", text)
+    return [part.strip() for part in (parts if len(parts) > 1 else text.split("\n"))]
 
 
 def titled(table):
-    """A table's columns title and description as one text a row: "TITLE: ... DESCRIPTION: ..."."""
+    """A table's columns title and description as one text per row: "TITLE: ... DESCRIPTION: ..."."""
     return [f"TITLE: {title} DESCRIPTION: {text}" for title, text in zip(table["title"], table["description"])]
 
 
 class TextBatches(BatchesByLength):
     """Batches of texts of similar length, to predict next tokens: a pass yields (ids (B, T + 1), lengths (B,)).
 
-    A row is <|endoftext|>, the text, <|endoftext|>: a text can begin from nothing, and its end is learnt like a word.
-    What has more than context_length + 1 tokens becomes several rows; the last to predict of one is the first to read
-    of the next, so that every token but the first is predicted once. Order and padding are those of BatchesByLength.
-    The trap: padding is <|endoftext|> too, so that only `lengths` tells what is real.
+    A row is <|endoftext|>, the text, <|endoftext|>: so the model can begin a text from nothing and learns where it
+    ends. A text of more than context_length + 1 tokens becomes several rows; the last token to predict of one is the
+    first to read of the next, so that every token but the first is predicted once. Order and padding are those of
+    BatchesByLength. The trap: padding is <|endoftext|> too, so that only `lengths` tells what is real.
 
     Input: texts, a list of str; seed: None sorts by length, whatever the epoch
     """
 
     def __init__(self, texts, tokenizer, batch_size=8, context_length=1024, seed=None):
-        rows = [[END_OF_TEXT, *tokenizer.encode_ordinary(text), END_OF_TEXT] for text in texts]
-        self.token_ids = [row[start:start + context_length + 1] for row in rows
-                          for start in range(0, len(row) - 1, context_length)]
+        self.token_ids = []
+        for text in texts:
+            row = [END_OF_TEXT, *tokenizer.encode_ordinary(text), END_OF_TEXT]
+            for start in range(0, len(row) - 1, context_length):
+                self.token_ids.append(row[start:start + context_length + 1])
         self.batch_size, self.seed = batch_size, seed
         self.set_epoch(0)
 
@@ -74,22 +76,22 @@ class TextBatches(BatchesByLength):
 
 
 def text_scores(model, loader, device, chunk=256):
-    """How well a model predicts the texts of a loader, each real token counted once whatever its batch.
+    """How well a model predicts the texts of a loader; each real token counts once, whatever its batch.
 
-    Output: {"loss": nats per token, "accuracy": the share, 0..1, of tokens that were the first choice}
+    Output: {"loss": nats per token, "accuracy": the share, 0..1, of tokens that had the highest logit}
     """
-    surprise, right, count = 0.0, 0, 0
+    total, right, count = 0.0, 0, 0
     with evaluating(model):
         for batch in loader:
             hidden, targets = hidden_and_targets(model, to_device(batch, device))
             for part, wanted in zip(hidden.split(chunk), targets.split(chunk)):
                 logits = model.out_head(part).float()                                 # (N, V) of a chunk
-                surprise += F.cross_entropy(logits, wanted, reduction="sum").item()
+                total += F.cross_entropy(logits, wanted, reduction="sum").item()
                 right += int((logits.argmax(dim=-1) == wanted).sum())
             count += len(targets)
     if not count:
         raise ValueError("there is no token to score: are there too few texts to hold some out?")
-    return {"loss": surprise / count, "accuracy": right / count}
+    return {"loss": total / count, "accuracy": right / count}
 
 
 # ---- The same step in less memory: the batch in parts, the matrix products in bfloat16 -------------------------------
@@ -97,12 +99,12 @@ def text_scores(model, loader, device, chunk=256):
 def step_in_parts(model, batch, loss_fn, optimizer, clip=None, *, parts, size=None):
     """`gpt.train.training_step` with the activations of one part of the batch at a time: gradients add up in .grad.
 
-    The batch's loss is a mean over all rows or tokens that it has, a part's is the mean over those of the part. So the
+    The batch's loss is the mean over all its rows or tokens, a part's loss is the mean over those of the part. So the
     gradient of a part of size n counts n / (n of all parts). The trap: dividing by the number of parts is right only
-    where all parts have the same size. Texts padded to one length have not, however equal their shapes.
+    where all parts have the same size. Texts padded to one length differ in size, although their shapes are equal.
 
-    Input: parts, into how many to cut the rows, as evenly as it goes (fewer where there are fewer rows); size(part) ->
-        what loss_fn is a mean over, None for rows; the others as in training_step
+    Input: parts, into how many to cut the rows, as evenly as possible (fewer where there are fewer rows); size(part) ->
+        how many rows or tokens loss_fn is a mean over, None for rows; the others as in training_step
     Output: the loss of the whole batch, from before the step, as a float; where it is not finite nothing has changed
     """
     tensors = (batch,) if torch.is_tensor(batch) else batch
@@ -123,16 +125,16 @@ def step_in_parts(model, batch, loss_fn, optimizer, clip=None, *, parts, size=No
 
 
 def has_bfloat16(device):
-    """Whether to multiply in bfloat16 there: on a GPU that has circuits for it. (Many a CPU would become slower.)"""
+    """Whether the device is a GPU that has circuits for bfloat16. (Many CPUs would become slower.)"""
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def mixed_precision(loss_fn):
     """The loss with its matrix products in bfloat16: half the bytes to keep for the backward pass and to move.
 
-    Weights, gradients and optimizer stay float32, and so do sums such as softmax: bfloat16 has 8 bits for the digits of
-    a number, 256 + 1 is 256 in it, and most steps of training would round to none. Its range is that of float32: no
-    gradient becomes 0 for being small, so that the loss need not be scaled up, as with float16.
+    Weights, gradients and optimizer stay float32, and so do sums such as softmax, because bfloat16 has only 8 bits for
+    the digits of a number: 256 + 1 is 256 in it, and most training steps would round to none. Its range is that of
+    float32, so small gradients do not become 0, and the loss need not be scaled up as with float16.
     """
     def loss(model, batch):
         device = (batch if torch.is_tensor(batch) else batch[0]).device.type
@@ -150,11 +152,13 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
     Input: model, a name in GPT2_SIZES; untrained, whether its weights are random; texts, {"train", "validation",
         "test"}: lists of str; method, "full" for all weights or "lora" for query and value; looks, how often to score
         the validation texts; adapter_file, where to save the LoRA, with base as the base's name
-    Output: dict with scores before and after, {"validation", "test"} of what `text_scores` gives; history, those of the
-        looks with their "step"; steps; seconds_training, of the steps alone; trainable_parameters, total_parameters;
-        start_memory_bytes, the process's peak before it had a model (0 on a GPU, whose allocator has no such start)
+    Output: dict with scores before and after, {"validation", "test"} of what `text_scores` gives; history, the scores
+        of the looks with their "step"; steps; seconds_training, of the steps alone; trainable_parameters,
+        total_parameters; start_memory_bytes, the process's peak before it had a model (0 on a GPU)
     """
-    config, tokenizer, draw = GPT2_SIZES[model], gpt2_tokenizer(), torch.Generator()
+    config = GPT2_SIZES[model]
+    tokenizer = gpt2_tokenizer()
+    draw = torch.Generator()
     loaders = {name: TextBatches(part, tokenizer, batch_size, config.context_length, seed if name == "train" else None)
                for name, part in texts.items()}
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])    # the first optimizer of a process imports 70 MB of torch
@@ -167,7 +171,8 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
     def scores():
         return {name: text_scores(gpt, loaders[name], device) for name in ("validation", "test")}
 
-    before, steps = scores(), epochs * len(loaders["train"])
+    before = scores()
+    steps = epochs * len(loaders["train"])
 
     def look(progress):
         if progress.step * looks // steps > (progress.step - 1) * looks // steps:

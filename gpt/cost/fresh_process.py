@@ -1,8 +1,7 @@
 """Run a function in a fresh Python process of its own, and say how much memory that process took at its peak.
 
-A process that has trained one model keeps what its allocator took: what is trained next in it seems to need no less.
-It is a subprocess and not multiprocessing, because chapters have no main guard: "spawn" would run the chapter again in
-the child.
+A process that has trained one model keeps the memory that its allocator took, so the next model seems to need as much.
+It is a subprocess and not multiprocessing, because chapters have no main guard: "spawn" would run the chapter again.
 
 Read along: chapters/07_lora_writer.py.
 """
@@ -23,9 +22,8 @@ from gpt.storage.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Linux's allocator keeps freed blocks of up to 32 MB for the next one that asks, in pieces that may not fit: in one run
-# of chapter 7 that was 200 MB nobody needed. With this, blocks from 4 MB on go back at once, and the peak is what the
-# function needs. It costs some time, because the system has to hand out every such block anew.
+# Linux's allocator keeps freed blocks of up to 32 MB for later, in pieces that may not fit: 200 MB in chapter 7.
+# With this, blocks from 4 MB on go back at once, and the peak is what the function needs. It costs some time.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
 
@@ -35,15 +33,14 @@ class Outcome(NamedTuple):
 
 
 class FreshProcessError(RuntimeError):
-    """The function did not come to its end; __notes__ has the child's traceback."""
+    """The function did not finish; __notes__ has the child's traceback."""
 
 
 def in_fresh_process(function, **arguments):
-    """function(**arguments) in a new Python process. What it prints, a progress bar too, is seen as if it ran here.
+    """Call function(**arguments) in a new Python process. What it prints, a progress bar too, appears here.
 
     Input: function, one that a module has under its own name, as those of gpt are (a chapter is a script and no
-        module); arguments and result: what JSON can hold (a tuple arrives as a list)
-    Output: Outcome
+        module); arguments and result: what JSON can hold (a tuple arrives as a list). Output: Outcome
     Raises: ValueError for a function that a new process could not import; FreshProcessError with the last line of the
         child's traceback, or with its exit status where it left no answer; KeyboardInterrupt after Ctrl-C, which
         reaches both processes, once the child has stopped too
@@ -65,12 +62,12 @@ def in_fresh_process(function, **arguments):
 
 
 def _answer_of_child(folder):
-    """Start a new process on the call in the folder, wait for its end and read its answer, as `_serve` writes it."""
+    """Start a new process on the call in the folder, wait for its end and read the answer that `_serve` wrote."""
     sys.stdout.flush()
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     child = subprocess.Popen([sys.executable, "-X", "utf8", "-P", "-m", "gpt.cost.fresh_process", folder],
                              env=os.environ | GIVE_BACK | {"PYTHONPATH": paths})
-    answer, file = {}, Path(folder, "answer.json")
+    answer = {}
     try:
         child.wait()
     except KeyboardInterrupt:
@@ -79,6 +76,7 @@ def _answer_of_child(folder):
             child.wait()    # the Ctrl-C has reached it too: it may have a checkpoint to save
         finally:
             child.kill()    # on a second Ctrl-C
+    file = Path(folder, "answer.json")
     if file.exists():
         return answer | json.loads(file.read_text(encoding="utf-8"))
     died = f"exit status {child.returncode} and no answer: did memory run out, so that the system killed it?"
@@ -88,10 +86,11 @@ def _answer_of_child(folder):
 def peak_bytes():
     """The most memory that this process has held so far, in bytes; None where the system does not say (Windows).
 
-    Where it uses a GPU: what torch's allocator had given out there. Else the process's own, Python and torch included.
-    On Linux that is not getrusage's ru_maxrss, because a new process begins with that of the process which started it.
+    On a GPU it is what torch's allocator gave out there, else the process's own memory, Python and torch included. On
+    Linux that is not getrusage's ru_maxrss, because a new process inherits that from the one which started it.
     """
-    torch, status = sys.modules.get("torch"), Path("/proc/self/status")
+    torch = sys.modules.get("torch")
+    status = Path("/proc/self/status")
     if torch and torch.cuda.is_initialized():
         return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
     if status.exists():
@@ -105,7 +104,7 @@ def peak_bytes():
 
 
 def _serve(folder):
-    """What the new process does: read the call, make it, write the answer."""
+    """The work of the new process: read the call, make it, write the answer."""
     module, name, arguments = json.loads(Path(folder, "call.json").read_text(encoding="utf-8"))
     try:
         result = getattr(importlib.import_module(module), name)(**arguments)

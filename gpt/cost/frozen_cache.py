@@ -1,7 +1,6 @@
-"""Frozen layers are computed once: what they answer for a message is the same in every epoch, so it is kept.
+"""Frozen layers are computed once, because their output for a message is the same in every epoch.
 
-Where only the last block and the head train, a training step needs nothing of the blocks before them but their answer,
-and that changes only when a weight does. The first epoch computes and keeps it; later epochs begin where training does.
+Where only the last block and the head train, the first epoch keeps what the last block reads; later epochs begin there.
 
 Read along: chapters/05_spam_classifier.py. Source: Donahue et al. 2014 (features of a frozen network as data).
 """
@@ -14,10 +13,7 @@ from gpt.cost.memory import trains
 
 
 def frozen_blocks(model):
-    """How many blocks, from the first on, have nothing that trains; 0 where the embeddings train.
-
-    Output: 0 (block 0 or an embedding trains) to n_layers (the final norm and the head at most)
-    """
+    """How many blocks, from the first on, have nothing that trains; 0 where an embedding trains, at most n_layers."""
     if trains(model.tok_emb) or trains(model.pos_emb):
         return 0
     return next((i for i, block in enumerate(model.trf_blocks) if trains(block)), len(model.trf_blocks))
@@ -27,28 +23,28 @@ class Tail(nn.Module):
     """A model from block `first` on, the final norm and the head, as a model of its own.
 
     Nothing is copied: training the tail trains the model. (Swap the head first: the tail takes the one that is there.)
-    `class_logits`, `train` and what else calls them take it in the model's place, with batches of CachedBatches, which
-    hold what block `first` reads in place of token ids.
+    `class_logits` and `train` take it in the model's place, with CachedBatches, which hold what block `first` reads.
     """
 
     def __init__(self, model, first):
         super().__init__()
-        self.trf_blocks, self.final_norm, self.out_head = model.trf_blocks[first:], model.final_norm, model.out_head
+        self.trf_blocks = model.trf_blocks[first:]
+        self.final_norm = model.final_norm
+        self.out_head = model.out_head
 
     def embed(self, x):
-        """What comes in has been embedded, and has gone through the blocks before `first`: (B, T, C) as it is."""
+        """The input has gone through the embedding and the blocks before `first` already: (B, T, C) as it is."""
         return x
 
 
 class CachedBatches:
     """The batches of a loader after the model's first blocks: (x (B, T, C), lengths (B,), labels (B,)).
 
-    x is what block `first` reads. It is computed when a message comes for the first time and kept, without its
-    padding, on the model's device. Where no block is left to train, nothing is read but the last real token, so only
-    that one is kept, and every length is 1.
+    x is what block `first` reads. It is computed when a message comes for the first time and kept, without padding, on
+    the model's device. Where no block trains, only the last real token is kept, and every length is 1.
 
     Input: loader, a BatchesByLength; model, whose blocks before `first` are frozen; first: `frozen_blocks(model)`
-    Raises: ValueError where something before `first` trains or drops out: what is kept would be wrong from then on
+    Raises: ValueError where something before `first` trains or drops out, because what is kept would be wrong then
     """
 
     def __init__(self, loader, model, first):
@@ -56,26 +52,28 @@ class CachedBatches:
         if any(p.requires_grad for p in before.parameters()):
             raise ValueError(f"an embedding or a block before block {first} trains, so what that block reads changes "
                              f"with every step: freeze it, or keep fewer blocks")
-        if dropping := [part.p for part in before.modules() if isinstance(part, nn.Dropout) and part.p > 0]:
-            raise ValueError(f"before block {first} something drops out, with probability {dropping[0]}: what is left "
-                             f"would be drawn once and kept for ever")
-        self.loader, self.model, self.first, self.kept = loader, model, first, {}    # kept: row -> its rows of x
+        for part in before.modules():
+            if isinstance(part, nn.Dropout) and part.p > 0:
+                raise ValueError(f"before block {first} something drops out, with probability {part.p}: what is left "
+                                 f"would be drawn once and kept for ever")
+        self.loader, self.model, self.first = loader, model, first
+        self.kept = {}    # row -> its part of x, without padding
         self.only_last = first == model.config.n_layers
 
     @property
     def rows(self):
-        """The row numbers in each batch of this epoch: the loader's own, whoever set its epoch last."""
+        """The row numbers in each batch of this epoch, as the loader has them."""
         return self.loader.rows
 
     @property
     def predicted_bytes(self):
-        """What will be held when every message has come once: C numbers for each real token."""
+        """The bytes that will be held when every message has come once: C numbers for each real token."""
         tokens = len(self.loader.token_ids) if self.only_last else sum(map(len, self.loader.token_ids))
         return tokens * self.model.config.emb_dim * self.model.tok_emb.weight.element_size()
 
     @property
     def bytes(self):
-        """What is held now."""
+        """The bytes that are held now."""
         return sum(x.nbytes for x in self.kept.values())
 
     def set_epoch(self, epoch):

@@ -35,7 +35,7 @@ class Row:
 
 
 class Change(NamedTuple):
-    """What has happened to one tensor: the Row of before, None if it is new, and that of after, None if it is gone."""
+    """What has happened to one tensor: its Row before, None if it is new, and its Row after, None if it is gone."""
 
     what: str    # "appeared", "disappeared", or one or more of: renamed, shape, dtype, frozen, trains, values, ties
     before: Row | None
@@ -43,10 +43,9 @@ class Change(NamedTuple):
 
 
 def ledger(model):
-    """A Row for each parameter and each buffer of a model, in its order, tied ones once.
+    """A Row for each parameter and each buffer of a model, in its order, tied ones once. No tensor is held.
 
-    None is held. The checksums read every number: 0.5 GB for 124M, 0.1 s on one CPU core. A model on the meta device
-    has none, and costs nothing.
+    The checksums read every number, 0.5 GB for 124M: 0.1 s on one CPU core. A model on the meta device has none.
     """
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     names = {}
@@ -60,7 +59,7 @@ def ledger(model):
 def checksum(tensor):
     """CRC-32 of a tensor's bytes, row after row; None on the meta device, where there are no numbers.
 
-    Any change within 32 bits, so of one float32, changes it; of other changes one in 4,294,967,296 goes unnoticed.
+    Every change of one float32 changes it; of larger changes one in 4,294,967,296 goes unnoticed.
     """
     if tensor.is_meta:
         return None
@@ -68,10 +67,10 @@ def checksum(tensor):
 
 
 def ledger_changes(before, after):
-    """What is not as it was: a list of Change, in the order of the ledger `after`, what has disappeared first.
+    """What has changed: a list of Change, in the order of the ledger `after`, what has disappeared first.
 
-    A layer that has moved into a LoRA layer is renamed: W_query.weight is W_query.linear.weight there. What keeps its
-    shape, type, numbers, ties and trainability (`_differences` names what is not the same) is not in the list.
+    A layer that has moved into a LoRA layer is renamed: W_query.weight is W_query.linear.weight there. A tensor that
+    keeps its shape, type, numbers, ties and trainability (`_differences` names what differs) is not in the list.
 
     Input: before, after: two ledgers of one model, lists of Row
     """
@@ -98,38 +97,36 @@ def format_ledger(rows):
     the numbers in all of them, a note. The last line counts what trains: parameters, not buffers.
     """
     lines = []
-    for name, others, row, n, _ in _fold([(row, (row.shape, row.dtype, row.trainable, row.is_parameter))
-                                          for row in rows]):
+    for names, row, n in _fold(rows, lambda row: (row.shape, row.dtype, row.trainable, row.is_parameter)):
+        name, *others = names
         notes = ["trains"] * row.trainable + ["buffer"] * (not row.is_parameter) + [f"also {other}" for other in others]
         lines.append(f"{name:42} {row.shape!s:13} x {n:<2} {row.count * n:>12,}  {', '.join(notes)}".rstrip())
-    parameters = [row for row in rows if row.is_parameter]
-    trains, total = sum(row.count for row in parameters if row.trainable), sum(row.count for row in parameters)
+    trains = sum(row.count for row in rows if row.is_parameter and row.trainable)
+    total = sum(row.count for row in rows if row.is_parameter)
     size = sum(row.bytes for row in rows)
     return "\n".join([*lines, f"{trains:,} of {total:,} parameters train; all tensors {size / 1e6:,.1f} MB"])
 
 
 def format_changes(changes):
     """The changes as text, folded as in `format_ledger`: what, name, shape, how many such tensors."""
-    items = [(change.after or change.before, change.what) for change in changes]
-    return "\n".join(f"{what:20} {name:42} {row.shape!s:13} x {n}"
-                     for name, _, row, n, (what, _) in _fold([(row, (what, row.shape)) for row, what in items]))
+    what = {change.after or change.before: change.what for change in changes}
+    return "\n".join(f"{what[row]:20} {names[0]:42} {row.shape!s:13} x {n}"
+                     for names, row, n in _fold(what, lambda row: (what[row], row.shape)))
 
 
-def _fold(items):
-    """Put rows together that differ in the number of their block alone.
+def _fold(rows, same):
+    """Put rows together that differ only in the number of their block.
 
-    Input: items, pairs of Row and what must be equal besides its name
-    Output: for each group name and other names, with the blocks' numbers as "0-11", its first Row, how many there are,
-        and what is equal in them
+    Input: same, a function: Row -> what must be equal besides its names
+    Output: for each group the names, with the blocks' numbers as "0-11", its first Row, and how many there are
     """
     groups = {}
-    for row, same in items:
+    for row in rows:
         names = tuple(re.sub(r"(?<=\.)\d+", "{}", name, count=1) for name in (row.name, *row.also))
-        groups.setdefault((names, same), []).append(row)
-    for (names, same), rows in groups.items():
-        numbers = [int(re.search(r"\.(\d+)", row.name)[1]) for row in rows if "{}" in names[0]]
-        name, *others = (name.replace("{}", _ranges(numbers)) for name in names)
-        yield name, others, rows[0], len(rows), same
+        groups.setdefault((names, same(row)), []).append(row)
+    for (names, _), group in groups.items():
+        numbers = [int(re.search(r"\.(\d+)", row.name)[1]) for row in group if "{}" in names[0]]
+        yield [name.replace("{}", _ranges(numbers)) for name in names], group[0], len(group)
 
 
 def _ranges(numbers):

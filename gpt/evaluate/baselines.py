@@ -1,12 +1,11 @@
 """What GPT-2 has to beat: three classifiers that only count, and logistic regression on what they count.
 
 Each has fit(texts, labels), which returns itself, and predict(texts), a list of classes. Texts are strings, labels
-class numbers 0..K-1; of classes that are equally good the lowest is answered.
+class numbers 0..K-1; of equally good classes the lowest is predicted. Training has N messages, V different tokens.
 
 Read along: chapters/05_spam_classifier.py, chapters/10_believe_the_number.py (logistic regression). Source: Manning,
 Raghavan and Schütze 2008, chapter 13 (naive Bayes); Hastie, Tibshirani and Friedman 2009, section 4.4, and Jurafsky
-and Martin, Speech and Language Processing, chapter 5 of the third edition's draft (logistic regression). Shape
-letters: gpt/__init__.py, where V is here how many different tokens training shows, N how many messages.
+and Martin, Speech and Language Processing, chapter 5 of the third edition's draft (logistic regression).
 """
 
 import math
@@ -21,46 +20,47 @@ from gpt.losses import class_loss
 
 
 def most_frequent(counts):
-    """The key of a Counter with the highest count, of several the lowest key."""
+    """The key of a Counter with the highest count; of several keys the lowest."""
     return min(counts, key=lambda key: (-counts[key], key))
 
 
 class Majority:
-    """Answers with the most frequent class of the training set, whatever the message says."""
+    """Predicts the most frequent class of the training set, whatever the message says."""
 
     parameters = 1    # how many numbers `fit` finds
 
     def fit(self, texts, labels):
-        self.answer = most_frequent(Counter(labels))
+        self.label = most_frequent(Counter(labels))
         return self
 
     def predict(self, texts):
-        return [self.answer for _ in texts]
+        return [self.label for _ in texts]
 
 
 class LengthRule:
-    """One class up to `threshold` characters, one for longer messages: spam fills the SMS that it pays for.
+    """One class up to `threshold` characters, one for longer messages, because spam fills the SMS that it pays for.
 
-    The threshold, one of the lengths that occur, and the two classes are those that answer most training messages
-    rightly; of several, the lowest. Where no message is longer, both classes are the same.
+    The threshold, one of the lengths that occur, and the two classes are those with the most correct predictions on
+    the training messages; of several, the lowest. Where no message is longer, both classes are the same.
     """
 
     parameters = 3
 
     def fit(self, texts, labels):
-        short, long, best = Counter(), Counter(labels), 0
+        short, long = Counter(), Counter(labels)
+        best = 0
         by_length = sorted(zip(map(len, texts), labels, strict=True))
         for threshold, rows in groupby(by_length, key=lambda row: row[0]):
             moved = Counter(label for _, label in rows)
             short, long = short + moved, long - moved
-            answers = most_frequent(short), most_frequent(long or short)
-            right = short[answers[0]] + long[answers[1]]
+            classes = most_frequent(short), most_frequent(long or short)
+            right = short[classes[0]] + long[classes[1]]
             if right > best:
-                best, self.threshold, self.answers = right, threshold, answers
+                best, self.threshold, self.classes = right, threshold, classes
         return self
 
     def predict(self, texts):
-        return [self.answers[len(text) > self.threshold] for text in texts]
+        return [self.classes[len(text) > self.threshold] for text in texts]
 
 
 def words(text):
@@ -74,26 +74,27 @@ class NaiveBayes:
         log P(k | message) = log P(k) + sum over its words w of log P(w | k) + constant
         P(k) = share of class k in the messages,  P(w | k) = (count of w in class k + 1) / (words in class k + V)
 
-    Naive, for words are not independent. The + 1 keeps a word that a class has not shown from ruling it out; V is
-    the number of different words in training; a word that training has not shown is skipped.
+    It is naive because words are not independent. The + 1 keeps a word that a class has not shown from ruling it out.
+    V is the number of different words in training; a word that training has not shown is skipped.
 
     Source: Manning, Raghavan and Schütze 2008, figure 13.2
     """
 
     def fit(self, texts, labels):
         """Count, and keep the logarithms: `classes`, ascending; `log_prior`, a list of log P(k) in their order; and
-        `log_likelihood`, a dict that has for each word of training such a list of log P(w | k).
+        `log_likelihood`, a dict that has such a list of log P(w | k) for each word of training.
 
         Output: self
         Raises: ValueError where there are not as many labels as texts
         """
-        counts, messages = {}, Counter(labels)
+        counts = {}
+        messages = Counter(labels)
         for text, label in zip(texts, labels, strict=True):
             counts.setdefault(label, Counter()).update(words(text))
         self.classes = sorted(counts)
         self.log_prior = [math.log(messages[k] / messages.total()) for k in self.classes]
         vocabulary = set().union(*counts.values())
-        self.log_likelihood = {}                       # word -> one number a class
+        self.log_likelihood = {}                       # word -> one number per class
         totals = [counts[k].total() + len(vocabulary) for k in self.classes]
         for word in vocabulary:
             self.log_likelihood[word] = [math.log((counts[k][word] + 1) / total)
@@ -106,7 +107,7 @@ class NaiveBayes:
         return len(self.classes) * (1 + len(self.log_likelihood))
 
     def log_scores(self, text):
-        """log P(k) + sum of log P(w | k), a number for each of `classes`."""
+        """log P(k) + sum of log P(w | k), one number per class."""
         votes = [self.log_likelihood[word] for word in words(text) if word in self.log_likelihood]
         return [math.fsum(column) for column in zip(self.log_prior, *votes)]
 
@@ -114,12 +115,9 @@ class NaiveBayes:
         return [self.classes[scores.index(max(scores))] for scores in map(self.log_scores, texts)]
 
     def predict_proba(self, texts):
-        """P(k | message) for each text, in the order of `classes`; each row sums to 1.
-
-        The highest score is subtracted before exp: of a long message every P underflows to 0, and 0/0 is nothing.
-        """
+        """P(k | message) for each text, in the order of `classes`; each row sums to 1."""
         rows = []
-        for scores in map(self.log_scores, texts):
+        for scores in map(self.log_scores, texts):    # minus the highest, because every P of a long message is 0 in exp
             weights = [math.exp(score - max(scores)) for score in scores]
             rows.append([weight / sum(weights) for weight in weights])
         return rows
@@ -130,14 +128,15 @@ def baseline_table(train, validation, test):
 
     Input: DataFrames with the columns Label and Text, such as the splits of gpt/spam.py
     """
-    splits = {name: (message_texts(df), label_ids(df).tolist())
-              for name, df in (("train", train), ("validation", validation), ("test", test))}
-    table = []    # of {"name", "train", "validation", "test"}
+    table = []
     for name, model in (("majority", Majority()), ("length", LengthRule()), ("naive Bayes", NaiveBayes())):
-        model.fit(*splits["train"])
-        accuracies = {split: sum(a == b for a, b in zip(model.predict(texts), labels)) / len(labels)
-                      for split, (texts, labels) in splits.items()}
-        table.append({"name": name, **accuracies})
+        model.fit(message_texts(train), label_ids(train).tolist())
+        row = {"name": name}
+        for split, messages in (("train", train), ("validation", validation), ("test", test)):
+            labels = label_ids(messages).tolist()
+            predicted = model.predict(message_texts(messages))
+            row[split] = sum(a == b for a, b in zip(predicted, labels)) / len(labels)
+        table.append(row)
     return table
 
 
@@ -156,14 +155,14 @@ class LogisticRegression:
 
     A token that training has not shown has no weight and is skipped; the order of the tokens is lost.
 
-    Naive Bayes counts each word by itself: "free" and "prize", which come together, say the same thing twice, and its
-    probabilities grow too sure. Here the gradient at a token is the error that all tokens together still make, so the
-    two share what one of them would have got. W and b say only how classes differ, not how messages come about:
-    a discriminative model, where naive Bayes is a generative one.
+    Naive Bayes counts each word by itself. "free" and "prize" often come together and say the same thing twice, so its
+    probabilities become too certain. Here the gradient of a token's weight is the error that all tokens together still
+    make, so the two share the weight that one of them would have got. It is a discriminative model: W and b say how
+    classes differ, not how messages come about. Naive Bayes is a generative one.
 
-    The penalty pulls W to zero, because messages that can be told apart for certain would send it to infinity. It also
-    leaves one minimum, but for a number added to all of b, which softmax takes out again: no seed matters. b is not
-    pulled: how frequent a class is, is no reason to doubt it.
+    The penalty pulls W towards zero, because messages that can be separated perfectly would send it to infinity. So
+    there is one minimum and no seed matters. (A number added to all of b changes nothing in the softmax.) b is not
+    pulled, because the frequency of a class is no reason to doubt it.
     """
 
     def __init__(self, tokenizer):
@@ -173,16 +172,14 @@ class LogisticRegression:
         """Find the minimum, and keep `classes`, ascending; `weight` (V, K) and `bias` (K,), both float64; `row_of`, a
         dict from a token's id to its row of `weight`; and `parameters`, how many numbers were trained: (V + 1) K.
 
-        L-BFGS estimates the curvature from its last steps and takes a step the length of which a line search fits, so
-        there is no learning rate. Float64, because float32 cannot see a gradient of 1e-9.
+        L-BFGS estimates the curvature from its last steps, and a line search finds the length of each step, so there is
+        no learning rate. The numbers are float64, because float32 cannot see a gradient of 1e-9.
 
-        Input: texts, N strings; labels, N class numbers; weights (K,), how much a message of each of `classes` counts,
-            as in `class_loss`
-        Output: self
-        Raises: ValueError where there are not as many labels as texts; torch's RuntimeError where there are not as many
-            weights as classes
+        Input: texts, N strings; labels, N class numbers; weights (K,), one per class, as in `class_loss`. Output: self
+        Raises: ValueError for more or fewer labels than texts; torch's RuntimeError for more or fewer weights than K
         """
-        messages, self.classes = encode(texts, self.tokenizer), sorted(set(labels))
+        messages = encode(texts, self.tokenizer)
+        self.classes = sorted(set(labels))
         targets = torch.tensor([self.classes.index(label) for _, label in zip(texts, labels, strict=True)])    # (N,)
         weights = None if weights is None else weights.double()
         self.row_of = {token: row for row, token in enumerate(sorted(set().union(*messages)))}
@@ -206,7 +203,7 @@ class LogisticRegression:
         return self
 
     def token_matrix(self, messages):
-        """x of messages that are lists of token ids. Output: (N, V), float64, sparse: its zeros take no memory"""
+        """x of messages that are lists of token ids: (N, V), float64, sparse, so that zeros take no memory."""
         places = [(n, self.row_of[token]) for n, message in enumerate(messages)
                   for token in sorted(set(message)) if token in self.row_of]
         indices = torch.tensor(places, dtype=torch.long).view(-1, 2).T                                     # (2, tokens)

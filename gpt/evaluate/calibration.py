@@ -1,9 +1,9 @@
 """What a probability is worth: how well scores rank, whether they mean what they say, and where to draw the line.
 
-Read along: chapters/10_believe_the_number.py. Source: Brier 1950; Manning et al. 2008, section 8.4; Guo et al. 2017,
-section 2. All is for two classes, class 1 (spam) being the positive one. Arguments are lists, arrays or tensors with an
-entry for each of n messages: labels are 0 or 1, scores any finite numbers that are higher for class 1, probabilities
-those of class 1. What would be 0/0 is None.
+There are two classes; class 1 (spam) is the positive one. Arguments are lists, arrays or tensors of n entries: labels
+are 0 or 1, scores any finite numbers, higher for class 1, probabilities those of class 1. What would be 0/0 is None.
+
+Read along: chapters/10_believe_the_number.py. Source: Brier 1950; Manning et al. 2008, section 8.4; Guo et al. 2017.
 """
 
 import math
@@ -12,25 +12,28 @@ import torch
 
 from gpt.evaluate.metrics import class_scores, confusion_matrix, roc_auc, share, wilson_interval
 
+BINS = 10    # of `reliability`
+
 
 def _as_tensors(labels, scores):
-    """Both on the CPU in double precision, where a list's 0.3 is the 0.3 of a NumPy array.
+    """Both on the CPU, in double precision, so that 0.3 from a list equals 0.3 from a NumPy array.
 
     Raises: ValueError for two shapes that differ, a label other than 0 and 1, a score that is NaN or infinite
     """
     labels = torch.as_tensor(labels, device="cpu", dtype=torch.double)                # (n,)
     scores = torch.as_tensor(scores, device="cpu", dtype=torch.double)                # (n,)
     if labels.dim() != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)}: it takes one number a "
+        raise ValueError(f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)}: it takes one number per "
                          f"message of each; are these the scores of both classes?")
-    wrong, other = int((~scores.isfinite()).sum()), int(((labels != 0) & (labels != 1)).sum())
+    wrong = int((~scores.isfinite()).sum())
+    other = int(((labels != 0) & (labels != 1)).sum())
     if wrong or other:
         raise ValueError(f"{wrong} scores are NaN or infinite, {other} labels neither 0 nor 1, of {len(labels)} each")
     return labels, scores
 
 
 def _as_probabilities(labels, probabilities):
-    """What _as_tensors does. Raises: as it does, and ValueError for a probability outside 0..1."""
+    """As `_as_tensors`, which raises ValueError; so does a probability outside 0..1."""
     labels, probabilities = _as_tensors(labels, probabilities)
     if len(labels) and not 0 <= probabilities.min() <= probabilities.max() <= 1:
         raise ValueError(f"probabilities lie between {probabilities.min():g} and {probabilities.max():g}, not 0 and 1: "
@@ -39,21 +42,19 @@ def _as_probabilities(labels, probabilities):
 
 
 def average_precision(labels, scores):
-    """For each positive, the share of positives among all that score as much as it or more; the mean of these shares.
+    """For each positive, the share of positives among all that score as much or more; the mean of these shares.
 
-    Each distinct score is a threshold in turn, the highest first: threshold i calls positive what scores as much or
+    Each distinct score is a threshold in turn, the highest first. Threshold i calls positive what scores as much or
     more, so messages with equal scores enter together, and their order in the list decides nothing.
 
         AP = sum over i of (recall_i - recall_{i-1}) precision_i,    recall_0 = 0
 
-    1 is a perfect order; a score that is the same for all has the share of the positives, where roc_auc has 0.5. So
-    many easy negatives at the bottom, which lift roc_auc, do not lift it.
+    1 is a perfect order. If all scores are equal, it is the share of the positives, where roc_auc has 0.5. Many easy
+    negatives at the bottom raise roc_auc, but not this number.
 
-    Input: labels (n,); scores (n,)
-    Output: 0..1, or None where there is no positive
-    Raises: ValueError as _as_tensors
-    Source: Manning et al. 2008, section 8.4, for the idea; without a line between the points, and with ties, as
-    average_precision_score of scikit-learn
+    Input: labels (n,); scores (n,). Output: 0..1, or None where there is no positive
+    Raises: ValueError for two shapes that differ, a label other than 0 and 1, a score that is NaN or infinite
+    Source: Manning et al. 2008, section 8.4; ties, and no line between the points, as in scikit-learn
     """
     labels, scores = _as_tensors(labels, scores)
     distinct, which, counts = scores.unique(return_inverse=True, return_counts=True)  # (distinct,), (n,), (distinct,)
@@ -65,14 +66,13 @@ def average_precision(labels, scores):
 
 
 def brier_score(labels, probabilities):
-    """How far probabilities lie from what came true, squared: 0 is to be certain and right, 1 certain and wrong.
+    """The squared distance between probabilities and labels: 0 for certain and right, 1 for certain and wrong.
 
         mean over the messages of (p - y)^2,    p the probability of class 1, y the label, 0 or 1
 
-    Always 1/2 gets 0.25. Its expectation is lowest for the true probability: to exaggerate does not pay.
+    A constant 1/2 gets 0.25. The expectation is lowest for the true probability, so exaggerating does not pay.
 
-    Input: labels (n,); probabilities (n,)
-    Output: 0..1, or None where n is 0
+    Input: labels (n,); probabilities (n,). Output: 0..1, or None where n is 0
     Raises: ValueError as _as_tensors, and for a probability outside 0..1
     Source: Brier 1950, who sums over both classes, which is twice this
     """
@@ -80,19 +80,16 @@ def brier_score(labels, probabilities):
     return share(((probabilities - labels) ** 2).sum().item(), len(labels))
 
 
-BINS = 10
-
-
 def reliability(labels, probabilities):
     """Whether probabilities mean what they say: of all messages that get about 0.7, are seven in ten spam?
 
-    Bin k of BINS, counted from 0, holds k/BINS <= p < (k + 1)/BINS: a p on a boundary belongs to the bin above, but
-    p = 1 to the last. On the boundary counts what lies less than 1e-7 below it, for 0.7 in float32 is 0.69999999.
+    Bin k of BINS, counted from 0, holds k/BINS <= p < (k + 1)/BINS; p = 1 belongs to the last bin. A p less than 1e-7
+    below a boundary counts as on it, because 0.7 in float32 is 0.69999999.
 
     Input: labels (n,); probabilities (n,)
     Output: a list with a dict for each bin that is not empty, lowest first: low, high; n, its messages; predicted,
-    the mean of their p; observed, the share of class 1 among them; interval [low, high], Wilson's for that share
-    Raises: ValueError as _as_tensors, and for a probability outside 0..1
+        the mean of their p; observed, the share of class 1 among them; interval [low, high], Wilson's for that share
+    Raises: ValueError as brier_score
     Source: Guo et al. 2017, section 2, reliability diagrams, but there a boundary belongs to the bin below
     """
     labels, probabilities = _as_probabilities(labels, probabilities)
@@ -106,19 +103,19 @@ def reliability(labels, probabilities):
 
 
 def threshold_for(labels, scores, most_lost=0.01):
-    """Where a filter that calls spam what has score >= threshold must draw the line to lose hardly any ham.
+    """The threshold at which a filter that calls score >= threshold spam loses hardly any ham.
 
     A score may be called spam if at most a share most_lost of the ham scores as much or more. The threshold is halfway
-    between the lowest score, of any message, that may, and the next lower one, of any message: on nobody's score, so
-    that rounding elsewhere flips none (of two neighbouring doubles, which have none between them, the upper). Equal
-    scores are called spam together or not at all. Where even the highest may not, it is infinity and nothing is called
-    spam. Where the lowest may too (only if most_lost is 1) it is 0, or that score if negative, and everything is. It
-    holds for these messages: draw it on validation messages, then test it.
+    between the lowest score, of any message, that may be called spam and the next lower score of any message. No
+    message has it, so rounding elsewhere flips none. (Of two neighbouring doubles, which have none between them, it is
+    the upper one.) Equal scores are called spam together or not at all. Where even the highest score may not be called
+    spam, the threshold is infinity. Where the lowest may (only if most_lost is 1), it is 0, or that score if negative.
+    The bound holds for these messages, so choose the threshold on validation messages, then test it.
 
     Input: labels (n,); scores (n,); most_lost, 0..1: of 80 ham messages 0.01 lets none go
-    Output: a float, to be compared in double precision, for float32 has no number between two neighbours
-    Raises: ValueError as _as_tensors; where no message is ham, "0 of 2 messages are ham"; for a most_lost outside 0..1,
-    or nan, "most_lost is 1.5"
+    Output: a float, to be compared in double precision, because float32 has no number between two neighbours
+    Raises: ValueError as average_precision; for no ham, "0 of 2 messages are ham"; for most_lost outside 0..1, or nan,
+        "most_lost is 1.5"
     Source: Neyman and Pearson 1933, for the idea: bound the worse mistake, then make the other one rare
     """
     labels, scores = _as_tensors(labels, scores)
@@ -138,10 +135,10 @@ def threshold_for(labels, scores, most_lost=0.01):
 def measures(labels, probabilities, threshold=0.5):
     """All of a filter's numbers at once, ready for json.dump: a message is called spam where p >= threshold.
 
-    Input: labels (n,); probabilities (n,); threshold: at 0.5 a p of exactly 0.5 is called class 1
+    Input: labels (n,); probabilities (n,); threshold
     Output: a dict: n, accuracy; precision, recall, f1 of class 1; ham_lost, the share of class 0 that is called 1;
-    roc_auc, average_precision and brier, which no threshold changes. Each 0..1, or None
-    Raises: ValueError as _as_tensors, and for a probability outside 0..1
+        roc_auc, average_precision and brier, which no threshold changes. Each 0..1, or None
+    Raises: ValueError as brier_score
     """
     labels, probabilities = _as_probabilities(labels, probabilities)
     confusion = confusion_matrix(labels, probabilities >= threshold, 2)               # (2, 2)

@@ -1,8 +1,9 @@
 """How good a classifier is: accuracy with its uncertainty, and what each class gets right and wrong.
 
+Arguments are lists, arrays or tensors with an entry for each of n messages; classes are numbers 0..K-1. A share that
+would be 0/0 is None: the precision of a class that was never predicted is unknown, and 0 would look measured.
+
 Read along: chapters/05_spam_classifier.py. Source: Wilson 1927; Fawcett 2006 (ROC).
-Arguments are lists, arrays or tensors with an entry for each of n messages; classes are numbers 0..K-1. A share
-that would be 0/0 is None: the precision of a class that was never predicted is unknown, and 0 would look measured.
 """
 
 import math
@@ -11,12 +12,11 @@ import torch
 
 
 def wilson_interval(correct, total, z=1.96):
-    """The range of true accuracies that `correct` out of `total` answers speak for, with 95 % confidence.
+    """The range that holds the true accuracy with 95 % confidence, after `correct` of `total` predictions were right.
 
         (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = correct / n, n = total
 
-    Unlike p -+ z sqrt(p (1 - p)/n) it stays within 0..1, which rounding must not undo, and 20 out of 20 does not
-    come out as certain.
+    Unlike p -+ z sqrt(p (1 - p)/n), it stays within 0..1, which rounding must not undo, and 20 of 20 is not certain.
 
     Input: z, how many standard deviations; the normal distribution holds 95 % within 1.96
     Output: (low, high), 0..1
@@ -31,7 +31,7 @@ def wilson_interval(correct, total, z=1.96):
 
 
 def confusion_matrix(labels, predictions, n_classes):
-    """How often each class was taken for each: entry [i, j] counts what is i and was predicted as j.
+    """How often each class was taken for each: entry [i, j] counts the messages of class i predicted as class j.
 
     Input: labels, predictions (n,); n_classes, K
     Output: (K, K) whole numbers; a row sums to how often its class occurs, a column to how often it was predicted
@@ -62,7 +62,8 @@ def roc_auc(labels, scores):
     Raises: ValueError for two lengths that differ and for a score that is NaN
     Source: Mann and Whitney 1947; Fawcett 2006, section 7
     """
-    labels, scores = torch.as_tensor(labels, device="cpu"), torch.as_tensor(scores, device="cpu")
+    labels = torch.as_tensor(labels, device="cpu")                                    # (n,)
+    scores = torch.as_tensor(scores, device="cpu")                                    # (n,)
     if labels.shape != scores.shape or scores.isnan().any():
         raise ValueError(f"{len(labels)} labels, {len(scores)} scores, {int(scores.isnan().sum())} scores are NaN")
     positive = labels == 1
@@ -75,13 +76,14 @@ def roc_auc(labels, scores):
 
 
 def share(part, whole):
-    """part / whole, or None where nothing is there to have a share of."""
+    """part / whole, or None where the whole is 0."""
     return part / whole if whole else None
 
 
 def class_scores(confusion, k):
     """Precision TP/(TP+FP), recall TP/(TP+FN) and F1 = 2 TP/(2 TP+FP+FN), their harmonic mean, for class k."""
-    true_positives, true, predicted = int(confusion[k, k]), int(confusion[k].sum()), int(confusion[:, k].sum())
+    true_positives = int(confusion[k, k])
+    true, predicted = int(confusion[k].sum()), int(confusion[:, k].sum())
     return {"messages": true, "precision": share(true_positives, predicted), "recall": share(true_positives, true),
             "f1": share(2 * true_positives, predicted + true)}
 
@@ -91,8 +93,8 @@ def classification_report(labels, probabilities, names=None):
 
     Input: labels (n,); probabilities (n, K), the most probable class is the prediction; names, K strings
     Output: a dict: n, accuracy, interval [low, high], confusion (K rows of K), classes (name -> messages, precision,
-    recall, f1, roc_auc against the rest), mean_recall (over the classes that occur), roc_auc (of class 1 if K = 2, else
-    the mean over the classes whose own is known, None if none is)
+        recall, f1, roc_auc against the rest), mean_recall (over the classes that occur), roc_auc (of class 1 if K = 2,
+        else the mean over the classes whose own is known, None if none is)
     Raises: ValueError for sizes that do not fit together, no messages, and a probability that is NaN
     """
     labels = torch.as_tensor(labels, device="cpu")                                    # (n,)
@@ -113,16 +115,16 @@ def classification_report(labels, probabilities, names=None):
 
 
 def format_report(report):
-    """A classification_report as a few lines for people; a dash stands for what is unknown."""
+    """A classification_report as a few lines of text; a dash stands for what is unknown."""
     def cell(value):
         return f"{'-' if value is None else f'{value:.3f}':>11}"
 
     low, high = report["interval"]
-    width, names = max(map(len, report["classes"])), ", ".join(report["classes"])
+    width = max(map(len, report["classes"]))
     head = "".join(f"{title:>11}" for title in ("messages", "precision", "recall", "F1", "ROC AUC"))
     lines = [f"accuracy {100 * report['accuracy']:.2f} % of {report['n']:,} messages "
              f"(95 % interval: {100 * low:.2f} to {100 * high:.2f} %)",
-             f"{'':{width}}{head}   taken for {names}"]
+             f"{'':{width}}{head}   taken for {', '.join(report['classes'])}"]
     for (name, scores), row in zip(report["classes"].items(), report["confusion"]):
         cells = "".join(cell(scores[key]) for key in ("precision", "recall", "f1", "roc_auc"))
         lines.append(f"{name:{width}}{scores['messages']:>11,}{cells}   {', '.join(map(str, row))}")

@@ -1,15 +1,16 @@
-"""What a difference is worth: intervals over seeds, and whether one method is better than another or was lucky.
+"""What a difference is worth: intervals over seeds, and whether one method is better than another or only luckier.
+
+Each seed splits the same messages anew, so two seeds test some messages twice and share most of their training
+messages. Neither their results nor their messages are independent, and a method that treats them so is too certain.
 
 Read along: chapters/08_lora_inside.py (independent runs), chapters/10_believe_the_number.py (shared messages).
-Source: Student 1908 and Nadeau and Bengio 2003 for the intervals; McNemar 1947 for pairs; Holm 1979 for many
-comparisons. Each seed splits the same messages anew, so two seeds test some messages twice and train on many of the
-same: neither their results nor their messages are independent witnesses, and what counts them so is too sure.
 """
 
 import math
 
 # 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+LEVEL = 0.05    # of `verdict`
 
 
 def mean_interval(values):
@@ -17,12 +18,11 @@ def mean_interval(values):
 
         mean -+ t s / sqrt(n),    s^2 = sum (x - mean)^2 / (n - 1)
 
-    t is larger than the 1.96 of a known s, for s is itself guessed from n values: 4.3 for three of them. It takes the
-    values for independent draws from one normal distribution.
+    t is larger than the 1.96 of a known s, because s is itself estimated from n values: 4.3 for three of them. The
+    interval takes the values for independent draws from one normal distribution.
 
     Input: values, 2 to 10 numbers. Output: (mean, low, high)
-    Raises: ValueError that says how many values there are, for another number of them
-    Source: Student 1908
+    Raises: ValueError that says how many values there are, for another number of them. Source: Student 1908
     """
     n = len(values)
     if not 2 <= n <= len(STUDENT_T) + 1:
@@ -34,12 +34,12 @@ def mean_interval(values):
 
 
 def beside(values, reference):
-    """A mean, how far its interval reaches, both with three digits, and how it compares: "0.097 -+ 0.010 <".
+    """A mean, half the width of its interval, both with three digits, and how it compares: "0.097 -+ 0.010 <".
 
-    Compared are the differences, value by value, because two settings with one seed share their luck: < or > where the
-    interval of their mean leaves out 0, ~ where it does not, and nothing is known but that the difference is small.
+    The differences are compared, value by value, because two settings with one seed share their luck. The sign is < or
+    > where the interval of their mean leaves out 0, ~ where it does not: then only a small difference is known.
 
-    Input: values, reference: a number for each seed, in one order; the sign is = where they are the same
+    Input: values, reference: one number per seed, in one order; the sign is = where they are the same
     Raises: ValueError for two lengths that differ, and what mean_interval raises
     """
     mean, _, high = mean_interval(values)
@@ -51,16 +51,16 @@ def beside(values, reference):
 def resampled_interval(values, shared=0.2):
     """The mean of results whose seeds split the same messages anew, and a range for it that is honest about that.
 
-    What the splits have in common moves all n values together: the spread s does not show it, and more seeds do not
-    average it away. If any two values have the correlation rho, the mean's variance is not s^2 / n but, expected,
+    What the splits have in common moves all n values together, so the standard deviation s does not show it, and more
+    seeds do not average it away. If any two values have the correlation rho, the expected variance of the mean is
 
         s^2 (1 / n + rho / (1 - rho)),    s^2 = sum (x - mean)^2 / (n - 1)
 
     and the interval is mean -+ t sqrt(that), with Student's t of n - 1 degrees of freedom. rho = shared = 0 gives
-    mean_interval. That rho is the share of all messages that a test set holds is a rule of thumb: no n values can tell
-    their own rho. rho / (1 - rho) is n_test / n_train then, with whatever is not tested counted as training.
+    mean_interval. No n values can tell their own rho. As a rule of thumb, rho is the share of all messages that a test
+    set holds; then rho / (1 - rho) is n_test / n_train, where everything that is not tested counts as training.
 
-    Input: values, 2 to 10 numbers, one a seed; shared, 0 <= shared < 1
+    Input: values, 2 to 10 numbers, one per seed; shared, 0 <= shared < 1
     Output: (mean, sd, low, high); sd is s, how far a single seed strays
     Raises: ValueError as mean_interval, and for another `shared`: "a test set that holds 20 of all messages"
     Source: Nadeau and Bengio 2003, "Inference for the generalization error", the corrected resampled t-test
@@ -76,23 +76,21 @@ def resampled_interval(values, shared=0.2):
 
 def spread(values):
     """Values over seeds as {"values", "mean", "sd", "low", "high"}; all but the values are None where one is None."""
-    known = resampled_interval(values) if None not in values else (None,) * 4
-    return {"values": values, **dict(zip(("mean", "sd", "low", "high"), known))}
+    mean, sd, low, high = resampled_interval(values) if None not in values else (None,) * 4
+    return {"values": values, "mean": mean, "sd": sd, "low": low, "high": high}
 
 
 def mcnemar(only_first, only_second):
-    """How probable so uneven a result, or a more uneven one, is of two classifiers that are equally good: p, 0..1.
+    """The probability p, 0..1, of a result as uneven as this or more, if two classifiers are equally good.
 
-    Both answer the same messages. Where both are right, or both wrong, nothing tells them apart; each of the other n
-    falls to either like a coin; m is the smaller of the two numbers:
+    Only the n messages that one of them alone gets right tell them apart, and each is like a coin toss:
 
-        p = min(1, 2 sum over i = 0..m of C(n, i) / 2^n),    n = only_first + only_second
+        p = min(1, 2 sum over i = 0..m of C(n, i) / 2^n),    n = only_first + only_second,    m the smaller of the two
 
-    It can be small where two intervals overlap: they do not know that the messages are the same.
+    p can be small although two intervals overlap, because the intervals do not know that the messages are the same.
 
     Input: only_first, on how many messages the first alone is right; only_second, the second alone
-    Output: 0..1; 1 where n is 0
-    Raises: ValueError with both numbers where one is negative
+    Output: 0..1; 1 where n is 0. Raises: ValueError with both numbers where one is negative
     Source: McNemar 1947, who has the normal approximation; this is the exact binomial
     """
     if min(only_first, only_second) < 0:
@@ -104,11 +102,10 @@ def mcnemar(only_first, only_second):
 def counted_once(outcomes):
     """Each message once, with the outcome of the first seed that tested it.
 
-    A message that two seeds tested would count as two witnesses in mcnemar, and it is one: what makes it hard for
-    one seed's model makes it hard for the other's.
+    A message that two seeds tested would count twice in mcnemar, but it is hard or easy for both seeds' models alike.
 
-    Input: outcomes, one dict {message id: outcome} for each seed, the seeds in an order fixed beforehand; an outcome
-    is right or not, or whatever else is known of the answer
+    Input: outcomes, one dict {message id: outcome} per seed, the seeds in an order fixed beforehand; an outcome is
+        whether the prediction is right, or whatever else is known of it
     Output: a new dict {message id: outcome}
     """
     once = {}
@@ -119,7 +116,7 @@ def counted_once(outcomes):
 
 
 def compare(first, second):
-    """Two methods on the same messages: how often one alone is right, and how probable that is of two equals.
+    """Two methods on the same messages: how often one alone is right, and how probable that is if they are equal.
 
     Input: first, second: {message id: right or not}, the ids of both the same, in any order
     Output: a dict: messages, how many; only_first, only_second: how many one alone has right; p of mcnemar
@@ -136,21 +133,21 @@ def compare(first, second):
 
 
 def holm(p_values):
-    """p values adjusted for their number: that any of m comparisons of equals falls below 0.05 stays as rare as 0.05.
+    """p values adjusted for their number: one of m comparisons of equals falls below 0.05 in at most 5 % of cases.
 
-    As they are, of twenty comparisons of equals one falls below by luck alone. With the p values in ascending order,
+    Without this, one of twenty comparisons of equals falls below 0.05 by luck. With the p values in ascending order,
 
         adjusted_i = max over j = 1..i of min(1, (m - j + 1) p_j)
 
-    so the smallest counts m times, the next m - 1 times, and none comes out below one that was smaller. It asks nothing
-    of how the comparisons hang together.
+    so the smallest counts m times, the next m - 1 times, and the order is kept. The comparisons may be dependent.
 
-    Input: p_values, m numbers, 0..1
-    Output: a list of m numbers, 0..1, in the order of the input
+    Input: p_values, m numbers, 0..1. Output: a list of m numbers, 0..1, in the order of the input
     Raises: ValueError for one outside 0..1, or nan: "p value 1 of 3, counted from 0, is 1.2"
     Source: Holm 1979
     """
-    m, least, adjusted = len(p_values), 0.0, [0.0] * len(p_values)
+    m = len(p_values)
+    adjusted = [0.0] * m
+    least = 0.0
     for place, i in enumerate(sorted(range(m), key=lambda i: p_values[i])):
         if not 0 <= p_values[i] <= 1:
             raise ValueError(f"p value {i} of {m}, counted from 0, is {p_values[i]}, not within 0..1")
@@ -159,14 +156,10 @@ def holm(p_values):
     return adjusted
 
 
-LEVEL = 0.05
-
-
 def verdict(row):
     """What a comparison says of the first method: "better", "worse" or "not told apart", which is not "equal".
 
-    Input: row, a dict with only_first and only_second as from compare, and p_adjusted as from holm; it takes
-    p_adjusted < LEVEL for one of the first two
+    Input: row, with only_first and only_second as from compare, and p_adjusted as from holm, which must be below LEVEL
     """
     if not row["p_adjusted"] < LEVEL or row["only_first"] == row["only_second"]:
         return "not told apart"

@@ -1,7 +1,8 @@
 """Runs that are repeated and compared: each is made once, in a process of its own; then means, intervals and pairs.
 
-Read along: chapters/10_believe_the_number.py. A record is what `record_of` gives; a test is "blog", "balanced" or
-"natural", and of what trained on balanced or natural messages either of the last two can be asked.
+A record is what `record_of` gives. A test is "blog", "balanced" or "natural" (`tests_of`).
+
+Read along: chapters/10_believe_the_number.py.
 """
 
 import math
@@ -28,10 +29,10 @@ STOPPED = "stopped: the same command goes on where it was"
 
 
 def epochs_for(method, condition, n_train):
-    """How often a method goes through its messages: about as many steps as on a balanced training set, or 100.
+    """How often a method goes through its messages, so that it makes about as many steps as on a balanced training set.
 
-    On all messages of the file (natural) an epoch has 3.7 times as many steps, so there are as many times fewer, but
-    one at least; on n_train messages, as many as make 100 steps, but no fewer than on a balanced training set.
+    On all messages of the file (natural) an epoch has 3.7 times as many steps, so there are 3.7 times fewer epochs, but
+    at least one. On n_train messages there are enough for 100 steps, but no fewer than on a balanced training set.
     """
     if n_train:
         return max(method.epochs, math.ceil(STEPS_AT_LEAST * BATCH_SIZE / n_train))
@@ -41,8 +42,8 @@ def epochs_for(method, condition, n_train):
 def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None):
     """All that decides the result of a run, ready for json.dump.
 
-    Input: name, one of METHODS; condition, one of CONDITIONS: what it trains on; n_train, on how many of these
-        messages, None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained
+    Input: name, one of METHODS; condition, one of CONDITIONS: what it trains on; n_train, how many of these messages,
+        None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained
     """
     method = method_for(name, model, pretrained)
     return dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
@@ -57,23 +58,19 @@ def folder_for(name, settings):
 
 
 def record_of(name, settings, device="cpu"):
-    """What came out of a run: trained now, or read from its results.json if it was made before.
+    """The results of a run: trained now, or read from its results.json if it was made before.
 
-    A run that is interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting.
-    After a change that matters delete the folder.
+    A run that was interrupted, or killed, goes on from its checkpoint. The trap: neither code nor device is a setting,
+    so after a change that matters delete the folder.
 
-    Output: a dict: the settings, what `run_filter` gives, and what it was made with and how much memory that took
-    Raises: KeyboardInterrupt after Ctrl-C; ValueError with its name for a results.json that is damaged; what
-        in_fresh_process raises
+    Output: a dict: the settings, what `run_filter` gives, what it was made with, and how much memory it took
+    Raises: ValueError for a results.json that is damaged; what in_fresh_process raises
     """
     folder = folder_for(name, settings)
 
     def make():
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            result, peak = in_fresh_process(run_filter, settings=settings, folder=str(folder), device=str(device))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(STOPPED) from None
+        result, peak = in_fresh_process(run_filter, settings=settings, folder=str(folder), device=str(device))
         weights = settings["model"] if settings["method"]["pretrained"] else f"{settings['model']}, untrained"
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         return dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
@@ -85,13 +82,17 @@ def record_of(name, settings, device="cpu"):
 
 
 def make_all(jobs, device="cpu"):
-    """Make those of many runs that were not made before, as many at a time as `run_at_once` says.
+    """Make those of many runs that were not made before.
+
+    mini's steps are too small to keep two cores busy, so each core has a run of its own; larger models go one by one.
 
     Input: jobs, pairs of a name and its settings
-    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped
+    Raises: what record_of raises, for the first run that fails; those under way are waited for, the others dropped.
+        KeyboardInterrupt after Ctrl-C, which says how to go on
     """
     jobs = [job for job in jobs if not (folder_for(*job) / "results.json").exists()]
-    with ThreadPoolExecutor(max(1, run_at_once(jobs, device))) as pool:
+    small = str(device) == "cpu" and all(settings["model"] == "mini" for _, settings in jobs)
+    with ThreadPoolExecutor(os.cpu_count() if small else 1) as pool:
         runs = [pool.submit(record_of, *job, device) for job in jobs]
         try:
             for made in runs:
@@ -101,12 +102,6 @@ def make_all(jobs, device="cpu"):
             if isinstance(error, KeyboardInterrupt):    # a terminal's Ctrl-C has reached the runs under way too
                 raise KeyboardInterrupt(STOPPED) from None
             raise
-
-
-def run_at_once(jobs, device):
-    """How many: mini's steps are too small to keep two cores busy, so each core has a run; larger models go alone."""
-    small = str(device) == "cpu" and all(settings["model"] == "mini" for _, settings in jobs)
-    return min(len(jobs), os.cpu_count() or 1) if small else 1
 
 
 def records_over_seeds(name, condition, seeds, model="mini", device="cpu", **settings):
@@ -123,19 +118,19 @@ MOST_LOST = 0.01    # the share of ham, 0..1, that a threshold may call spam
 
 
 def tests_of(condition):
-    """The tests that runs which trained on a condition have answers for."""
+    """The tests that a run on a condition has predictions for: one for the blog's messages, two for the others."""
     return ("blog",) if condition == "blog" else ("balanced", "natural")
 
 
 def answers(record, test, part="test"):
-    """Labels, P(spam) and rows of the file of the messages that a test asks about; part: "test" or "validation"."""
+    """Labels, P(spam) and rows of the file of the messages in a test; part: "test" or "validation"."""
     kept = record[part]
     n = None if test == "natural" else kept["n_balanced"]
     return kept["labels"][:n], kept["spam"][:n], kept["rows"][:n]
 
 
 def cell(values):
-    """A `spread` as "97.4 -+ 1.2": mean and reach of the interval, in per cent; "-" where it is unknown."""
+    """A `spread` as "97.4 -+ 1.2": the mean and half the interval's width, in per cent; "-" where it is unknown."""
     if values["mean"] is None:
         return "-"
     return f"{100 * values['mean']:.1f} -+ {100 * (values['high'] - values['mean']):.1f}"
@@ -146,10 +141,11 @@ def summary(records, test):
 
     Output: seeds; n_train, n_test and trainable_parameters, of the first seed (others differ a little); each of
         `measures` at threshold 0.5; seconds_training and peak_memory_bytes; and at the threshold which loses at most
-        MOST_LOST of the validation messages' ham: threshold (one a seed, None where nothing may be called spam),
+        MOST_LOST of the validation messages' ham: threshold (one per seed, None where nothing may be called spam),
         kept_recall and kept_ham_lost, of the test
     """
-    found, thresholds = [], []
+    found = []
+    thresholds = []
     for record in records:
         labels, spam, _ = answers(record, test)
         threshold = threshold_for(*answers(record, test, "validation")[:2], MOST_LOST)
@@ -163,19 +159,18 @@ def summary(records, test):
 
 
 def right(records, test, texts):
-    """Which messages a method calls by their right name: {text: bool}, each different text once (`counted_once`).
-
-    Input: texts, of the rows of the file
-    """
-    return counted_once([{texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))}
-                         for record in records])
+    """Whether a method labels each message correctly: {text: bool}, each once. Input: texts, of the rows of the file"""
+    outcomes = []
+    for record in records:
+        outcomes.append({texts[row]: (p >= 0.5) == label for label, p, row in zip(*answers(record, test))})
+    return counted_once(outcomes)
 
 
 def all_pairs(groups, test, texts):
-    """Every two methods on the same messages: McNemar's test, and Holm's correction for how many pairs there are.
+    """Every two methods on the same messages: McNemar's test, and Holm's correction for the number of pairs.
 
     Input: groups, {name: its records, with the same seeds}
-    Output: a list of dicts: first, second, and what `compare` gives, p_adjusted too
+    Output: a list of dicts: first, second, what `compare` gives, and p_adjusted
     """
     outcomes = {name: right(records, test, texts) for name, records in groups.items()}
     rows = [{"first": a, "second": b, **compare(outcomes[a], outcomes[b])} for a, b in combinations(groups, 2)]

@@ -1,4 +1,4 @@
-"""Many small training runs, each remembered: settings in, losses of messages that were not trained on out.
+"""Many small training runs, each remembered: settings in, losses of held-out messages out.
 
 Read along: chapters/08_lora_inside.py. Source: Hu et al. 2021, sections 7.1 and 7.2, for the questions.
 """
@@ -23,7 +23,7 @@ HEAD_RATE = 5e-4    # learning rate of a new head: chapter 6's, whatever that of
 
 @dataclass(frozen=True)
 class Trial:
-    """The settings of one run; with the task and the base model they decide its result."""
+    """The settings of one run. With the task and the base model they decide its result."""
 
     rank: int | None                          # None: no LoRA, everything trains
     targets: tuple[str, ...] | None = None    # last parts of the names of the blocks' linear layers; None: all of them
@@ -31,11 +31,11 @@ class Trial:
     scale: str = "alpha/r"
     learning_rate: float = 5e-4               # of A and B, or, without LoRA, of all but a new head
     epochs: int = 3
-    seed: int = 123                           # of all that is luck: the split, the order, A
+    seed: int = 123                           # of everything random: the split, the order, A
 
 
 def inject(model, trial):
-    """Give a model's blocks the LoRA of a trial, in place, its A's drawn from the trial's seed. The model."""
+    """Give a model's blocks the LoRA of a trial, in place, with A's drawn from the trial's seed. Returns the model."""
     replace_linear_with_lora(model.trf_blocks, trial.rank, trial.alpha, targets=trial.targets, scale=trial.scale,
                              generator=torch.Generator().manual_seed(trial.seed))
     return model
@@ -44,10 +44,11 @@ def inject(model, trial):
 def train_trial(base, task, trial):
     """Train a copy of `base` on a task as a trial says: AdamW without decay, 20 steps of warm-up, then a cosine to 0.
 
-    Output: the model in eval mode, and {"validation": what task.measure says, "test": the same}
+    Output: the model in eval mode, and the task's measures: {"validation": {...}, "test": {...}}
     Raises: FloatingPointError for a loss that is not finite: the learning rate is too high
     """
-    model, device = copy.deepcopy(base), base.tok_emb.weight.device
+    model = copy.deepcopy(base)
+    device = base.tok_emb.weight.device
     model.requires_grad_(trial.rank is None)
     loss_fn = task.prepare(model, trial.seed)
     if trial.rank is not None:
@@ -64,7 +65,7 @@ def train_trial(base, task, trial):
 
 
 def run_trial(folder, base, base_name, task, trial):
-    """The losses of `train_trial`, remembered in a folder; None for a trial whose loss was not finite."""
+    """The measures of `train_trial`, remembered in a folder; None for a trial whose loss was not finite."""
     def run():
         try:
             return train_trial(base, task, trial)[1]
@@ -88,9 +89,9 @@ def trial_over_seeds(folder, base, base_name, task, trial, seeds):
 
 # ---- What a trial trains for: a class of messages, or their next token -----------------------------------------------
 # A task has
-#     facts                   what tells it from others: a dict
+#     facts                   the settings that tell it from other tasks: a dict
 #     data(seed)              a loader of training batches; for validation and for test, what `measure` takes
-#     prepare(model, seed)    fits the model to the task, in place, and gives back the loss to train by
+#     prepare(model, seed)    fits the model to the task, in place, and returns the loss to train by
 #     measure(model, data)    a dict of numbers
 
 class SpamTask:
@@ -108,7 +109,7 @@ class SpamTask:
                 for split, order in zip(splits, (seed, None, None))]
 
     def prepare(self, model, seed):
-        """Swap the head, in place; give back the loss to train by."""
+        """Swap the head, in place; return the loss to train by."""
         swap_head(model, 2)
         return classifier_loss
 
@@ -122,15 +123,15 @@ class SpamTask:
 class TextTask:
     """The next token of text messages, split without leaks, in windows as long as the model's context.
 
-    Trained by the sampled loss of chapter 4, because scoring all words of the vocabulary is more work than the rest of
-    mini; measured by the full loss, on the first `windows` windows of each held-out part. batches: at most so many
-    steps an epoch.
+    It trains by the sampled loss of chapter 4, because scoring the whole vocabulary is more work than the rest of mini,
+    and measures the full loss on the first `windows` windows of each held-out part. batches: at most so many per epoch.
     """
 
     def __init__(self, messages, tokenizer, context_length, windows=16, batches=None):
         self.facts = {"task": "text", "messages": len(messages), "windows": windows, "batches": batches}
         self.messages, self.tokenizer, self.context_length = messages, tokenizer, context_length
-        self.windows, self.batches, self.data = windows, batches, cache(self.data)
+        self.windows, self.batches = windows, batches
+        self.data = cache(self.data)
 
     def data(self, seed):
         """Batches of two windows of a seed's training messages; its validation and test messages as token ids."""
@@ -139,7 +140,7 @@ class TextTask:
         return TextWindows(training, self.context_length, 2, seed, self.batches), *held_out
 
     def prepare(self, model, seed):
-        """Give back the loss to train by, which draws its words from the seed; the model stays as it is."""
+        """Return the loss to train by, which draws its tokens from the seed; the model stays as it is."""
         device = model.tok_emb.weight.device
         unigram = shares(self.data(seed)[0].tokens, model.config.vocab_size).to(device)
         generator = torch.Generator(device).manual_seed(seed)

@@ -1,11 +1,5 @@
 """MNIST, or Fashion-MNIST, as tensors, and a small network that learns to tell its pictures apart.
 
-The four idx files:
-
-    bytes 0, 0, type, axes    type 8 is unsigned bytes, the only one that is read here
-    4 bytes for each axis     its size, the most significant byte first
-    the numbers               the last axis fastest
-
 Read along: chapters/08_lora_inside.py. Source: LeCun, Cortes and Burges, The MNIST database; Xiao et al. 2017.
 """
 
@@ -23,13 +17,13 @@ from gpt.train import training_step
 SPLITS = ("train", "t10k")    # as the files call them: t10k are the 10,000 to test on
 FASHION_MNIST = tuple(f"fashion-mnist/{split}-{part}-ubyte.gz" for split in SPLITS for part in
                       ("images-idx3", "labels-idx1"))    # names for gpt/download.py
+SIZES = ((784, 64), (64, 64), (64, 10))    # in and out of each layer: 28 x 28 pixels, two hidden layers, ten classes
 
 
 def read_mnist(folder):
     """The four files of MNIST, or of a set in the same format, in a folder, packed with gzip or not.
 
-    Input: folder, with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k for train; a dot before idx and .gz
-        behind are names that they go by too
+    Input: folder, with train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k for train (or .idx, and .gz behind)
     Output: train images (N, pixels), train labels (N,), test images, test labels. Images are float32, 0..1, the rows of
         an image one after the other (28 x 28 are 784 pixels); labels int64, 0..9
     Raises: FileNotFoundError that lists the names looked for; ValueError that begins with a file's path: what
@@ -37,8 +31,9 @@ def read_mnist(folder):
     """
     tensors = []
     for split in SPLITS:
-        image_file, label_file = (_find(folder, f"{split}-{part}-ubyte") for part in ("images-idx3", "labels-idx1"))
-        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        label_file = _find(folder, f"{split}-labels-idx1-ubyte")
+        images = read_idx(_find(folder, f"{split}-images-idx3-ubyte"), 3)
+        labels = read_idx(label_file, 1)
         if len(images) != len(labels):
             raise ValueError(f"{label_file}: {len(labels):,} labels for {len(images):,} images: files of two sets?")
         if labels.max() > 9:
@@ -60,8 +55,11 @@ def _find(folder, name):
 def read_idx(path, axes):
     """The numbers of an idx file, a uint8 tensor with so many axes. Its first two bytes say whether gzip packed it.
 
+    An idx file has two bytes 0, an 8 for unsigned bytes, the number of axes; the size of each axis in 4 bytes, the most
+    significant first; then the numbers, the last axis fastest.
+
     Raises: OSError for a file that is not there; ValueError that begins with the path for one that gzip cannot unpack,
-        that is no idx file of unsigned bytes on these axes, or whose length is not the one that its header tells
+        that is no idx file of unsigned bytes on these axes, or that has another length than its header says
     """
     content = Path(path).read_bytes()
     if content[:2] == b"\x1f\x8b":
@@ -69,7 +67,8 @@ def read_idx(path, axes):
             content = gzip.decompress(content)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from None
-    magic, start = bytes([0, 0, 8, axes]), 4 + 4 * axes
+    magic = bytes([0, 0, 8, axes])
+    start = 4 + 4 * axes
     if content[:4] != magic:
         raise ValueError(f"{path}: it begins with {content[:4]}, a {axes}-axis idx file of unsigned bytes with "
                          f"{magic}: is it an error page, or are images and labels interchanged?")
@@ -83,9 +82,6 @@ def read_idx(path, axes):
 
 # ---- The network -----------------------------------------------------------------------------------------------------
 
-SIZES = ((784, 64), (64, 64), (64, 10))    # in and out of each layer: 28 x 28 pixels, two hidden layers, ten classes
-
-
 def new_network(seed):
     """Three linear layers with ReLU and dropout (0.2) after the first two, their weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
@@ -95,14 +91,13 @@ def new_network(seed):
 
 
 def fit_network(network, images, labels, epochs, rate, seed):
-    """Train what is not frozen, in place: AdamW, 128 images a batch, order and dropout drawn from the seed.
+    """Train what is not frozen, in place: AdamW, batches of 128 images, order and dropout drawn from the seed.
 
     Input: images (N, 784), labels (N,), on the network's device
-    Output: the network, in eval mode: in training mode dropout would go on in whatever it is asked
+    Output: the network, in eval mode, because in training mode dropout would go on
     """
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0.0)
-    devices = [images.device] if images.is_cuda else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(seed)
         network.train()
         for _ in range(epochs):
@@ -113,8 +108,8 @@ def fit_network(network, images, labels, epochs, rate, seed):
 
 @torch.no_grad()
 def network_accuracy(network, images, labels):
-    """How often the class with the highest score is right, 0..1, in the mode that the network is in.
+    """The share of images, 0..1, whose class has the highest score, in the mode that the network is in.
 
-    The trap: in training mode dropout is on, and the answers are those of another network every time.
+    The trap: in training mode dropout is on, and every call measures another network.
     """
     return (network(images).argmax(dim=-1) == labels).float().mean().item()

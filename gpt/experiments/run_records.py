@@ -1,4 +1,4 @@
-"""Runs that are made once: settings in, a result out, kept in a file and read from it the next time.
+"""Runs that are made once: the result is kept in a file and read from it the next time.
 
 Read along: chapters/08_lora_inside.py, chapters/10_believe_the_number.py.
 """
@@ -13,10 +13,9 @@ from gpt.storage.files import read_json, written_whole
 def remembered(folder, settings, run):
     """What run() returns, or what it returned when it was last called with these settings: nothing is computed twice.
 
-    Each result has a JSON file in `folder`, whose name is made from the settings, in whatever order they come
-    (`digest`), and that holds {"settings": ..., "result": ...}. It is written whole (`made_once`), so an interrupted
-    experiment goes on with the next run. The trap: code is no setting. After a change of code that matters delete the
-    folder.
+    Each result has a JSON file in `folder` that holds {"settings": ..., "result": ...}. Its name is made from the
+    settings, in whatever order they come (`digest`). It is written whole (`made_once`), so an interrupted experiment
+    goes on with the next run. The trap: code is no setting. After a change of code that matters delete the folder.
 
     Input: settings, a dict, and run() -> a dict, both of numbers, text, None, lists and dicts
     """
@@ -30,7 +29,7 @@ def digest(settings):
 
 
 def made_once(file, make):
-    """What the JSON file holds; where there is none, what make() returns, which is then written to it, whole.
+    """The content of a JSON file. If there is none, it is made by make() and written whole.
 
     Raises: ValueError with the file's name where it is damaged
     """

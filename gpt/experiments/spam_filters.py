@@ -1,9 +1,9 @@
-"""The ways to make a spam filter that are compared, the three tests that they take, and one run of one of them.
+"""The methods that make a spam filter, the three tests that they take, and one run of one method.
 
-A method says what of a GPT-2 trains, and for how long, or what is counted; the settings are those that
+A method says which part of a GPT-2 trains, and for how long, or which classifier counts; the settings are those that
 chapters/05_spam_classifier.py and chapters/06_lora_spam.py explain. The tests are the blog's, a balanced one without
-leaks, and one as unequal as the file is. Splits are three DataFrames, train, validation, test, whose column Row says
-which row of the file a message is: what two classifiers answered to the same message can then be compared.
+leaks, and one as unequal as the file is. Splits are three DataFrames, train, validation, test. Their column Row says
+which row of the file a message is, so that two predictions for the same message can be compared.
 
 Read along: chapters/10_believe_the_number.py.
 """
@@ -34,15 +34,15 @@ from gpt.weights import load_gpt2
 
 # ---- Methods ---------------------------------------------------------------------------------------------------------
 
-ALPHA, WARMUP = 16, 20
-WAYS = ("head", "last block", "everything")    # of training a model plainly: see `let_train`
+ALPHA = 16
+WARMUP = 20    # steps
 
 
 @dataclass(frozen=True)
 class Method:
     """How a classifier is made. With the model, the messages and the seed it decides the result."""
 
-    trains: str                 # what of the model (see `prepare`), or the name of a classifier that counts
+    trains: str                 # which part of the model (see `prepare`), or the name of a classifier that counts
     epochs: int = 0             # on a balanced training set; on other messages: gpt.experiments.comparison.epochs_for
     rate: float = 0.0           # AdamW's learning rate
     rank: int | None = None
@@ -61,24 +61,25 @@ METHODS = {name: Method(name) for name in ("majority", "length", "naive Bayes", 
 
 
 def method_for(name, model, pretrained=None):
-    """The Method of that name for a model. What trains plainly has mini's learning rate on mini, else the book's.
+    """The Method of that name for a model. A plain way (`let_train`) has mini's learning rate on mini, else the book's.
 
-    Input: name, one of METHODS; model, a name; pretrained=False: another that begins untrained
+    Input: name, one of METHODS; model, a name; pretrained=False: the method begins with untrained weights
     Raises: ValueError for another name
     """
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}: there are {', '.join(METHODS)}")
     method = METHODS[name]
-    if method.trains in WAYS and model != "mini":
+    if method.trains in ("head", "last block", "everything") and model != "mini":
         method = replace(method, rate=5e-5)
     return method if pretrained is None else replace(method, pretrained=pretrained)
 
 
 def counter(name, tokenizer):
     """A new classifier that counts, with fit, predict and, but for the first two, predict_proba; None for others."""
-    made = {"majority": Majority, "length": LengthRule, "naive Bayes": NaiveBayes,
-            "logistic regression": lambda: LogisticRegression(tokenizer)}
-    return made[name]() if name in made else None
+    if name == "logistic regression":
+        return LogisticRegression(tokenizer)
+    kinds = {"majority": Majority, "length": LengthRule, "naive Bayes": NaiveBayes}
+    return kinds[name]() if name in kinds else None
 
 
 def prepare(model, method, n_classes, seed):
@@ -88,9 +89,10 @@ def prepare(model, method, n_classes, seed):
         LoRA               on the blocks' linear layers; the head trains plainly
         the blog's LoRA    on every linear layer, unscaled, A drawn larger; the head is drawn and its own weights freeze
 
-    What is drawn comes from the seed; torch's global random state stays as it is.
+    All random values come from the seed; torch's global random state stays as it is.
     """
-    generator, blog = torch.Generator().manual_seed(seed), method.trains == "the blog's LoRA"
+    generator = torch.Generator().manual_seed(seed)
+    blog = method.trains == "the blog's LoRA"
     with torch.random.fork_rng([]):    # a new head draws from the global state, even where zeros take its place
         torch.default_generator.manual_seed(seed)    # torch.manual_seed would reach the GPUs too
         swap_head(model, n_classes, zero=not blog)
@@ -105,12 +107,12 @@ def prepare(model, method, n_classes, seed):
 def optimizer_for(model, method):
     """AdamW for all that trains; the blog's has a weight decay of 0.1, the others none."""
     decay = 0.1 if method.trains == "the blog's LoRA" else 0.0
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], method.rate, weight_decay=decay,
-                             fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, method.rate, weight_decay=decay, fused=True)
 
 
 def schedule_for(method, steps):
-    """Warm up in 20 steps, or a fifth of few, then fall along a cosine; the blog's rate stays as it is."""
+    """20 steps of warm-up, or a fifth of the steps where they are few, then a cosine; the blog's rate is constant."""
     return None if method.trains == "the blog's LoRA" else warmup_then_cosine(min(WARMUP, steps // 5), steps)
 
 
@@ -120,11 +122,11 @@ CONDITIONS = ("blog", "balanced", "natural")
 
 
 def splits_of(condition, path, seed):
-    """The training, validation and test messages of a condition, drawn by a seed.
+    """The training, validation and test messages of a condition, drawn with a seed.
 
         blog        read, balanced and cut as the blog does; its own split has the seed 123
         balanced    chapter 6's default: every message read, 747 + 747, no two splits share one, give or take digits
-        natural     the balanced splits, and with them the 4,080 ham that balancing left out: see `with_the_rest`
+        natural     the balanced splits, and the 4,080 ham that balancing left out: see `with_the_rest`
 
     A seed's balanced messages are the first rows of its natural splits.
 
@@ -145,11 +147,11 @@ def splits_of(condition, path, seed):
 def with_the_rest(messages, splits, seed):
     """The splits, each followed by its part of the messages that none of them has.
 
-    A message whose near-copy (`normalised`) is in a split joins it; the others are split as `split_without_leaks` does,
-    70/10/20. So there are still no leaks, and a test on the larger split asks about messages that a model which was
-    trained on the smaller one has not seen either.
+    A message whose near-copy (`normalised`) is in a split joins that split. The others are split by
+    `split_without_leaks`, 70/10/20. So there are still no leaks, and a model that was trained on the smaller training
+    split has not seen the messages of the larger test split either.
 
-    Input: messages and the splits, DataFrames with the columns Label, Text and Row; seed, of the drawing
+    Input: messages and the splits, DataFrames with the columns Label, Text and Row; seed, for the random split
     Output: as many new ones, their rows numbered from 0: a split's own messages, those that join it, those drawn for it
     """
     home = {normalised(text): i for i, split in enumerate(splits) for text in split["Text"]}
@@ -160,84 +162,99 @@ def with_the_rest(messages, splits, seed):
 
 
 def first_of_each(table, n):
-    """The first n rows as far as each label gets its share: n/2 of either for two labels, in the table's order.
+    """The first rows of each label, in the table's order: n/2 of each for two labels, all of a label that has fewer.
 
-    So the messages of a smaller n are among those of a larger one. Of a label that has too few, all.
+    So the messages of a smaller n are among those of a larger one.
     """
     labels = table["Label"].unique()
     return table.groupby("Label", sort=False).head(n // len(labels)).reset_index(drop=True)
 
 
 def near_copies(train, test):
-    """The test messages whose letters a training message has too, beside that message.
+    """The test messages that have the same letters as a training message, beside that message.
 
     Output: a DataFrame, a row for each: test (the text), training (the first such text), exact (are they equal?)
     """
     seen = {}
     for text in train["Text"]:
         seen.setdefault(normalised(text), []).append(text)
-    rows = [(text, seen[key][0], text in seen[key]) for text in test["Text"] if (key := normalised(text)) in seen]
+    rows = []
+    for text in test["Text"]:
+        same_letters = seen.get(normalised(text), [])
+        if same_letters:
+            rows.append((text, same_letters[0], text in same_letters))
     return pd.DataFrame(rows, columns=["test", "training", "exact"])
 
 
-# ---- One run: messages in; out, what the filter said to each message, and what it cost -------------------------------
+# ---- One run: messages in; P(spam) of each message and the cost out --------------------------------------------------
 
 BATCH_SIZE = 8
 CONTEXT = 256    # what mini reads, and so every model: of the 5,574 messages one has 257 tokens, and loses the last
 
 
 def run_filter(settings, folder, device):
-    """Train as the settings say and answer every message that is kept aside.
+    """Train as the settings say, then classify every message that was held out.
 
-    Whatever trains on the balanced or the natural messages answers the natural validation and test messages, of which
-    the balanced ones are the first `n_balanced`. A run that was stopped goes on from the checkpoint in `folder`.
+    What trains on balanced or natural messages classifies the natural validation and test messages, of which the
+    balanced ones are the first `n_balanced`. A run that was stopped goes on from the checkpoint in `folder`.
 
     Input: settings, what `gpt.experiments.comparison.settings_for` makes; folder, for the checkpoint and, where a LoRA
         was trained, adapter.safetensors; device, a name
     Output: a dict: n_train, train_accuracy, seconds_training, seconds_evaluating, trainable_parameters,
         total_parameters; for validation and test {"rows": rows of the file, "labels", "spam": P(spam), "n_balanced"}
     """
-    if settings["model"] == "mini":    # one core each: see gpt.experiments.comparison.run_at_once
+    if settings["model"] == "mini":    # one core each: see gpt.experiments.comparison.make_all
         torch.set_num_threads(1)
-    condition, seed, path = settings["condition"], settings["seed"], fetch("sms")
+    condition = settings["condition"]
     whole, first = ("blog", "blog") if condition == "blog" else ("natural", "balanced")
-    training, held_out = splits_of(condition, path, seed)[0], splits_of(whole, path, seed)[1:]
-    n_balanced = [len(split) for split in splits_of(first, path, seed)[1:]]
+    splits = {name: splits_of(name, fetch("sms"), settings["seed"]) for name in {condition, whole, first}}
+    training = splits[condition][0]
     if settings["n_train"]:
         training = first_of_each(training, settings["n_train"])
     method = Method(**settings["method"])
     weights = class_weights(label_ids(training), 2) if condition == "natural" else None
     count = counter(method.trains, gpt2_tokenizer())
     if count:
-        facts, (known, *spam) = count_words(count, training, held_out, weights)
+        facts, spam_of = fit_counter(count, training, weights)
     else:
-        facts, (known, *spam) = train_model(settings, method, training, held_out, weights, Path(folder), device)
-    kept = {name: {"rows": table["Row"].tolist(), "labels": label_ids(table).tolist(), "spam": said, "n_balanced": n}
-            for name, table, said, n in zip(("validation", "test"), held_out, spam, n_balanced)}
+        facts, spam_of = fit_model(settings, method, training, weights, Path(folder), device)
+    held_out = splits[whole][1:]
+    started = time.perf_counter()
+    known, *spam = [spam_of(table) for table in (training, *held_out)]
+    facts["seconds_evaluating"] = time.perf_counter() - started
+    for name, table, probabilities, balanced in zip(("validation", "test"), held_out, spam, splits[first][1:]):
+        facts[name] = {"rows": table["Row"].tolist(), "labels": label_ids(table).tolist(), "spam": probabilities,
+                       "n_balanced": len(balanced)}
     correct = sum((p >= 0.5) == label for p, label in zip(known, label_ids(training).tolist()))
-    return dict(n_train=len(training), train_accuracy=correct / len(training), **facts, **kept)
+    return dict(n_train=len(training), train_accuracy=correct / len(training), **facts)
 
 
-def count_words(model, training, held_out, weights):
-    """Fit a classifier that counts. One without probabilities (majority, length) is taken as sure: 0 or 1.
+def fit_counter(model, training, weights):
+    """Fit a classifier that counts. One without probabilities (majority, length) is taken as certain: 0 or 1.
 
-    Output: facts; P(spam) of the messages of training and of each table of held_out, lists
+    Output: facts, a dict of parameters and seconds; spam_of, a function: table -> P(spam) of its messages, a list
     """
-    options = {"weights": weights} if isinstance(model, LogisticRegression) else {}    # the others take none
-    if options:    # the first optimizer of a process makes torch import much: not timed
-        torch.optim.SGD([torch.zeros(1)], 1.0)
-    clock = [time.perf_counter()]
+    options = {}
+    if isinstance(model, LogisticRegression):    # the others take no weights
+        options["weights"] = weights
+        torch.optim.SGD([torch.zeros(1)], 1.0)    # a process's first optimizer makes torch import much: not timed
+    started = time.perf_counter()
     model.fit(message_texts(training), label_ids(training).tolist(), **options)
-    clock.append(time.perf_counter())
-    spam = [[row[1] for row in model.predict_proba(texts)] if hasattr(model, "predict_proba") else
-            list(map(float, model.predict(texts))) for texts in map(message_texts, (training, *held_out))]
-    return dict(trainable_parameters=model.parameters, total_parameters=model.parameters,
-                seconds_training=clock[1] - clock[0], seconds_evaluating=time.perf_counter() - clock[1]), spam
+    seconds = time.perf_counter() - started
+
+    def spam_of(table):
+        if hasattr(model, "predict_proba"):
+            return [row[1] for row in model.predict_proba(message_texts(table))]
+        return [float(label) for label in model.predict(message_texts(table))]
+
+    n = model.parameters
+    return dict(trainable_parameters=n, total_parameters=n, seconds_training=seconds), spam_of
 
 
-def train_model(settings, method, training, held_out, weights, folder, device):
-    """Train a GPT-2 as a method says; class_loss with `weights` where they are given. Output: as `count_words`."""
-    name, seed, tokenizer, device = settings["model"], settings["seed"], gpt2_tokenizer(), torch.device(device)
+def fit_model(settings, method, training, weights, folder, device):
+    """Train a GPT-2 as a method says, by class_loss with `weights` where they are given. Output: as `fit_counter`."""
+    name, seed = settings["model"], settings["seed"]
+    tokenizer, device = gpt2_tokenizer(), torch.device(device)
     model = load_gpt2(name) if method.pretrained else GPTModel(GPT2_SIZES[name], torch.Generator().manual_seed(seed))
     prepare(model, method, 2, seed)
     model.to(device)
@@ -246,34 +263,33 @@ def train_model(settings, method, training, held_out, weights, folder, device):
         messages = SpamDataset(training, tokenizer)
         pad_to, loader = messages.max_length, SeededLoader(messages, BATCH_SIZE, seed)
     seconds = fit_prepared(model, loader, method, settings, weights, folder, device)
-    started = time.perf_counter()
-    spam = [spam_probabilities(model, table, tokenizer, device, pad_to) for table in (training, *held_out)]
     if method.rank:
         base = name if method.pretrained else f"{name}, untrained (seed {seed})"
         save_adapter(model, folder / "adapter.safetensors", base=base, labels=list(LABELS), pad_to=pad_to)
     trainable, total = count_parameters(model)
-    return dict(trainable_parameters=trainable, total_parameters=total, seconds_training=seconds,
-                seconds_evaluating=time.perf_counter() - started), spam
+    facts = dict(trainable_parameters=trainable, total_parameters=total, seconds_training=seconds)
+    return facts, lambda table: spam_probabilities(model, table, tokenizer, device, pad_to)
 
 
 def fit_prepared(model, loader, method, settings, weights, folder, device):
-    """Train a prepared model, in place; what frozen blocks answer is computed once.
+    """Train a prepared model, in place; what the frozen blocks compute is computed once.
 
     Output: seconds, of the training steps and of the frozen blocks
     """
-    net, first, started = model, frozen_blocks(model), time.perf_counter()
+    started = time.perf_counter()
+    net, first = model, frozen_blocks(model)
     if first:
         net, loader = Tail(model, first), CachedBatches(loader, model, first)
-        for _ in loader:    # keeps what the frozen blocks answer
+        for _ in loader:    # keeps what the frozen blocks compute
             pass
     frozen = time.perf_counter() - started
-    optimizer, steps = optimizer_for(net, method), settings["epochs"] * len(loader)
+    optimizer = optimizer_for(net, method)
     if weights is not None:
         weights = weights.to(device)
     checkpoint = Checkpoint(folder / "checkpoint.pt", net, optimizer, settings, resume=True)
     progress = train(net, loader, lambda net, batch: class_loss(class_logits(net, *batch[:-1]), batch[-1], weights),
-                     optimizer, settings["epochs"], device=device, schedule=schedule_for(method, steps),
-                     checkpoint=checkpoint)
+                     optimizer, settings["epochs"], device=device,
+                     schedule=schedule_for(method, settings["epochs"] * len(loader)), checkpoint=checkpoint)
     model.eval()
     return frozen + progress.seconds
 

@@ -1,8 +1,8 @@
 """The update dW of a fine-tuned weight: its directions, how strong each is, which of them two updates share.
 
-An update is a triple here, (U, S, Vh) with dW = U diag(S) Vh, (out, in) like the weight of an nn.Linear. The columns of
-U (out, k) are the directions that it writes, the rows of Vh (k, in) those that it reads, S (k,) is how strong each is,
-the strongest first. Everything is computed on the CPU in float64.
+An update is a triple (U, S, Vh) with dW = U diag(S) Vh, (out, in) like the weight of an nn.Linear. The columns of U
+(out, k) are the directions that it writes, the rows of Vh (k, in) those that it reads, S (k,) their strengths in
+descending order. Everything is computed on the CPU in float64.
 
 Read along: chapters/08_lora_inside.py. Source: Hu et al. 2021, sections 7.2 and 7.3, appendices G and H.
 """
@@ -25,11 +25,10 @@ def svd_of_update(A, B, scale):
 
         A = Qa Ra,    B^T = Qb Rb,    dW = Qb (scale Rb Ra^T) Qa^T
 
-    The columns of Qa and Qb are orthonormal, so they turn the SVD of the r x r matrix in the middle into that of dW:
-    about (in + out) r^2 steps where an SVD of dW takes in * out * min(in, out).
+    The columns of Qa and Qb are orthonormal, so they turn the SVD of the r x r matrix in the middle into that of dW.
+    That takes about (in + out) r^2 steps, where an SVD of dW takes in * out * min(in, out).
 
-    Input: A (in, r), B (r, out), as gpt/lora.py has them; scale, a number
-    Output: (U, S, Vh), k = min(r, in, out)
+    Input: A (in, r), B (r, out), as gpt/lora.py has them; scale, a number. Output: (U, S, Vh), k = min(r, in, out)
     Raises: ValueError with both shapes where A and B are not two matrices that fit together
     """
     if A.dim() != 2 or B.dim() != 2 or A.shape[1] != B.shape[0]:
@@ -46,7 +45,7 @@ def lora_updates(model):
 
 
 def weight_updates(tuned, base):
-    """The update of every linear layer: {name: (U, S, Vh)} of dW = tuned - base; of one that did not train S is 0.
+    """The update of every linear layer: {name: (U, S, Vh)} of dW = tuned - base; S is 0 where nothing trained.
 
     Input: tuned, base: a module after and before training. A layer of another shape in `base`, a new head, is left out
     Raises: ValueError that names the layer, for one that `base` does not have
@@ -64,35 +63,32 @@ def weight_updates(tuned, base):
 
 @torch.no_grad()
 def with_updates_cut(tuned, updates, rank):
-    """A copy of a tuned model whose weights keep, of each dW, the `rank` strongest directions alone.
+    """A copy of a tuned model whose weights keep only the `rank` strongest directions of each dW.
 
-    That is the matrix of this rank that is nearest to dW (Eckart and Young 1936). Rank 0 gives W.
-
-    What lies beyond the rank is taken out, so a rank that cuts nothing changes no bit. What has no update stays as it
-    was trained: biases, norms, a new head.
+    That is the matrix of this rank that is nearest to dW (Eckart and Young 1936). Rank 0 gives W. The other directions
+    are subtracted, so a rank that cuts nothing changes no bit. What has no update (biases, norms, a new head) stays.
 
     Input: tuned, a module; updates, what lora_updates or weight_updates gave for it, or some of it; rank, 0 or more
     """
     model = copy.deepcopy(tuned)
     for name, (U, S, Vh) in updates.items():
         layer = model.get_submodule(name)
-        weight = getattr(layer, "linear", layer).weight    # of a LoRA layer W: it is the sum that is cut
+        weight = getattr(layer, "linear", layer).weight    # of a LoRA layer W, because W + dW is what is cut
         weight.copy_(in_float64(weight) - (U[:, rank:] * S[rank:]) @ Vh[rank:])       # (out, in)
     return model
 
 
 def subspace_similarity(first, second):
-    """How much of the strongest directions of one matrix lies among those of another, however many of each.
+    """How much of the strongest directions of one matrix lies among those of another, for any number of each.
 
         phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j)
 
     The columns of U_i and V_j are the i and j strongest left-singular directions. 1: the smaller subspace lies in the
-    larger. 0: they are at right angles. Of A (in, r), that is what a LoRA reads; the paper's A is the transpose, so
-    there it is the right-singular ones. Of an update pass `Vh.T * S`, or `U * S` for what it writes: without S all
-    would be equally strong, and "the strongest" any of them.
+    larger. 0: they are at right angles. For A (in, r) these are the directions that a LoRA reads. (The paper's A is the
+    transpose, so it takes right-singular ones.) For an update pass `Vh.T * S`, or `U * S` for the directions that it
+    writes, because without S all of them are equally strong.
 
-    Input: (in, r1), (in, r2), r1 and r2 at most `in`
-    Output: (r1, r2), 0..1; phi(i, j) is at [i - 1, j - 1]
+    Input: (in, r1), (in, r2), r1 and r2 at most `in`. Output: (r1, r2), 0..1; phi(i, j) is at [i - 1, j - 1]
     Raises: ValueError with both shapes where they do not fit; for a matrix of zeros, which has no directions
     Source: Hu et al. 2021, section 7.2, equation 4
     """
@@ -108,10 +104,10 @@ def subspace_similarity(first, second):
 
 
 def random_similarity(in_dim, first_rank, second_rank):
-    """The mean of subspace_similarity where nothing is shared, for two independent random matrices: max(i, j) / in.
+    """The mean of subspace_similarity for two independent random matrices, which share nothing: max(i, j) / in.
 
-    Of the squared length of a unit vector, 1, a random subspace of j out of `in` dimensions holds j / in on average;
-    i unit vectors have i j / in in it, and over min(i, j) that is max(i, j) / in. So high ranks look alike.
+    A random subspace of j out of `in` dimensions holds on average j / in of the squared length, 1, of a unit vector. So
+    it holds i j / in of i unit vectors; divided by min(i, j) that is max(i, j) / in. So high ranks look alike.
 
     Output: (first_rank, second_rank), 0..1; phi(i, j) is at [i - 1, j - 1]
     """
@@ -120,13 +116,13 @@ def random_similarity(in_dim, first_rank, second_rank):
 
 
 def amplification(update, W, rank):
-    """How strong an update is beside what the weight already has in the update's own directions.
+    """How strong an update is, compared with what the weight already has in the update's own directions.
 
         factor = ||dW||_F / ||U^T W V||_F,    U (out, rank), V (in, rank): dW's strongest directions
 
-    The factor alone says little: twice the dW has twice the factor, and a dW that avoids W a large one (where W has
-    nothing, inf). Whether dW turns up what W has is told by ||U^T W V||_F beside what it is in W's own strongest
-    directions, the most it can be, and in random ones, rank ||W||_F / sqrt(in out), a root mean square.
+    The factor alone says little: twice the dW has twice the factor, and a dW that avoids W has a large one (inf where W
+    has nothing). To see whether dW amplifies what W has, compare ||U^T W V||_F with its value in W's own strongest
+    directions, the largest possible, and in random ones, rank ||W||_F / sqrt(in out), a root mean square.
 
     Input: update, (U, S, Vh), cut to `rank` where it has more; W (out, in) without dW: of a merged layer its `original`
     Output: {"dW": ||dW||_F, "W": ||W||_F, ||U^T W V||_F as "in dW", "in W" and "in random" directions, "factor"}
@@ -138,10 +134,11 @@ def amplification(update, W, rank):
         above = int((S > 1e-12 * S.max()).sum())    # what rounding leaves is no direction
         raise ValueError(f"rank {rank} of an update of {(len(U), Vh.shape[1])} with {above} of {len(S)} "
                          f"directions above 0, beside W {tuple(W.shape)}: is W transposed, or nothing trained?")
-    W, U, V = in_float64(W), U[:, :rank], Vh[:rank].T
-    dW, whole, there, own = S[:rank].norm(), W.norm(), (U.T @ W @ V).norm(), torch.linalg.svdvals(W)[:rank].norm()
-    found = {"dW": dW, "W": whole, "in dW": there, "in W": own, "in random": rank * whole / W.numel() ** 0.5,
-             "factor": dW / there}
+    W = in_float64(W)
+    dW = S[:rank].norm()
+    there = (U[:, :rank].T @ W @ Vh[:rank].T).norm()
+    found = {"dW": dW, "W": W.norm(), "in dW": there, "in W": torch.linalg.svdvals(W)[:rank].norm(),
+             "in random": rank * W.norm() / W.numel() ** 0.5, "factor": dW / there}
     return {name: number.item() for name, number in found.items()}
 
 
@@ -150,11 +147,10 @@ def effective_rank(singular_values):
 
         exp(-sum_i p_i ln p_i),    p_i = s_i / sum_j s_j
 
-    k equal values give k; one large value among k - 1 tiny ones gives little more than 1, where counting those that are
-    not 0 gives k. It shares out the values, `energy` their squares, in which weak directions all but vanish.
+    k equal values give k; one large value among k - 1 tiny ones gives little more than 1, where counting the values
+    that are not 0 gives k. The shares are of the values; `energy` takes their squares, where weak directions vanish.
 
-    Output: 1..k, a plain number
-    Raises: ValueError for a negative value, and where all are 0
+    Output: 1..k, a plain number. Raises: ValueError for a negative value, and where all are 0
     Source: Roy and Vetterli 2007
     """
     s = in_float64(singular_values)
@@ -164,7 +160,7 @@ def effective_rank(singular_values):
 
 
 def energy(singular_values, rank):
-    """The share of ||dW||_F^2 that the `rank` largest singular values hold: the sum of their squares over that of all.
+    """The share of ||dW||_F^2 in the `rank` largest singular values: the sum of their squares over that of all.
 
     Output: 0..1. Raises: ValueError where all are 0
     """

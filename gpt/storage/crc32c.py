@@ -2,17 +2,16 @@
 
 Read along: chapters/04_weights.py. Source: Castagnoli et al. 1993; RFC 3720, appendix B.4.
 
-A register of 32 bits eats the data bit by bit: the data bit is XORed into the register's lowest bit, the register
+A register of 32 bits takes the data bit by bit: the data bit is XORed into the register's lowest bit, the register
 is shifted right, and where a 1 falls out the polynomial is XORed in. In a Python loop 500 MB would take minutes.
 
 But XOR is addition without carry, and every step is linear: step(a ^ b) = step(a) ^ step(b). It follows that
 
-* running over n zero bytes is multiplying by one 32 x 32 matrix of bits, and that of 2 n zero bytes is its square;
-* the register after left + right is what right alone makes of a register of 0, XOR left's register run over as
-  many zero bytes as right has.
+* to run over n zero bytes is to multiply by one 32 x 32 matrix of bits, and that of 2 n zero bytes is its square;
+* the register after left + right is the register that right makes of 0, XOR left's register run over as many zero
+  bytes as right has.
 
-So a tensor is cut into lanes. NumPy walks thousands of them in step, 4 bytes a step; then neighbours are joined,
-pair by pair, until one register is left.
+So the data are cut into lanes. NumPy walks thousands of them at once, 4 bytes per step; then neighbours are joined.
 """
 
 from functools import cache
@@ -27,16 +26,16 @@ AT_ONCE = 16384            # lanes walked in step; their registers, 64 KB, stay 
 
 
 def move(registers, matrix):
-    """Matrix times vector with XOR for plus and AND for times: registers (...) uint32, matrix (32,) -> (...).
+    """Matrix times vector with XOR for plus and AND for times. Row k of the matrix says where bit k alone ends up.
 
-    Row k of the matrix says where bit k alone ends up.
+    Input: registers (...) uint32, matrix (32,). Output: (...)
     """
     return np.bitwise_xor.reduce((registers[..., None] >> BITS & np.uint32(1)) * matrix, axis=-1)
 
 
 @cache
 def over_zeros(doublings):
-    """The matrix (32,) that moves a register over 2^doublings zero bits: one step squared so many times."""
+    """The matrix (32,) that moves a register over 2^doublings zero bits: one step, squared that many times."""
     if doublings == 0:     # bit 0 falls out and brings the polynomial in, bit k becomes bit k - 1
         return np.array([POLYNOMIAL] + [1 << k for k in range(31)], dtype=np.uint32)
     half = over_zeros(doublings - 1)
@@ -51,7 +50,7 @@ def word_tables():
 
 
 def walk(words, registers):
-    """Each register eats its own row of words, 4 bytes a step.
+    """Each register takes its own row of words, 4 bytes per step.
 
     A word is XORed in whole and run over 4 zero bytes: its two halves by table, and by linearity the XOR of both.
 
@@ -65,7 +64,7 @@ def walk(words, registers):
 
 
 def join(registers, lane):
-    """Registers of neighbouring lanes -> the register of all of them, an int; each but the first was begun at 0.
+    """Registers of neighbouring lanes -> the register of all of them, an int; each but the first began at 0.
 
     Input: registers (lanes,) uint32; lane, the bytes of one, a power of 2
     """
@@ -79,9 +78,9 @@ def join(registers, lane):
 
 
 def crc32c(data):
-    """Checksum, a whole number below 2^32, of bytes or of anything that lends its memory, such as a NumPy array.
+    """The checksum, a whole number below 2^32, of bytes or of anything that lends its memory, such as a NumPy array.
 
-    The register begins as all ones and ends inverted. What does not fill a lane is eaten first, bit by bit.
+    The register begins as all ones and ends inverted. What does not fill a lane comes first, bit by bit.
     """
     data = np.frombuffer(data, dtype=np.uint8)
     lane = LONG_LANE if len(data) >= 1 << 20 else SHORT_LANE
@@ -103,9 +102,8 @@ def crc32c(data):
 
 
 def masked(crc):
-    """As TensorFlow stores it: rotated right by 15 bits, plus 0xA282EAD8, modulo 2^32.
+    """A checksum as TensorFlow stores it: rotated right by 15 bits, plus 0xA282EAD8, modulo 2^32.
 
-    Data with their own plain checksum behind them bring the register to one and the same value, whatever they are:
-    a checksum over both would check nothing.
+    Data followed by their own plain checksum always give the same register, so a checksum of both would check nothing.
     """
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,8 +1,5 @@
 """Files that are written whole or not at all, and files of tensors that are opened so that they can do no harm.
 
-A .pth is a pickle, and a pickle is a program: it is read with weights_only=True, which admits tensors and plain
-values and nothing else, or it is not read at all.
-
 Read along: chapters/04_weights.py.
 """
 
@@ -17,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 @contextmanager
 def written_whole(path):
-    """Write to the temporary path that is handed out; it takes the name `path` only when the block ends without error.
+    """Write to the temporary path that it yields; it takes the name `path` only when the block ends without error.
 
-    Whoever reads `path` sees the old file or the new one, never half of one, whenever the process is killed or the
-    power is cut.
+    A reader of `path` sees the old file or the new one, never half of one, even if the process is killed just then.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")
@@ -31,23 +27,26 @@ def written_whole(path):
     os.close(handle)
     try:
         yield Path(name)
-        with open(name, "rb+") as file:
-            os.fsync(file.fileno())    # the content reaches the disk before the name does
-        os.chmod(name, 0o644)          # mkstemp's files are for their owner alone
+        _finish(name)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
+def _finish(file):
+    """Force a file's content to the disk, before its final name appears there, and let everybody read it."""
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
+    os.chmod(file, 0o644)    # mkstemp and safetensors make files for their owner alone
+
+
 @contextmanager
 def written_whole_folder(path):
-    """Write files into the temporary folder that is handed out; it takes the name `path` if the block ends without
-    error. There must be no folders in it.
+    """Write files, and no folders, into the temporary folder that it yields; it takes the name `path` afterwards.
 
-    A folder that is at `path` already is replaced if it holds nothing but files of the names that were written: an
-    older version. No system swaps two folders in one step, so for an instant there is none at `path`, or, if the
-    process is killed just then, for good (the old one then lies beside it, in .NAME.*/old); but never one that is half
-    old and half new.
+    A folder that is at `path` already is replaced if it holds only files of the names that were written, as an older
+    version does. It is never half old and half new. But no system swaps two folders in one step: if the process is
+    killed in the instant between, there is none at `path`, and the old one stays beside it, in .NAME.*/old.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
     """
@@ -57,15 +56,14 @@ def written_whole_folder(path):
         new, old = Path(place) / "new", Path(place) / "old"
         new.mkdir()
         yield new
-        names = sorted(file.name for file in new.iterdir())
+        names = [file.name for file in new.iterdir()]
         for name in names:
-            with open(new / name, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(new / name, 0o644)    # safetensors writes files for their owner alone
+            _finish(new / name)
         if path.exists():
             if not path.is_dir():
                 raise FileExistsError(f"{path} is a file: give the name of a folder")
-            if others := sorted(file.name for file in path.iterdir() if file.name not in names or not file.is_file()):
+            others = sorted(file.name for file in path.iterdir() if file.name not in names or not file.is_file())
+            if others:
                 raise FileExistsError(f"{path} holds {', '.join(others[:5])}, which would be lost: give the name of a "
                                       f"folder that is new, empty, or an older one of this kind")
             os.replace(path, old)
@@ -79,20 +77,17 @@ def written_whole_folder(path):
 
 @contextmanager
 def naming_file(file):
-    """A ValueError that is raised inside gets the file's name in front; a damaged safetensors file becomes one."""
+    """Turn a reader's error about damaged content into a ValueError with the file's name in front."""
     try:
         yield
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
         raise ValueError(f"{file}: {error}") from error
 
 
 def read_json(file):
-    """What a JSON file holds. ValueError with the file's name where it is damaged, however deep its brackets nest."""
+    """The content of a JSON file. Raises ValueError with the file's name where it is damaged."""
     with naming_file(file):
-        try:
-            return json.loads(Path(file).read_text(encoding="utf-8"))
-        except RecursionError as error:
-            raise ValueError("it nests too deeply to be read") from error
+        return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def read_safetensors(file):
@@ -102,8 +97,11 @@ def read_safetensors(file):
 
 
 def read_state_dict(file):
-    """A .pth, of a state_dict alone or of one under "model_state_dict" beside an optimizer's -> {name: tensor}."""
-    import torch    # here, because it takes a second, and whoever only writes files does not need it
+    """A .pth, of a state_dict alone or of one under "model_state_dict" beside an optimizer's -> {name: tensor}.
+
+    A .pth is a pickle, and a pickle is a program. weights_only=True admits tensors and plain values, nothing else.
+    """
+    import torch    # here, because it takes a second, and code that only writes files does not need it
 
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)

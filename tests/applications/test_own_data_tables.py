@@ -62,10 +62,10 @@ def test_what_csv_writes_is_read_back_whatever_is_in_the_cells(write, tmp_path):
     ('text,label\nc,x\n"a,x\nb,y\n', ":3", ["quotation mark"]),
     ('text,label\nc,x\n"a" b,x\n', ":3", ["quotation mark"]),
     ("text,label\n" + '"' + "a\n" * 100_000, ":2", ["larger than field limit", "quotation mark"]),
-    (b"text,label\r\nok,x\r\ncaf\xe9,x\r\n", ":3", ["byte 0xe9 at position 21", "UTF-8"]),
-    ("text,label\na,x\n".encode("utf-16"), ":1", ["byte 0xff at position 0"]),
-    (b"text,label\na," + b"x" * 20_000 + b"\n\xc3\xa9,y\n\xa3,z\n", ":4", ["byte 0xa3 at position 20,019"]),
-    (b"text,label\na,\xc3", ":2", ["byte 0xc3 at position 13"]),
+    (b"text,label\r\nok,x\r\ncaf\xe9,x\r\n", ":3", ["byte 0xe9", "UTF-8"]),
+    ("text,label\na,x\n".encode("utf-16"), ":1", ["byte 0xff"]),
+    (b"text,label\na," + b"x" * 20_000 + b"\n\xc3\xa9,y\n\xa3,z\n", ":4", ["byte 0xa3"]),
+    (b"text,label\na,\xc3", ":2", ["byte 0xc3"]),
 ])
 def test_what_is_wrong_with_a_file_is_said_with_its_line_and_numbers(write, content, where, reasons):
     path = write(content)

@@ -725,7 +725,7 @@ CHAPTER_8 = (
     Bug("the base trained on from trial to trial",
         "tests/experiments/test_lora_trials.py::test_a_lora_trial_trains_its_targets_and_the_new_head_and_leaves_the_base_alone",
         "gpt/experiments/lora_trials.py",
-        "model, device = copy.deepcopy(base), base", "model, device = base, base",
+        "model = copy.deepcopy(base)", "model = base",
         "8.4 stops: there are LoRA layers already.", box="08"),
     Bug("the rank's square for its root",
         "tests/story/test_lora.py::test_a_new_correction_knows_its_settings_and_the_number_that_scales_it", "gpt/lora.py",
@@ -853,9 +853,9 @@ CHAPTER_9 = (
         "9.9 stops: 896 right labels, not 1,031.", box="09"),
     Bug("cells guessed at",
         "tests/applications/test_own_data_tables.py::test_every_cell_is_the_text_that_stands_in_the_file", "gpt/applications/own_data.py",
-        "    _, header, rows = open_table(file, *columns)\n    places",
+        "    _, header, rows = open_table(file, *columns)\n    if not",
         "    return pd.read_csv(file, dtype=str)[list(columns)]\n"
-        "    _, header, rows = open_table(file, *columns)\n    places",
+        "    _, header, rows = open_table(file, *columns)\n    if not",
         '9.1 stops: "NA" is nan.', box="09"),
 )
 

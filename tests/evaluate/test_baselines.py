@@ -59,7 +59,7 @@ def test_the_majority_is_of_the_training_set_and_of_equals_the_lowest():
 
 def test_the_length_rule_takes_the_threshold_with_the_most_right_answers():
     rule = LengthRule().fit(["a", "bb", "ccc", "dddd", "eeeee"], [0, 0, 1, 0, 1])
-    assert (rule.threshold, rule.answers) == (2, (0, 1)), "4 of 5 are right at 2, as at 4: the lowest counts"
+    assert (rule.threshold, rule.classes) == (2, (0, 1)), "4 of 5 are right at 2, as at 4: the lowest counts"
     assert rule.predict(["zz", "zzz", ""]) == [0, 1, 0]
 
 

@@ -218,7 +218,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_as_one_that_was_not(tiny, t
 
 CALLER = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(HERE)!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(HERE)!r}]
 import test_comparison
 test_comparison.comparison.run_filter = test_comparison.run_of_a_test
 test_comparison.make_it_among_others(test_comparison.LORA, test_comparison.SETTINGS)
