@@ -6,6 +6,7 @@
 A test says which exercises it checks: @pytest.mark.exercise("6.1", "6.3"). The ids are those of exercise_table.py.
 """
 
+import os
 import random
 import re
 import sys
@@ -16,6 +17,8 @@ import pytest
 
 # gpt is imported where it is used, not here: a student's mistake in one module must not stop the tests of another.
 ROOT = Path(__file__).resolve().parent.parent
+if "PYTEST_XDIST_WORKER" in os.environ:    # one of several processes, each of which has one core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Helpers are found from every folder of tests/.
 sys.path[:0] = map(str, [ROOT, *(path for path in (ROOT / "tests").iterdir() if path.is_dir())])
 
@@ -107,6 +110,17 @@ def pytest_configure(config):
 def marked(source):
     """The ids of all exercises that the tests in this source check."""
     return {name for ids in re.findall(r"mark\.exercise\(([^)]*)\)", source) for name in re.findall(r"[\d.]+", ids)}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs on all cores, up to four, where pytest-xdist is installed; a part of it in one process."""
+    option, whole = config.option, [str(ROOT)]
+    part = option.exercise or option.markexpr or option.keyword or option.collectonly or option.usepdb
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    if config.args == whole and not part and not worker and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses = min(os.cpu_count() or 1, 4)
+        option.dist, option.tx = "load", ["popen"] * option.numprocesses    # what xdist makes of it
 
 
 def pytest_ignore_collect(collection_path, config):

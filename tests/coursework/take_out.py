@@ -11,6 +11,7 @@ import re
 import textwrap
 import tokenize
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 class Problem(Exception):
@@ -54,14 +55,20 @@ def cut(source, exercise):
     return Parts(before, function, after, head, docstring, body, indent)
 
 
+@lru_cache(maxsize=64)    # a release reads some files eight times
+def _functions_of(source):
+    """[(qualified name, node), ...] of a source text."""
+    return list(functions(ast.parse(source.removeprefix("\ufeff"))))    # an editor's mark, no part of the program
+
+
 def _find(source, exercise):
     """The exercise's function as a node of the syntax tree."""
     try:
-        tree = ast.parse(source.removeprefix("\ufeff"))    # an editor's mark, no part of the program
+        everything = _functions_of(source)
     except SyntaxError as error:
         raise Problem(f"{exercise.file}, line {error.lineno}: {error.msg}: Python cannot read the file, so this must "
                       f"be corrected first") from None
-    found = [node for name, node in functions(tree) if name == exercise.function]
+    found = [node for name, node in everything if name == exercise.function]
     if len(found) != 1:
         raise Problem(f"{exercise.file} has {len(found) or 'no'} {exercise.function}, and exercise {exercise.id} needs "
                       f"exactly one: was it renamed, moved, deleted or written twice?")

@@ -92,7 +92,7 @@ def test_requirements_are_pinned_and_say_which_chapters_need_them():
     named = set()
     for line in lines:
         if line and not line.startswith("#"):
-            match = re.fullmatch(r"([a-z]+)==[\d.]+ +# (?:chapters? ([\d, -]+)|the tests).*", line)
+            match = re.fullmatch(r"([a-z-]+)==[\d.]+ +# (?:chapters? ([\d, -]+)|the tests).*", line)
             assert match, line
             package, chapters = match.groups()
             named.add(package)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
         while not done.is_set():
             text = path.read_text(encoding="utf-8")
             seen.add((len(text), len(set(text))))
+            time.sleep(1e-4)    # or it would hardly let the writer write
 
     reader = threading.Thread(target=read)
     reader.start()
