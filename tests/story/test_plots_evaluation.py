@@ -1,6 +1,7 @@
 """gpt/plots.py: what is drawn is what was given."""
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 from gpt.evaluate.calibration import reliability
@@ -11,6 +12,12 @@ matplotlib.use("Agg")
 ROWS = [{"predicted": 0.05, "observed": 0.0, "interval": [0.0, 0.25]}, {"predicted": 0.75, "observed": 0.5,
         "interval": [0.25, 0.75]}, {"predicted": 1.0, "observed": 1.0, "interval": [0.5, 1.0]}]
 CURVES = {"LoRA": {16: (0.75, 0.5, 1.0), 1045: (0.875, 0.75, 0.9375)}, "all": {16: (0.5, -0.25, 1.25), 64: (1, 1, 1)}}
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed():
+    yield
+    plt.close("all")
 
 
 def segments(axes):
