@@ -115,12 +115,14 @@ def marked(source):
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """The whole suite runs on all cores, up to four, where pytest-xdist is installed; a part of it in one process."""
-    option, whole = config.option, [str(ROOT)]
+    option, cores = config.option, min(os.cpu_count() or 1, 4)
     part = option.exercise or option.markexpr or option.keyword or option.collectonly or option.usepdb
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    if config.args == whole and not part and not worker and getattr(option, "numprocesses", 0) is None:
-        option.numprocesses = min(os.cpu_count() or 1, 4)
-        option.dist, option.tx = "load", ["popen"] * option.numprocesses    # what xdist makes of it
+    worker = "PYTEST_XDIST_WORKER" in os.environ    # one of these processes itself, or a test's own pytest
+    installed = getattr(option, "numprocesses", 0) is None    # and no -n on the command line
+    if config.args == [str(ROOT)] and installed and cores > 1 and not part and not worker:
+        option.numprocesses = cores
+        option.dist = "load"                        # what xdist makes of -n
+        option.tx = ["popen"] * cores
 
 
 def pytest_ignore_collect(collection_path, config):
