@@ -133,10 +133,8 @@ def bound(statement):
 
 
 def definitions(source):
-    """The functions and classes of a source text, as Python qualifies them."""
-    tree = ast.parse(source)
-    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    return classes | {name for name, _ in functions(tree)}
+    """The functions and methods of a source text, as Python qualifies them."""
+    return {name for name, _ in functions(ast.parse(source))}
 
 
 def names_of(source):
