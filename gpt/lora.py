@@ -15,6 +15,8 @@ import math
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 SCALES = {
     "alpha/r": lambda alpha, rank: alpha / rank,                  # Hu et al. 2021, section 4.1
@@ -59,7 +61,11 @@ class LoRALayer(nn.Module):
 
 
 class LinearWithLoRA(nn.Module):
-    """A linear layer and its correction. While merged, original is the weight (out, in) as it was before, else None."""
+    """A linear layer and its correction. While merged, original is the weight (out, in) as it was before, else None.
+
+    The frozen weight may be held in bfloat16 or float16 while A and B stay in float32: the layer computes, and answers,
+    in the weight's type (under autocast in autocast's).
+    """
 
     def __init__(self, linear, rank, alpha, **options):
         super().__init__()
@@ -69,16 +75,22 @@ class LinearWithLoRA(nn.Module):
         self.register_buffer("original", None, persistent=False)     # moves with the model, but into no file
         self.train(linear.training)                                  # a new module is in training mode
 
+    def by_hand(self, x):
+        """linear(x) + lora(x): x (..., in) -> (..., out). One type throughout."""
+        return self.linear(x) + self.lora(x)                                          # (..., out)
+
     def forward(self, x):
-        """linear(x) + lora(x): x (..., in) -> (..., out); while merged linear(x) alone, whose weight holds the sum.
+        """What `by_hand` gives, to rounding, by LoRAFunction; while merged linear(x), whose weight holds the sum.
 
         Raises: RuntimeError while merged, in training mode with gradients on, because A and B would get no gradient
         """
+        linear, lora = self.linear, self.lora
         if self.original is None:
-            return self.linear(x) + self.lora(x)                                      # (..., out)
+            dropped = lora.dropout(x) if lora.dropout.p and self.training else None
+            return LoRAFunction.apply(x, dropped, linear.weight, linear.bias, lora.A, lora.B, lora.scale)
         if self.training and torch.is_grad_enabled():
             raise RuntimeError("this layer is merged, so its A and B cannot train: unmerge first, or call eval()")
-        return self.linear(x)                                                         # (..., out)
+        return linear(x.to(linear.weight.dtype))                                      # (..., out)
 
     @torch.no_grad()
     def merge(self):
@@ -90,7 +102,7 @@ class LinearWithLoRA(nn.Module):
         if self.original is not None:
             raise RuntimeError("this layer is merged already: merging again would add the correction twice")
         self.original = self.linear.weight.data
-        self.linear.weight.data = self.original + self.lora.delta()                   # (out, in)
+        self.linear.weight.data = (self.original + self.lora.delta()).to(self.original.dtype)    # (out, in)
 
     @torch.no_grad()
     def unmerge(self):
@@ -98,6 +110,61 @@ class LinearWithLoRA(nn.Module):
         if self.original is None:
             raise RuntimeError("this layer is not merged: there is nothing to take out")
         self.linear.weight.data, self.original = self.original, None
+
+
+class LoRAFunction(torch.autograd.Function):
+    """linear(x) + scale * (x A) B as one step of autograd, which makes no tensor of the output's width twice.
+
+    The correction is added into the linear layer's own output, and its part of x's gradient into the part that comes
+    back through W. Autograd, left alone, makes a tensor for each summand and a third for the sum. For the backward pass
+    it keeps x, one tensor for all the layers that read it, and x A, which is thin. With g the gradient of the output:
+
+        dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
+
+    All of it is computed in the type of W, or in autocast's, and each gradient arrives in the type of what it is of.
+    There is no second derivative: asking for one is a RuntimeError.
+
+    Source: Hu et al. 2021, section 4.1, differentiated; Han and Han 2023 (Unsloth) for doing so by hand
+    """
+
+    @staticmethod
+    def forward(ctx, x, dropped, weight, bias, A, B, scale):
+        """x (..., in) -> (..., out). dropped: x after dropout, which the correction then reads, or None without one."""
+        device, dtype = x.device.type, weight.dtype
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        x, weight, A, B = (tensor.to(dtype) for tensor in (x, weight, A, B))
+        read = x if dropped is None else dropped.to(dtype)                            # (..., in)
+        thin = scale * (read @ A)                                                     # (..., r)
+        out = F.linear(x, weight, None if bias is None else bias.to(dtype))           # (..., out)
+        _rows(out).addmm_(_rows(thin), B)
+        _, _, of_weight, _, of_A, of_B, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, read if of_A else None, thin if of_B else None, weight, A, B)
+        ctx.scale, ctx.dropped = scale, dropped is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """The gradient of the output, (..., out) -> the gradients of what `forward` was given, as far as they count."""
+        x, read, thin, weight, A, B = ctx.saved_tensors
+        of_x, of_dropped, of_weight, of_bias, of_A, of_B, _ = ctx.needs_input_grad
+        back = ctx.scale * (grad @ B.T)                                               # (..., r)
+        dx = grad @ weight if of_x else None                                          # (..., in)
+        if of_x and not ctx.dropped:
+            _rows(dx).addmm_(_rows(back), A.T)
+        return (dx,
+                back @ A.T if of_dropped else None,                                   # (..., in)
+                _rows(grad).T @ _rows(x) if of_weight else None,                      # (out, in)
+                _rows(grad).sum(dim=0) if of_bias else None,                          # (out,)
+                _rows(read).T @ _rows(back) if of_A else None,                        # (in, r)
+                _rows(thin).T @ _rows(grad) if of_B else None,                        # (r, out)
+                None)
+
+
+def _rows(x):
+    """(..., n) -> (N, n)"""
+    return x.reshape(-1, x.shape[-1])
 
 
 def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r", init=None, dropout=0.0,

@@ -169,9 +169,11 @@ def run_baselines(module):
 
 
 def run_lora(module):
-    layer = module.LinearWithLoRA(nn.Linear(5, 8), rank=3, alpha=1).eval()
-    layer(torch.randn(B, T, 5))
-    layer.merge()
+    layer = module.LinearWithLoRA(nn.Linear(5, 8), rank=3, alpha=1, dropout=0.5)
+    x = torch.randn(B, T, 5, requires_grad=True)
+    layer.by_hand(x)
+    layer(x).sum().backward()
+    layer.eval().merge()
     layer(torch.randn(T, 5))
     yield {"in": 5, "out": 8, "r": 3, "B": B, "T": T}
 

@@ -10,7 +10,7 @@ from torch import nn
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
 from gpt.lora import (
-    LinearWithLoRA, LoRALayer, count_parameters, lora_layers, merge_lora, replace_linear_with_lora, trainable_report,
+    LinearWithLoRA, LoRAFunction, LoRALayer, count_parameters, lora_layers, merge_lora, replace_linear_with_lora, trainable_report,
     unmerge_lora,
 )
 from gpt.model import GPTModel
@@ -195,6 +195,126 @@ def test_the_bound_of_A_depends_on_the_inputs_alone_and_the_blogs_on_the_rank_al
     A = LoRALayer(900, 5, rank, 1, init=init, generator=seeded()).A.detach()
     assert 0.99 * bound < A.max() <= bound and -bound <= A.min() < -0.99 * bound, "which size was taken for the fan-in?"
     assert A.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), "not a uniform draw"
+
+
+# ---- the two forms of a layer: by hand, and as one step of autograd -------------------------------------------------
+
+FORMS = {
+    "plain": {}, "no bias": dict(bias=False), "another scale": dict(scale="alpha"), "dropout": dict(dropout=0.5),
+    "a weight that trains": dict(weight_trains=True), "A alone trains": dict(frozen=("B",)),
+    "B alone trains": dict(frozen=("A",)), "one token": dict(shape=(5,)), "rows": dict(shape=(6, 5)),
+    "not contiguous": dict(shape=(5, 3, 2)), "no row": dict(shape=(0, 5)),
+}
+
+
+def both_forms(dtype, bias=True, weight_trains=False, frozen=(), shape=(2, 3, 5), **options):
+    """Values and gradients of a layer in its two forms, on the same numbers: two dicts."""
+    layer = LinearWithLoRA(nn.Linear(5, 8, bias=bias), 3, 6, generator=seeded(), **options).to(dtype)
+    layer.linear.requires_grad_(weight_trains)
+    layer.lora.B.data = random(3, 8, dtype=dtype)
+    for name in frozen:
+        getattr(layer.lora, name).requires_grad_(False)
+    found = []
+    for form in (layer.by_hand, layer):
+        start = random(*shape, seed=2, dtype=dtype).requires_grad_()
+        x = start if shape[-1] == 5 else start.transpose(0, 2)
+        torch.manual_seed(0)
+        y = form(x)
+        layer.zero_grad()
+        (y * random(*y.shape, seed=3, dtype=dtype)).sum().backward()
+        found.append({"value": y.detach(), "x": start.grad} | {name: p.grad for name, p in layer.named_parameters()})
+    return found
+
+
+@pytest.mark.exercise("6.9")
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-6), (torch.float64, 5e-15)])
+@pytest.mark.parametrize("case", FORMS)
+def test_both_forms_of_a_layer_give_the_same_values_and_gradients(case, dtype, error):
+    by_hand, as_one_step = both_forms(dtype, **FORMS[case])
+    for name, expected in by_hand.items():
+        found = as_one_step[name]
+        assert (expected is None) == (found is None), f"{name} has a gradient in one of the forms only"
+        if expected is not None:
+            assert found.dtype == dtype and found.shape == expected.shape
+            assert torch.allclose(found, expected, rtol=error, atol=error * (expected.abs().max().item() if
+                                  expected.numel() else 1.0)), f"{name} differs"
+
+
+@pytest.mark.exercise("6.9")
+@pytest.mark.parametrize("dropped", [False, True])
+def test_the_gradients_of_the_one_step_are_those_of_finite_differences(dropped):
+    shapes = [(2, 4, 5), (2, 4, 5), (8, 5), (8,), (5, 3), (3, 8)]
+    x, other, *rest = (random(*shape, seed=i, dtype=torch.float64).requires_grad_() for i, shape in enumerate(shapes))
+    arguments = (x, other if dropped else None, *rest, 1.5)
+    assert torch.autograd.gradcheck(LoRAFunction.apply, arguments)
+
+
+@pytest.mark.exercise("6.9")
+def test_three_layers_that_share_an_A_learn_as_they_do_by_hand(shared_a):
+    shared_a.float()
+    fill(shared_a)
+    block = shared_a.trf_blocks[0].att
+    gradients = []
+    for form in (lambda layer, x: layer.by_hand(x), lambda layer, x: layer(x)):
+        shared_a.zero_grad()
+        x = random(2, 7, block.W_query.linear.in_features)
+        sum(form(layer, x).square().sum() for layer in (block.W_query, block.W_key, block.W_value)).backward()
+        gradients.append(block.W_key.lora.A.grad.clone())
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-5 * gradients[0].abs().max())
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+@pytest.mark.parametrize("way", ["held in it", "autocast"])
+def test_a_frozen_weight_in_half_the_bytes_costs_only_its_rounding(dtype, error, way):
+    layer = LinearWithLoRA(nn.Linear(64, 96), 4, 8, generator=seeded())
+    layer.linear.requires_grad_(False)
+    layer.lora.B.data = random(4, 96)
+    x = random(3, 5, 64, seed=2).requires_grad_()
+    found = []
+    for half in (False, True):
+        layer.zero_grad()
+        x.grad = None
+        if half and way == "held in it":
+            layer.linear.to(dtype)
+        with torch.autocast("cpu", dtype, enabled=half and way == "autocast"):
+            y = layer(x)
+        assert y.dtype == (dtype if half else torch.float32)
+        y.float().square().sum().backward()
+        found.append([y.detach().float(), x.grad, layer.lora.A.grad, layer.lora.B.grad])
+    for exact, rounded in zip(*found):
+        assert rounded.dtype == torch.float32, "what trains gets its gradient in its own type"
+        assert 0 < (exact - rounded).norm() < error * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_merged_weight_stays_in_the_type_in_which_it_is_held(dtype):
+    layer = LinearWithLoRA(nn.Linear(64, 96), 4, 8, generator=seeded()).eval()
+    layer.linear.requires_grad_(False).to(dtype)
+    layer.lora.B.data = random(4, 96)
+    original, x = layer.linear.weight.clone(), random(5, 64, seed=2)
+    beside = layer(x)
+    layer.merge()
+    assert layer.linear.weight.dtype == dtype and layer(x).dtype == dtype
+    assert (layer(x) - beside).float().norm() < 0.02 * beside.float().norm()
+    layer.unmerge()
+    assert torch.equal(layer.linear.weight, original)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    layer = LinearWithLoRA(nn.Linear(5, 8), 3, 6)
+    x = random(2, 5).requires_grad_()
+    gradient, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("trains, kept", [("AB", ["read", "thin"]), ("B", ["thin"]), ("A", ["read"]), ("", [])])
+def test_the_one_step_keeps_only_what_its_gradients_need(trains, kept):
+    x, weight = random(2, 5).requires_grad_(), random(8, 5)
+    A, B = (random(*shape).requires_grad_(name in trains) for name, shape in (("A", (5, 3)), ("B", (3, 8))))
+    tensors = LoRAFunction.apply(x, None, weight, None, A, B, 1.0).grad_fn.saved_tensors
+    assert [name for name, tensor in zip(("x", "read", "thin"), tensors) if tensor is not None] == kept
+    assert "A" not in trains or tensors[1].data_ptr() == x.data_ptr(), "x is kept as it is, not copied"
 
 
 @pytest.mark.exercise("6.2")
