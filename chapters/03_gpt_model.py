@@ -277,6 +277,6 @@ figure(plot_token_times(lengths, times, args.model), run_folder(args), "03_cache
 #   gpt/model.py, init_weights: leave out "/ math.sqrt(2 * ...)"           -> 3.4 stops: 4.4 times the growth, not 1
 #   gpt/model.py, GPTModel: leave out the line that ties the head          -> 3.6 stops: 163,037,184 parameters
 #   gpt/model.py, hidden: start=0, so that each new token is the first     -> 3.9 stops: other tokens with the cache
-#   gpt/generate.py: a new cache past the window, in place of none         -> 3.9 stops: it reads 1 token, not 8
+#   gpt/generate.py: a new cache past the window, and `unread` as it was   -> 3.9 stops: it reads 1 token, not 8
 # Try it:
 #   python chapters/03_gpt_model.py --quick --seed 1    which of these numbers are luck?

@@ -19,7 +19,7 @@ from gpt.adapters import load_adapter, read_adapter, save_adapter
 from gpt.applications.own_data import read_table
 from gpt.applications.switch_adapters import AdapterSwitch
 from gpt.applications.text_writer import (
-    TextBatches, fine_tune, mixed_precision, read_documents, step_in_parts, text_loss, titled,
+    TextBatches, fine_tune, read_documents, step_in_parts, text_loss, titled,
 )
 from gpt.batches import LABELS, BatchesByLength
 from gpt.classify import classifier_loss, classify, swap_head, to_device
@@ -27,6 +27,7 @@ from gpt.config import GPT2_SIZES
 from gpt.cost.fresh_process import in_fresh_process
 from gpt.cost.ledger import format_changes, format_ledger, ledger, ledger_changes
 from gpt.cost.memory import predict_memory
+from gpt.cost.precision import computing, hold
 from gpt.download import fetch
 from gpt.generate import generate
 from gpt.interop.hugging_face import export_hf
@@ -42,7 +43,7 @@ from gpt.train import parameter_groups, train, warmup_then_linear
 QUICK, FULL = dict(texts=240, scored=40, looks=3), dict(texts=None, scored=None, looks=8)
 TEXT = ("--text", dict(metavar="FILE", help="texts of your own, with empty lines between them, or one a line"))
 PARTS = ("--parts", dict(type=int, default=1, help="compute each batch in so many parts"))
-args = start(__doc__, QUICK, FULL, "--model", "--weights", TEXT, "--csv", "--column", PARTS)
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", TEXT, "--csv", "--column", PARTS)
 RANK, ALPHA, TARGETS, BATCH_SIZE = 4, 32, ("W_query", "W_value"), 8    # KerasHub's example, but for its batch of 32
 # KerasHub trains both ways at 5e-5; we have not run that on 124M. mini's: by validation losses of runs that end at step
 # 120, seed 123: all weights 5.98 at 5e-4, 5.91 at 1e-3, 5.90 at 2e-3 (of near equals the lower); LoRA 6.61 at 2e-3,
@@ -153,9 +154,12 @@ for what, lengths in (("equal lengths", [30] * 8), ("short and long", [6] * 4 + 
     print(f"{what}, in two parts: gradient off by {errors[0]:.0%} of its length by tokens, {errors[1]:.0%} by rows")
     predict(f"{what}: right by tokens, by rows", [True, lengths[0] == lengths[7]], [error < 1e-3 for error in errors])
 
-# A GPU that can multiply bfloat16 trains in it here (mixed precision). Weights stay float32: small steps would be lost.
+# Where the machine multiplies bfloat16 faster, models above mini train in it. What trains stays in float32: small steps
+# would be lost. So LoRA's frozen weights are held in bfloat16; where all weights train, each product rounds them anew
+# (mixed precision).
 predict("256 + 1 in bfloat16", 256.0, (torch.tensor(256.0, dtype=torch.bfloat16) + 1).item())
-show(mixed_precision)
+show(hold)
+show(computing)
 
 # %%
 section("7.6  How much memory, before it is taken")
@@ -192,7 +196,8 @@ section("7.7  Train, each way in a process of its own")
 folder = run_folder(args)
 files = {name: folder / f"{name}.safetensors" for name in ("writer", "filter")}
 same = dict(model=args.model, base=weights, untrained=args.weights == "random", seed=args.seed, texts=texts,
-            rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE, parts=args.parts, looks=args.looks, device=str(args.device))
+            rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE, parts=args.parts, looks=args.looks, device=str(args.device),
+            precision=args.precision)
 runs, seconds, predicted, peaks = {}, {}, {}, {}
 for way, name in WAYS.items():
     run, peak = in_fresh_process(fine_tune, method=way, learning_rate=RATES[way], **same,

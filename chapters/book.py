@@ -21,6 +21,7 @@ import torch  # noqa: E402  (the path and the backend come first)
 
 from gpt.classify import classify  # noqa: E402
 from gpt.config import GPT2_SIZES  # noqa: E402
+from gpt.cost.precision import TYPES, choose_precision, float32_by_onednn  # noqa: E402
 from gpt.download import DownloadError, data_dir  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
 from gpt.storage.files import written_whole  # noqa: E402
@@ -44,6 +45,7 @@ def two_to_ten(text):
 FLAGS = {
     "--model": dict(default="gpt2-small (124M)", help="which size: " + ", ".join(GPT2_SIZES)),
     "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
+    "--precision": dict(choices=["auto", *TYPES], default="auto", help="what models above mini compute in"),
     "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
     "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
@@ -119,16 +121,29 @@ def _last_words(kind, error, traceback):
 
 
 def load_weights(args):
-    """The model that a chapter asked for and what to call its weights; mini where others cannot be had, said aloud."""
+    """The model that a chapter asked for and what to call its weights; mini where others cannot be had, said aloud.
+
+    Now that the model is known, so is the precision: args.dtype becomes the type to compute in (torch.float32 where
+    the chapter has no --precision), and args.precision its name.
+    """
     if getattr(args, "weights", None) == "random":
-        model = GPTModel(GPT2_SIZES[args.model], torch.Generator().manual_seed(args.seed))
-        return model.eval(), f"{args.model}, untrained (seed {args.seed})"
-    try:
-        return load_gpt2(args.model), args.model
-    except DownloadError:    # fetch has printed each source and its reason
-        print(f"*** {args.model} cannot be had here, so this run uses mini (by hand: data/README.md). ***")
-        args.model = "mini"
-        return load_gpt2("mini"), "mini"
+        model = GPTModel(GPT2_SIZES[args.model], torch.Generator().manual_seed(args.seed)).eval()
+        name = f"{args.model}, untrained (seed {args.seed})"
+    else:
+        try:
+            model = load_gpt2(args.model)
+        except DownloadError:    # fetch has printed each source and its reason
+            print(f"*** {args.model} cannot be had here, so this run uses mini (by hand: data/README.md). ***")
+            args.model = "mini"
+            model = load_gpt2("mini")
+        name = args.model
+    args.dtype, why = choose_precision(getattr(args, "precision", "float32"), args.device, args.model)
+    args.precision = next(name for name, dtype in TYPES.items() if dtype == args.dtype)
+    if args.model != "mini":
+        if args.dtype == torch.float32 and args.device.type == "cpu" and float32_by_onednn():
+            why += "; oneDNN multiplies"
+        print(f"computing in {args.precision}, {why}")
+    return model, name
 
 
 def answer(args, tokenizer):
@@ -239,6 +254,7 @@ def figure(fig, folder, name):
 def report(folder, args, **results):
     """Write folder/results.json: what was run and what came out."""
     facts = dict(chapter=args.chapter, seed=args.seed, device=str(args.device), torch=torch.__version__,
+                 precision=getattr(args, "precision", "float32"),
                  date=date.today().isoformat(),
                  machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     with written_whole(folder / "results.json") as temporary:

@@ -24,7 +24,7 @@ Six folders can wait until a chapter leads there:
     storage/        what lies on a disk: files, openai_checkpoint, crc32c
     interop/        to and from other libraries: hugging_face, peft
     evaluate/       what a number is worth: metrics, calibration, significance, baselines, contributions, disguises
-    cost/           what it costs: ledger, memory, frozen_cache, fresh_process
+    cost/           what it costs: ledger, memory, precision, frozen_cache, fresh_process
     applications/   longer jobs on the same parts: pretrain, text_writer, own_data, switch_adapters
     experiments/    runs that chapters 8 and 10 compare: run_records, mnist, lora_trials, weight_updates, spam_filters,
                     comparison

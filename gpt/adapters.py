@@ -103,11 +103,11 @@ def load_adapter(model, file):
     for name, options in adapter.layers.items():
         if options.get("shares_a") is not None:
             model.get_submodule(name).lora.A = model.get_submodule(options["shares_a"]).lora.A
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            module, _, parameter = name.rpartition(".")
-            module = plain_head(model) if module == "out_head" else model.get_submodule(module)
-            getattr(module, parameter).copy_(tensor)
+    for name, tensor in tensors.items():
+        module, _, parameter = name.rpartition(".")
+        module = plain_head(model) if module == "out_head" else model.get_submodule(module)
+        parameter = getattr(module, parameter)
+        parameter.data = tensor.to(parameter.device, copy=True)    # in its own type, whatever the base is held in
     plain_head(model).requires_grad_(bool(adapter.labels) and "out_head" not in adapter.layers)
     return adapter
 
@@ -148,14 +148,22 @@ def read_adapter(file):
 def fingerprint(model):
     """The sha256 of the base model's weights as they were before any adapter, so that other weights have another one.
 
-    LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count.
+    LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count. Of weights that
+    are held in fewer bytes now it is the one from before (`gpt.cost.precision.hold` notes it in model.held_from).
     """
+    if is_held(model):
+        return model.held_from
     digest = hashlib.sha256()
     for name, tensor in sorted(_plain_tensors(model).items()):
         if not name.startswith("out_head"):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def is_held(model):
+    """Whether the base's weights are held in fewer bytes than A, B and head (`gpt.cost.precision.hold`)."""
+    return getattr(model, "held_from", None) is not None
 
 
 def trained_besides(model):
@@ -185,7 +193,7 @@ def _plain_tensors(model):
 def _check_tensors(model, adapter, tensors, file):
     """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
     C, K = model.config.emb_dim, len(adapter.labels)
-    dtype = model.tok_emb.weight.dtype
+    dtype = torch.float32 if is_held(model) else model.tok_emb.weight.dtype
     sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
              for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     sizes["out_head"] = (C, K) if K else None    # without classes it is tied to the token embedding

@@ -9,15 +9,21 @@ from torch import nn
 from torch.nn import functional as F
 
 
+SHORT = 256    # queries up to which `causal_attention` may take the form by hand
+
+
 class KVCache:
     """What one attention layer remembers of the tokens that it has seen: their keys and values.
 
     A token's key and value do not depend on the tokens after it, so they can be kept while the text grows. The room for
     `size` tokens is taken once, because growing by torch.cat would copy the whole past at every token.
+
+    padding (B,): how many tokens at the left of each row are padding, which no real token may look at; None without.
     """
 
-    def __init__(self, size):
+    def __init__(self, size, padding=None):
         self.size = size
+        self.padding = padding
         self.length = 0
         self.keys = self.values = None
 
@@ -59,7 +65,7 @@ def causal_attention_by_hand(query, key, value):
     return weights @ value                                                            # (B, H, T, D)
 
 
-def causal_attention(query, key, value, dropout=0.0):
+def causal_attention(query, key, value, dropout=0.0, padding=None):
     """The same as `causal_attention_by_hand`, to rounding, by torch's fused kernel, which stores no T x S weights.
 
     The kernel goes through the keys in blocks and keeps one number per query. (With dropout torch 2.13 has no such
@@ -67,14 +73,44 @@ def causal_attention(query, key, value, dropout=0.0):
     then is_causal=True is the mask. That flag aligns the first query with the first key, so it would be wrong with a
     cache: there one new token may look at everything and needs no mask, and several new ones need a mask of their own.
 
-    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights
+    For short rows the kernel is not always the faster form (`_by_hand_is_faster`).
+
+    Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights;
+        padding (B,), how many keys at the left of each row nobody looks at, or None
     Output: (B, H, T, D)
     """
+    if not dropout and padding is None and _by_hand_is_faster(query):
+        return causal_attention_by_hand(query, key, value)
     T, S = query.shape[-2], key.shape[-2]
     mask = None
-    if 1 < T < S:
+    if 1 < T < S or padding is not None:
         mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)    # (T, S), True: may look
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=T == S)
+    if padding is not None:
+        real = torch.arange(S, device=query.device) >= padding[:, None]               # (B, S)
+        itself = torch.eye(S, dtype=torch.bool, device=query.device)[S - T:]          # (T, S)
+        mask = (mask & real[:, None] | itself)[:, None]    # (B, 1, T, S); a softmax over nothing would be nan
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+                                          and T == S)
+
+
+def _by_hand_is_faster(query):
+    """Whether this is a short row whose matrix products oneDNN computes on a CPU, because of their type or by request.
+
+    The fused kernel calls for one small product after the other, and each costs oneDNN some time to set up. By hand
+    there is one product for all rows and heads, and the weights are kept: B H T^2 numbers. Forward and backward, in
+    milliseconds, with B = 8, H = 12, D = 64, on 2 cores of an AMD EPYC with avx512_bf16 (torch 2.13):
+
+        T                                 20     48    128    256    512 (B = 4)
+        bfloat16: kernel                 2.7    5.8   17.5   36.8   59.5
+        bfloat16: kernel in float32      0.6    1.8   10.8   36.3   67.9
+        bfloat16: by hand                0.7    1.4    6.1   20.2   52.3
+        float32, oneDNN: kernel          5.4   10.2   24.5   39.2   52.6
+        float32, oneDNN: by hand         0.5    2.5    8.1   36.4  102.8
+        float32, MKL: kernel             0.8    1.8   10.2   38.5   65.9
+    """
+    asked = torch.backends.mkldnn.matmul.fp32_precision == "bf16"    # see `gpt.cost.precision.float32_by_onednn`
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.device.type == "cpu" and query.shape[-2] <= SHORT and (half or asked and query.dtype == torch.float32)
 
 
 class MultiHeadAttention(nn.Module):
@@ -110,8 +146,10 @@ class MultiHeadAttention(nn.Module):
         query = self.split_heads(self.W_query(x))                                     # (B, H, T, D)
         key = self.split_heads(self.W_key(x))                                         # (B, H, T, D)
         value = self.split_heads(self.W_value(x))                                     # (B, H, T, D)
+        padding = None
         if cache is not None:
             key, value = cache.extend(key, value)                                     # (B, H, S, D)
+            padding = cache.padding
         dropout = self.dropout.p if self.training else 0.0    # model.eval() does not reach a function
-        context = causal_attention(query, key, value, dropout)                        # (B, H, T, D)
+        context = causal_attention(query, key, value, dropout, padding)               # (B, H, T, D)
         return self.out_proj(context.transpose(1, 2).flatten(2))                      # (B, T, C)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from gpt.tokenizer import END_OF_TEXT
 
 LABELS = {"ham": 0, "spam": 1}
+TOKENS = 1024    # of a batch that is only read, padding included: on a CPU 240 are slower, and so are 2,048 (124M)
 
 
 def message_texts(df):
@@ -74,18 +75,20 @@ def padding_share(batches):
 class BatchesByLength:
     """Batches of messages of similar length, padded only to the longest of each batch.
 
+    To train on: batch_size and seed. To evaluate: batch_size=None, which fills the batches up (`batches_of_tokens`).
+
     A pass yields batches (ids (B, T), lengths (B,), labels (B,)) with every message once. Its order depends on seed and
     epoch alone, so that an interrupted run can take it up again. The trap: without `set_epoch` before each epoch, all
-    epochs have the order of epoch 0. For evaluation seed=None sorts by length, whatever the epoch.
+    epochs have the order of epoch 0. seed=None sorts by length, whatever the epoch.
 
-    Batches differ in size by one message at most. If the last one were cut short instead, it would hold the longest
-    messages, and the mean over that batch would give each of them more weight, in every epoch.
+    Batches of batch_size differ in size by one message at most. If the last one were cut short instead, it would hold
+    the longest messages, and the mean over that batch would give each of them more weight, in every epoch.
 
     rows: the row numbers (from 0) in each batch of this epoch; cut: how many messages lost their end
     """
 
     def __init__(self, df, tokenizer, batch_size=8, context_length=1024, seed=None, pad_token_id=END_OF_TEXT):
-        if min(batch_size, context_length) < 1:
+        if context_length < 1 or batch_size is not None and batch_size < 1:
             raise ValueError(f"a batch has at least 1 message of 1 token, got {batch_size} of {context_length}")
         whole = encode(message_texts(df), tokenizer, None, pad_token_id)
         self.token_ids = [row[:context_length] for row in whole]
@@ -110,18 +113,39 @@ class BatchesByLength:
         rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         if rng:
             lengths = lengths * rng.uniform(0.95, 1.05, len(lengths))
-        order = lengths.argsort(kind="stable")
-        self.rows = [batch.tolist() for batch in np.array_split(order, len(self))]
+        if self.batch_size is None:
+            self.rows = list(batches_of_tokens(dict(enumerate(lengths.tolist()))))
+        else:
+            order = lengths.argsort(kind="stable")
+            self.rows = [batch.tolist() for batch in np.array_split(order, math.ceil(len(order) / self.batch_size))]
         if rng:
             rng.shuffle(self.rows)
 
     def __len__(self):
-        return math.ceil(len(self.labels) / self.batch_size)
+        return len(self.rows)
 
     def __iter__(self):
         for rows in self.rows:
             ids, lengths = pad([self.token_ids[row] for row in rows], self.pad_token_id)
             yield ids, lengths, self.labels[rows]
+
+
+def batches_of_tokens(lengths):
+    """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding; a longer row stands alone.
+
+    With padding a batch has as many tokens as its longest row times its rows. Each batch takes as many rows as it can.
+
+    Input: lengths, {row: tokens}
+    Output: an iterator of lists of rows, the shortest first; equally long rows keep the order in which they come
+    """
+    batch = []
+    for row in sorted(lengths, key=lengths.get):
+        if batch and (len(batch) + 1) * lengths[row] > TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 class SeededLoader(DataLoader):

@@ -19,16 +19,18 @@ class Checkpoint:
     Nor is the loader, so its order must depend on its seed and the epoch alone (`set_epoch`).
 
     Input: path; identity, a dict of the settings that make this run this run (recipe, seed, ...), compared on resuming;
-        generators, the torch.Generators that the run draws from; resume, whether to go on from the file if it is there;
-        every, the seconds between two saves, which is what a kill can cost
+        generators, the torch.Generators that the run draws from; scaler, float16's torch.amp.GradScaler; resume,
+        whether to go on from the file if it is there; every, the seconds between two saves, which is what a kill can
+        cost
     """
 
-    def __init__(self, path, model, optimizer, identity, *, generators=(), resume=False, every=30.0):
+    def __init__(self, path, model, optimizer, identity, *, generators=(), scaler=None, resume=False, every=30.0):
         self.path = Path(path)
         self.model = model
         self.optimizer = optimizer
         self.identity = {key: repr(value) for key, value in identity.items()}    # any value, as text
         self.generators = generators
+        self.scaler = scaler
         self.resume = resume
         self.every = every
         self.saved_at = time.monotonic()
@@ -41,7 +43,8 @@ class Checkpoint:
                   "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                   "own": [generator.get_state() for generator in self.generators]}
         state = {"identity": self.identity, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
-                 "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random}
+                 "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random,
+                 "scaler": self.scaler.state_dict() if self.scaler else {}}
         with written_whole(self.path) as temporary:
             torch.save(state, temporary)
             torch.load(temporary, weights_only=True, mmap=True)    # what `restore` would refuse never becomes the file
@@ -68,7 +71,7 @@ class Checkpoint:
             if damaged:
                 raise ValueError(f"{damaged} has another checksum")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random")}
+            return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random", "scaler")}
         except Exception as error:          # damage shows in a dozen ways
             why = f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume"
             raise ValueError(why) from error
@@ -91,6 +94,8 @@ class Checkpoint:
         for name, parameter in self._trainable().items():
             parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"]["cpu"])
         if torch.cuda.is_available() and state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])

@@ -11,11 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt.batches import encode, pad
+from gpt.batches import batches_of_tokens, encode, pad
 from gpt.losses import class_loss
 from gpt.model import evaluating
-
-TOKENS = 4096    # that a batch of texts to classify may hold, padding included
 
 
 def swap_head(model, n_classes, zero=True):
@@ -60,7 +58,8 @@ def class_logits(model, ids, lengths=None):
     Output: (B, K)
     """
     last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if lengths is None else lengths - 1    # (B,)
-    return model.out_head(hidden_at(model, ids, last))                                # (B, K)
+    hidden = hidden_at(model, ids, last)    # may come in bfloat16, while the head stays in float32
+    return model.out_head(hidden.to(next(model.out_head.parameters(), hidden).dtype))    # (B, K)
 
 
 def hidden_at(model, token_ids, at):
@@ -93,8 +92,12 @@ def hidden_at(model, token_ids, at):
 
 
 def to_device(batch, device):
-    """A batch, one tensor or a tuple of them, on `device`."""
-    return batch.to(device) if torch.is_tensor(batch) else tuple(part.to(device) for part in batch)
+    """A batch, one tensor or a tuple of them, on `device`; from pinned memory to a GPU, which then nobody waits for."""
+    if not torch.is_tensor(batch):
+        return tuple(to_device(part, device) for part in batch)
+    if torch.device(device).type == "cuda" and not batch.is_cuda:
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
 
 
 def classifier_loss(model, batch):
@@ -190,21 +193,3 @@ def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
             if bar is not None:
                 bar.update(len(rows))
     return predictions
-
-
-def batches_of_tokens(lengths):
-    """Cut rows, sorted by length, into batches of up to TOKENS tokens with their padding; a longer row stands alone.
-
-    With padding a batch has as many tokens as its longest row times its rows. Each batch takes as many rows as it can.
-
-    Input: lengths, {row: tokens}
-    Output: an iterator of lists of rows, the shortest first; equally long rows keep the order in which they come
-    """
-    batch = []
-    for row in sorted(lengths, key=lengths.get):
-        if batch and (len(batch) + 1) * lengths[row] > TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -28,30 +28,40 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None, stop=None, generator=None):
     """Continue each row of a batch, keeping the keys and values of the tokens already read.
 
+    Prompts of unequal length are padded on the left, so that all rows end at the same place: positions count from a
+    row's first real token, and nobody looks at its padding. So each gets, to rounding, the scores that it gets alone.
+
     The first step reads the prompt, and each step after it one new token, as long as the text has no more than
     context_length tokens. Then the window moves on: the model reads the last context_length tokens, each at a new
     position, so the cache is of no use and every step computes all of them. The head runs on the last position alone.
     A row that has produced `stop` goes on with `stop`; when all rows have, generation ends early. Dropout is off
     meanwhile, and afterwards each module's mode is what it was.
 
-    Input: token_ids (B, T) integers, or a list of B lists of one length; temperature 0 takes the most probable token,
+    Input: token_ids (B, T) integers, or a list of B lists; temperature 0 takes the most probable token,
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
         generator, the torch.Generator to draw from (torch's global one where it is None)
-    Output: (B, T + n), n <= max_new_tokens
+    Output: (B, T + n), n <= max_new_tokens; for prompts of unequal length a list of B rows, (its length + n,) each
     Raises: ValueError for settings that leave nothing to choose from, for a negative max_new_tokens or temperature
-        (`_check_settings`), for prompts of unequal length and for an empty prompt (`_one_length`)
+        (`_check_settings`), and for an empty prompt (`_one_width`)
     """
     _check_settings(max_new_tokens, temperature, top_k, top_p)
-    token_ids = _one_length(token_ids).to(model.tok_emb.weight.device)                # (B, T)
-    limit = model.config.context_length
-    cache = model.new_cache()
+    device, limit = model.tok_emb.weight.device, model.config.context_length
+    token_ids, padding = (part.to(device) for part in _one_width(token_ids))
+    unequal = bool(padding.any())
+
+    def padded_cache():
+        """For the last `limit` tokens of each row: what is cut off on the left is padding first."""
+        cut = max(0, token_ids.shape[1] - limit)
+        return model.new_cache((padding - cut).clamp(min=0) if unequal else None)
+
+    cache = padded_cache()
     stopped = torch.zeros(len(token_ids), 1, dtype=torch.bool, device=token_ids.device)
     unread = token_ids[:, -limit:]                                                    # (B, T) or (B, limit)
     with in_eval_mode(model):    # dropout has no part in the choice
         for _ in range(max_new_tokens):
-            if cache and cache[0].length + unread.shape[1] > limit:
-                cache = None    # the window is full: from here on every step reads all of it
-            hidden = model.hidden(unread if cache else token_ids[:, -limit:], cache)  # (B, T, C) or (B, 1, C)
+            if cache[0].length + unread.shape[1] > limit:    # the window is full: every step reads all of it anew
+                unread, cache = token_ids[:, -limit:], padded_cache()
+            hidden = model.hidden(unread, cache)                                      # (B, T, C) or (B, 1, C)
             logits = model.out_head(hidden[:, -1])                                    # (B, V), of one position each
             unread = choose(logits, temperature, top_k, top_p, generator)             # (B, 1)
             if stop is not None:
@@ -60,7 +70,7 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
             token_ids = torch.cat([token_ids, unread], dim=1)                         # (B, T + 1)
             if stop is not None and stopped.all():
                 break
-    return token_ids
+    return [row[start:] for row, start in zip(token_ids, padding.tolist())] if unequal else token_ids
 
 
 def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
@@ -86,15 +96,18 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     return order.gather(1, torch.multinomial(probabilities, 1, generator=generator))  # (B, 1)
 
 
-def _one_length(prompts):
+def _one_width(prompts):
+    """Prompts as one tensor, (B, T), padded on the left, and how many tokens of each row are padding, (B,)."""
     if not torch.is_tensor(prompts):
-        lengths = sorted({len(prompt) for prompt in prompts})
-        if len(lengths) != 1:
-            raise ValueError(f"prompts of one batch must have one length, got {lengths}: generate them one by one")
-        prompts = torch.tensor(prompts)
+        lengths = [len(prompt) for prompt in prompts]
+        if not all(lengths) or not lengths:
+            raise ValueError(f"a prompt has at least one token, and a batch one prompt; these have {lengths} tokens")
+        padding = [max(lengths) - length for length in lengths]
+        rows = [[0] * more + list(prompt) for more, prompt in zip(padding, prompts)]
+        return torch.tensor(rows), torch.tensor(padding)
     if prompts.ndim != 2 or 0 in prompts.shape:
         raise ValueError(f"a batch of prompts has shape (B, T) with at least one token, got {tuple(prompts.shape)}")
-    return prompts
+    return prompts, torch.zeros(len(prompts), dtype=torch.long)
 
 
 def _check_settings(max_new_tokens, temperature, top_k, top_p):

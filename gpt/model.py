@@ -122,14 +122,15 @@ class GPTModel(nn.Module):
             elif name.endswith("weight"):             # not LayerNorm's: they are called scale and shift
                 parameter.normal_(0.0, 0.02, generator=generator)
 
-    def new_cache(self):
-        """One empty KVCache per block, each with room for context_length tokens."""
-        return [KVCache(self.config.context_length) for _ in self.trf_blocks]
+    def new_cache(self, padding=None):
+        """One empty KVCache per block, each with room for context_length tokens. padding (B,): see KVCache."""
+        return [KVCache(self.config.context_length, padding) for _ in self.trf_blocks]
 
-    def embed(self, token_ids, start=0):
+    def embed(self, token_ids, start=0, padding=None):
         """Token vector plus position vector, then dropout: (B, T) integers -> (B, T, C).
 
-        `start` is the first token's position; the first row of pos_emb is that of position 0.
+        `start` is the first token's position; the first row of pos_emb is that of position 0. Where a row begins with
+        padding (B,), as many tokens as `padding` says, its first real token has position 0.
         Raises: ValueError where there is no token; for positions beyond context_length, with both numbers; for ids
         outside 0 to vocab_size - 1, with the lowest id, the highest and the highest that is allowed
         """
@@ -138,11 +139,14 @@ class GPTModel(nn.Module):
         if T < 1 or start + T > config.context_length:
             raise ValueError(f"{start + T} tokens do not fit: this model has positions for 1 to "
                              f"{config.context_length} (context_length); cut the text or generate in a window")
-        if token_ids.min() < 0 or token_ids.max() >= config.vocab_size:    # a GPU would crash later, or read zeros
-            raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
-                             f"has 0 to {config.vocab_size - 1}: is this text from another tokenizer?")
         positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
-        return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))       # (B, T, C)
+        if padding is not None:
+            positions = (positions - padding[:, None]).clamp(min=0)                   # (B, T)
+        try:
+            return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))   # (B, T, C)
+        except IndexError:    # only a CPU raises it; a GPU, for which nobody waits, stops the program a little later
+            raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
+                             f"has 0 to {config.vocab_size - 1}: is this text from another tokenizer?") from None
 
     def hidden(self, token_ids, cache=None):
         """All of the model but its head: what it knows at each position, (B, T) -> (B, T, C).
@@ -150,7 +154,8 @@ class GPTModel(nn.Module):
         With a cache (`new_cache`), token_ids are only the tokens that come after those already in it.
         Raises: what `embed` refuses
         """
-        x = self.embed(token_ids, start=cache[0].length if cache else 0)              # (B, T, C)
+        start, padding = (cache[0].length, cache[0].padding) if cache else (0, None)
+        x = self.embed(token_ids, start, padding)                                     # (B, T, C)
         for i, block in enumerate(self.trf_blocks):
             x = block(x, cache[i] if cache else None)
         return self.final_norm(x)

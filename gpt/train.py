@@ -18,19 +18,27 @@ from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss
 from gpt.model import evaluating
 
 
-def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None,
+READ_EVERY = 10    # steps of a GPU between two looks at their losses
+
+
+def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None, scaler=None,
           after_step=None, after_epoch=None, checkpoint=None, step=None):
     """Go through the loader `epochs` times, one step of the optimizer for each batch. The model stays in training mode.
 
     Input: loss_fn(model, batch) -> scalar; schedule(steps done) -> the factor of each learning rate; clip, the largest
-        norm of all gradients together; after_step(progress), after_epoch(progress), to look at the model and to add to
-        progress.history; checkpoint, the Checkpoint that the run is saved to and goes on from; step, what to do with a
-        batch: None for `training_step`, or a function that takes the same and returns the loss
+        norm of all gradients together; scaler, as `training_step` takes it; after_step(progress) and
+        after_epoch(progress), to look at the model and to add to progress.history; checkpoint, the Checkpoint that the
+        run is saved to and goes on from; step, what to do with a batch: None for `training_step`, or a function that
+        takes the same and returns the loss
     Output: Progress
-    Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows;
+    Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows (of a GPU up to
+        READ_EVERY steps later, because the program would have to wait for every loss that it reads);
         KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
     """
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
+    device = torch.device(device)
+    scaler = scaler or not_scaling(device)
+    unread = []    # step, batch and loss of the steps since losses were read last
     model.train()
     bar = tqdm(initial=progress.step, total=epochs * len(loader), unit="step", disable=None, leave=False)
     with finishing_the_step() as stop, bar:
@@ -39,10 +47,12 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 started = time.perf_counter()
                 if schedule:
                     set_learning_rates(optimizer, schedule(progress.step))
-                loss = (step or training_step)(model, to_device(batch, device), loss_fn, optimizer, clip)
-                stop_if_not_finite(loss, progress, loader)
+                loss = (step or training_step)(model, to_device(batch, device), loss_fn, optimizer, clip, scaler)
+                unread.append((progress.step, progress.batch, loss))
+                if device.type == "cpu" or len(unread) == READ_EVERY or progress.batch + 1 == len(loader):
+                    progress.losses += read_losses(unread, progress.epoch, loader)
+                    bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", refresh=False)
                 progress.count(batch, time.perf_counter() - started)
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
                 run_hook(after_step, progress, model, loader)
                 save_or_stop(progress, checkpoint, stop.is_set())
@@ -55,24 +65,31 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
     return progress
 
 
-def training_step(model, batch, loss_fn, optimizer, clip=None):
+def training_step(model, batch, loss_fn, optimizer, clip=None, scaler=None):
     """Compute the loss and the gradients of this loss alone, and take one step of the optimizer.
 
-    A loss that is not finite changes nothing.
+    Where a gradient is not finite, as that of an infinite loss, no step is taken, and the optimizer's memory stays.
 
     Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
-        together may have (longer ones are shortened in proportion), or None
-    Output: the loss before the step, as a float
+        together may have (longer ones are shortened in proportion), or None; scaler, a torch.amp.GradScaler: float16
+        needs one that scales the loss, and so the gradients, up for the way back. None for `not_scaling`
+    Output: the loss before the step, a scalar without a gradient
     """
     loss = loss_fn(model, batch)
-    value = loss.item()
-    if math.isfinite(value):
-        optimizer.zero_grad()
-        loss.backward()
-        if clip:
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
-        optimizer.step()
-    return value
+    optimizer.zero_grad()
+    scaler = scaler or not_scaling(loss.device)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    if clip:
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
+    scaler.step(optimizer)    # if all gradients are finite
+    scaler.update()           # the scale: half of it if one was not, twice as much after many good steps
+    return loss.detach()
+
+
+def not_scaling(device):
+    """A scaler that multiplies by 1, and only keeps the optimizer from steps that are not finite."""
+    return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
 
 
 def set_learning_rates(optimizer, factor):
@@ -169,6 +186,7 @@ class Progress:
     seen: int = 0                      # rows in all
     seconds: float = 0.0               # spent in training steps
     seconds_evaluating: float = 0.0    # spent in after_step and after_epoch
+    losses: list = field(default_factory=list)     # of the steps, as far as they have been read (see READ_EVERY)
     history: list = field(default_factory=list)    # what after_step and after_epoch noted: numbers, text, lists, dicts
 
     def count(self, batch, seconds):
@@ -194,13 +212,23 @@ def rest_of_epoch(loader, progress):
     return batches
 
 
-def stop_if_not_finite(loss, progress, loader):
-    """Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them"""
-    if not math.isfinite(loss):
-        rows = getattr(loader, "rows", None)
-        where = f"rows {rows[progress.batch]}" if rows else f"batch {progress.batch + 1} of epoch {progress.epoch + 1}"
-        raise FloatingPointError(f"the loss is {loss} in step {progress.step + 1}, {where}: nothing was updated; "
-                                 f"is the learning rate too high?")
+def read_losses(unread, epoch, loader):
+    """Look at the losses of the last steps, all at once, and forget them.
+
+    Input: unread, a list of triples step, batch, loss, the first two counted from 0
+    Output: the losses, a list of floats
+    Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them
+    """
+    steps, batches, losses = zip(*unread)
+    unread.clear()
+    values = torch.stack(losses).tolist()
+    for step, batch, loss in zip(steps, batches, values):
+        if not math.isfinite(loss):
+            rows = getattr(loader, "rows", None)
+            where = f"rows {rows[batch]}" if rows else f"batch {batch + 1} of epoch {epoch + 1}"
+            raise FloatingPointError(f"the loss is {loss} in step {step + 1}, {where}: nothing was updated; "
+                                     f"is the learning rate too high?")
+    return values
 
 
 def run_hook(hook, progress, model, loader):

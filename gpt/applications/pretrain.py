@@ -13,9 +13,9 @@ import zlib
 
 import torch
 
-from gpt.applications.text_writer import mixed_precision
 from gpt.batches import TextWindows, encode_documents
 from gpt.checkpoint import Checkpoint
+from gpt.cost.precision import computing
 from gpt.download import DownloadError, fetch
 from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.model import evaluating
@@ -105,7 +105,7 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
         identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
         checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
                                 generators=(generator,), resume=resume)
-        loss_fn = mixed_precision(next_token_loss if phase == "full softmax" else sampled_loss)
+        loss_fn = computing(torch.bfloat16, device)(next_token_loss if phase == "full softmax" else sampled_loss)
         done[phase] = train(model, batches, loss_fn, optimizer, times, device=device, clip=1.0,
                             after_step=print_losses, checkpoint=checkpoint,
                             schedule=lambda step, before=steps: cosine(before + step))

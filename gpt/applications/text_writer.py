@@ -1,7 +1,7 @@
 """Teach a model to write like your texts: rows of tokens, scores, a step in less memory, and a whole run.
 
 Read along: chapters/07_lora_writer.py. Source: Sharma and Watson 2023, KerasHub's example of GPT-2 with LoRA, for the
-recipe; Micikevicius et al. 2018 (in float16) and Kalamkar et al. 2019 for bfloat16. Shape letters: gpt/__init__.py; N
+recipe. Shape letters: gpt/__init__.py; N
 is the number of real tokens to predict, all rows laid end to end.
 """
 
@@ -17,12 +17,13 @@ from gpt.batches import BatchesByLength, pad
 from gpt.classify import to_device
 from gpt.config import GPT2_SIZES
 from gpt.cost.fresh_process import peak_bytes
+from gpt.cost.precision import TYPES, computing, hold, loss_scaler
 from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel, evaluating
 from gpt.spam import decode_utf8
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
-from gpt.train import parameter_groups, train, warmup_then_linear
+from gpt.train import not_scaling, parameter_groups, train, warmup_then_linear
 from gpt.weights import load_gpt2
 
 text_loss = partial(next_token_loss, chunk=256)    # for a batch of TextBatches
@@ -67,9 +68,6 @@ class TextBatches(BatchesByLength):
         self.batch_size, self.seed = batch_size, seed
         self.set_epoch(0)
 
-    def __len__(self):
-        return math.ceil(len(self.token_ids) / self.batch_size)
-
     def __iter__(self):
         for rows in self.rows:
             yield pad([self.token_ids[row] for row in rows], END_OF_TEXT)
@@ -94,9 +92,9 @@ def text_scores(model, loader, device, chunk=256):
     return {"loss": total / count, "accuracy": right / count}
 
 
-# ---- The same step in less memory: the batch in parts, the matrix products in bfloat16 -------------------------------
+# ---- The same step in less memory: the batch in parts ---------------------------------------------------------------
 
-def step_in_parts(model, batch, loss_fn, optimizer, clip=None, *, parts, size=None):
+def step_in_parts(model, batch, loss_fn, optimizer, clip=None, scaler=None, *, parts, size=None):
     """`gpt.train.training_step` with the activations of one part of the batch at a time: gradients add up in .grad.
 
     The batch's loss is the mean over all its rows or tokens, a part's loss is the mean over those of the part. So the
@@ -105,53 +103,36 @@ def step_in_parts(model, batch, loss_fn, optimizer, clip=None, *, parts, size=No
 
     Input: parts, into how many to cut the rows, as evenly as possible (fewer where there are fewer rows); size(part) ->
         how many rows or tokens loss_fn is a mean over, None for rows; the others as in training_step
-    Output: the loss of the whole batch, from before the step, as a float; where it is not finite nothing has changed
+    Output: the loss of the whole batch, from before the step; where a gradient is not finite nothing has changed
     """
     tensors = (batch,) if torch.is_tensor(batch) else batch
     pieces = list(zip(*(tensor.chunk(parts) for tensor in tensors)))
     sizes = [float(size(piece)) if size else len(piece[0]) for piece in pieces]
+    scaler = scaler or not_scaling(tensors[0].device)
     optimizer.zero_grad()
-    value = 0.0
+    total = 0.0
     for piece, n in zip(pieces, sizes):
         loss = loss_fn(model, piece[0] if torch.is_tensor(batch) else piece) * (n / sum(sizes))
-        value += loss.item()
-        if not math.isfinite(value):
-            return value    # what is in .grad by now is cleared before the next step
-        loss.backward()
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    scaler.unscale_(optimizer)
     if clip:
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
-    optimizer.step()
-    return value
-
-
-def has_bfloat16(device):
-    """Whether the device is a GPU that has circuits for bfloat16. (Many CPUs would become slower.)"""
-    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def mixed_precision(loss_fn):
-    """The loss with its matrix products in bfloat16: half the bytes to keep for the backward pass and to move.
-
-    Weights, gradients and optimizer stay float32, and so do sums such as softmax, because bfloat16 has only 8 bits for
-    the digits of a number: 256 + 1 is 256 in it, and most training steps would round to none. Its range is that of
-    float32, so small gradients do not become 0, and the loss need not be scaled up as with float16.
-    """
-    def loss(model, batch):
-        device = (batch if torch.is_tensor(batch) else batch[0]).device.type
-        with torch.autocast(device, torch.bfloat16):
-            return loss_fn(model, batch)
-    return loss
+    scaler.step(optimizer)
+    scaler.update()
+    return total
 
 
 # ---- A whole run -----------------------------------------------------------------------------------------------------
 
 def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=False, rank=4, alpha=32, epochs=1,
-              batch_size=8, parts=1, looks=8, device="cpu", adapter_file=None):
+              batch_size=8, parts=1, looks=8, device="cpu", precision="float32", adapter_file=None):
     """Load a GPT-2, fine-tune it on texts, and say what it cost. Arguments and output as `in_fresh_process` wants them.
 
     Input: model, a name in GPT2_SIZES; untrained, whether its weights are random; texts, {"train", "validation",
         "test"}: lists of str; method, "full" for all weights or "lora" for query and value; looks, how often to score
-        the validation texts; adapter_file, where to save the LoRA, with base as the base's name
+        the validation texts; precision, a name in gpt.cost.precision.TYPES: LoRA's frozen weights are held in it, and
+        all weights are multiplied in it; adapter_file, where to save the LoRA, with base as the base's name
     Output: dict with scores before and after, {"validation", "test"} of what `text_scores` gives; history, the scores
         of the looks with their "step"; steps; seconds_training, of the steps alone; trainable_parameters,
         total_parameters; start_memory_bytes, the process's peak before it had a model (0 on a GPU)
@@ -167,21 +148,25 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
     if method == "lora":
         replace_linear_with_lora(gpt, rank, alpha, targets=("W_query", "W_value"), generator=draw.manual_seed(seed))
     gpt.to(device)
+    dtype = TYPES[precision]
+    if method == "lora":
+        hold(gpt, dtype)
+    multiplied = computing(dtype if method == "full" else torch.float32, device)
 
-    def scores():
-        return {name: text_scores(gpt, loaders[name], device) for name in ("validation", "test")}
+    @multiplied
+    def scores(names=("validation", "test")):
+        return {name: text_scores(gpt, loaders[name], device) for name in names}
 
     before = scores()
     steps = epochs * len(loaders["train"])
 
     def look(progress):
         if progress.step * looks // steps > (progress.step - 1) * looks // steps:
-            progress.history.append({"step": progress.step} | text_scores(gpt, loaders["validation"], device))
+            progress.history.append({"step": progress.step} | scores(["validation"])["validation"])
 
     optimizer = torch.optim.AdamW(parameter_groups(gpt, WEIGHT_DECAY), lr=learning_rate)
-    loss_fn = mixed_precision(text_loss) if has_bfloat16(device) else text_loss
-    progress = train(gpt, loaders["train"], loss_fn, optimizer, epochs, device=device, clip=1.0, after_step=look,
-                     schedule=warmup_then_linear(WARMUP, steps),
+    progress = train(gpt, loaders["train"], multiplied(text_loss), optimizer, epochs, device=device, clip=1.0,
+                     scaler=loss_scaler(dtype, device), after_step=look, schedule=warmup_then_linear(WARMUP, steps),
                      step=partial(step_in_parts, parts=parts, size=real_tokens))
     if adapter_file:
         save_adapter(gpt, adapter_file, base=base)

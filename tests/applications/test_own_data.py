@@ -9,7 +9,8 @@ import torch
 import gpt.classify
 from gpt.adapters import remove_adapter, save_adapter
 from gpt.applications.own_data import NEW_COLUMNS, load_classifier, predict_file
-from gpt.classify import batches_of_tokens, classify, swap_head
+from gpt.batches import batches_of_tokens
+from gpt.classify import classify, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import replace_linear_with_lora
 from gpt.model import GPTModel
@@ -56,7 +57,7 @@ TEXTS = ["win now", "a", "hello, you", 'said "hi"\r\nand left; so', "x" * 23, "\
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_row_comes_out_as_it_went_in_with_the_answer_of_its_text_alone(label, model, delimiter, monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", 24)
+    monkeypatch.setattr(gpt.batches, "TOKENS", 24)
     given = [["id", "text", "note"], *([str(i), text, "a,b;\tc"] for i, text in enumerate(TEXTS))]
     counts, written = label(given, delimiter)
     assert counts == (len(TEXTS), 0, 0)
@@ -102,7 +103,7 @@ def test_an_interrupted_run_leaves_the_older_file_and_nothing_else(model, tmp_pa
         return real(*arguments)
 
     monkeypatch.setattr(gpt.classify, "class_logits", interrupted)
-    monkeypatch.setattr(gpt.classify, "TOKENS", 6)
+    monkeypatch.setattr(gpt.batches, "TOKENS", 6)
     with pytest.raises(KeyboardInterrupt):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
     assert folder_contents(tmp_path) == before, "half a file under the final name, or a temporary one left behind"
@@ -154,7 +155,7 @@ def test_a_column_that_is_there_already_is_not_written_twice(model, tmp_path):
 
 @pytest.mark.exercise("9.4")
 def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", 12)
+    monkeypatch.setattr(gpt.batches, "TOKENS", 12)
     lengths = {0: 5, 1: 2, 2: 30, 3: 5, 4: 3, 5: 6, 6: 3, 9: 3}
     batches = list(batches_of_tokens(lengths))
     assert batches == [[1, 4, 6, 9], [0, 3], [5], [2]], "4 x 3, 2 x 5 for 3 x 6 are too many, and one too long for any"
@@ -164,7 +165,7 @@ def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
 
 @pytest.mark.exercise("9.4")
 def test_a_text_that_is_too_long_for_any_batch_has_one_of_its_own(monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", 12)
+    monkeypatch.setattr(gpt.batches, "TOKENS", 12)
     assert list(batches_of_tokens({0: 13, 1: 14})) == [[0], [1]], "a batch without a row, or a row that is lost"
     assert list(batches_of_tokens({})) == [], "of no rows no batch, not even an empty one"
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gpt.applications.pretrain import pretrain, shares, text_losses
-from gpt.applications.text_writer import mixed_precision
 from gpt.checkpoint import Checkpoint
 from gpt.config import GPTConfig
+from gpt.cost.precision import computing
 from gpt.losses import next_token_loss
 from gpt.model import GPTModel
 
@@ -57,7 +57,8 @@ def test_matrices_decay_and_vectors_do_not(fresh, tmp_path, monkeypatch):
 
 def test_bfloat16_rounds_the_products_and_not_the_loss(fresh):
     model = fresh()
-    exact, rounded = (loss_fn(model, TEXT[:9][None]) for loss_fn in (next_token_loss, mixed_precision(next_token_loss)))
+    exact = next_token_loss(model, TEXT[:9][None])
+    rounded = computing(torch.bfloat16, "cpu")(next_token_loss)(model, TEXT[:9][None])
     assert rounded.dtype == torch.float32 and exact != rounded
     assert math.isclose(exact.item(), rounded.item(), rel_tol=0.01)
 

@@ -148,16 +148,15 @@ CHAPTERS_1_TO_4 = (
         5, "hard", (
             "Write it first without cache and stop: model.hidden(ids) is (B, T, C), the head runs on its last "
             "position alone, `choose` makes (B, 1) of that, torch.cat appends it. Begin with _check_settings and "
-            "_one_length, and go to the device of the model's weights.",
+            "_one_width, and go to the device of the model's weights.",
             "model.new_cache() remembers what was read: give hidden(ids, cache) the whole prompt once (its last "
             "context_length tokens), then only the token just chosen. When cache[0].length and the unread tokens "
-            "would exceed context_length, drop the cache for good and read the last context_length tokens at every "
-            "step.",
+            "would exceed context_length, read the last context_length tokens into an empty cache, at every step.",
+            "Prompts of unequal length: new_cache(padding) does the rest. When tokens are cut off on the left, how "
+            "much padding is still there? Return each row without its own.",
             "A row that has produced `stop` gets `stop` from then on, whatever was chosen for it; a boolean (B, 1) "
             "remembers which rows have. Compare with None: 0 is a token too. A stop token in the prompt does not "
-            "count.",
-            "Dropout has no part in the choice: in_eval_mode switches it off around the loop and puts each module's "
-            "mode back, also after an error.",
+            "count. Dropout has no part in the choice: in_eval_mode switches it off around the loop.",
         )),
     Exercise(
         "3.7", "gpt/lora.py", "count_parameters",
@@ -180,13 +179,16 @@ CHAPTERS_1_TO_4 = (
         )),
     Exercise(
         "4.2", "gpt/train.py", "training_step",
-        "One step of training: loss, gradients, clipping, the optimizer's step; nothing if the loss is not finite.",
+        "One step of training: loss, gradients, clipping, the optimizer's step; no step if a gradient is not finite.",
         3, "medium", (
-            "The order: loss, look whether it is finite, clear the old gradients, backward, clip, step. Why may "
-            "the clearing not stand between backward and step?",
+            "The order: loss, clear the old gradients, backward, scale back, clip, step. Why may the clearing not "
+            "stand between backward and step?",
+            "A torch.amp.GradScaler has four methods for it: scale(loss), unscale_(optimizer), step(optimizer), which "
+            "takes no step if a gradient is not finite, and update(). torch's notes on automatic mixed precision show "
+            "them in their order.",
             "Clipping is of all gradients together: torch.nn.utils has a function that takes a list of parameters. "
             "Which ones train stands in optimizer.param_groups.",
-            "Return a float: item() makes one of a scalar tensor. Returned is the loss from before the step.",
+            "Returned is the loss from before the step, without the graph behind it: a scalar tensor has detach().",
         )),
     Exercise(
         "4.3", "gpt/train.py", "warmup_then_cosine",
@@ -439,10 +441,22 @@ CHAPTERS_5_AND_6 = (
             "it the base model again, and everything is frozen.",
             "The new head comes before the LoRAs, because one of them may go around it. A layer's parent gets a "
             "LinearWithLoRA under the layer's old name, with rank, alpha and scale of the file.",
-            "Tie the shared A's before numbers are copied: assign the Parameter. copy_ under no_grad writes into a "
-            "parameter without replacing it. The head's own tensors are called out_head.weight and out_head.bias in "
-            "the file, even where a LoRA is around it: plain_head.",
+            "Tie the shared A's before their numbers come: assign the Parameter. A copy of the file's tensor put into "
+            "parameter.data leaves the Parameter the same one. The head's own tensors are called out_head.weight and "
+            "out_head.bias in the file, even where a LoRA is around it: plain_head.",
             "At the end the head trains only if it is one of classes and has no LoRA.",
+        )),
+    Exercise(
+        "6.9", "gpt/lora.py", "LoRAFunction.backward",
+        "Give back the gradients of a linear layer with a LoRA, from that of its output: dx, dA, dB and the others.",
+        4, "hard", (
+            "forward has saved the tensors and what is not a tensor: see its last lines. The class's docstring has the "
+            "three formulas, for rows (N, ...): _rows turns (..., n) into (N, n). What all of them share, "
+            "scale (g B^T), is thin, so compute it once. And `thin` holds its scale already.",
+            "ctx.needs_input_grad says for which of forward's seven arguments a gradient is wanted: seven results, in "
+            "the same order, None for the others and for the scale.",
+            "Where dropped is given, the correction has read that tensor and not x: then x gets g W alone, and dropped "
+            "gets the rest. The linear layer's own: dW = g^T x, and for the bias the sum of g over the rows.",
         )),
 )
 
@@ -631,7 +645,7 @@ CHAPTERS_7_TO_9 = (
             "`reduction`. Which of its three values leaves the mean to you?",
         )),
     Exercise(
-        "9.4", "gpt/classify.py", "batches_of_tokens",
+        "9.4", "gpt/batches.py", "batches_of_tokens",
         "Cut rows into batches that hold no more than TOKENS tokens, padding and all.",
         2, "medium", (
             "Sort the rows by length: then the row that comes is the longest of its batch so far, and all of the "

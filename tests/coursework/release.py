@@ -40,13 +40,15 @@ ACCEPTED = """
     for number, line in enumerate(lines, start=1):
     for name, p in model.named_parameters():
     loss = loss_fn(model, batch)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
     hidden = model.hidden(ids[:, :-1])
     s = in_float64(singular_values)
     for name, (U, S, Vh) in updates.items():
     labels, probabilities = _as_probabilities(labels, probabilities)
 """    # lines of answers that stand elsewhere too, in other functions, chapters or tests, and give nothing away there
-# (but for the clipping: chapter 4's step and chapter 7's step in parts have to do the same with the gradients)
+# (but for scaling and clipping: chapter 4's step and chapter 7's step in parts have to do the same with the gradients)
 
 
 def tracked():

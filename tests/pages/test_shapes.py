@@ -62,6 +62,7 @@ def run_attention(module):
     query, key, value = (torch.randn(B, H, length, D) for length in (T, S, S))
     module.causal_attention_by_hand(query, key, value)
     module.causal_attention(query, key, value)
+    module.causal_attention(query, key, value, padding=torch.tensor([0, 2]))
     cache, attention, x = module.KVCache(24), module.MultiHeadAttention(C, C, H), torch.randn(B, T, C)
     cache.extend(*torch.randn(2, B, H, S - T, D))
     attention(x, cache)
@@ -200,6 +201,7 @@ def run_metrics(module):
 def run_model(module):
     model, ids = module.GPTModel(CONFIG), tokens(B, T)
     model(ids)
+    model.hidden(ids, model.new_cache(torch.tensor([0, 2])))
     yield dict(B=B, T=T, C=C, V=V)
 
 

@@ -272,7 +272,7 @@ TEXTS = ["hello there", "a", "", "WIN a prize now, call", "ok", "", "exactly 24 
 
 
 def test_each_text_gets_its_own_label_and_probability_in_the_order_asked(reader, monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", 24)    # more than one batch
+    monkeypatch.setattr(gpt.batches, "TOKENS", 24)    # more than one batch
     answers = classify(reader, TEXTS, Letters(), LABELS)
     assert len(answers) == len(TEXTS)
     for text, (label, probability) in zip(TEXTS, answers):
@@ -285,7 +285,7 @@ def test_each_text_gets_its_own_label_and_probability_in_the_order_asked(reader,
 
 @pytest.mark.parametrize("most", [1, 24, 48, 4096])
 def test_the_neighbours_in_a_batch_have_no_influence(reader, most, monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", most)
+    monkeypatch.setattr(gpt.batches, "TOKENS", most)
     together = classify(reader, TEXTS, Letters(), LABELS)
     alone = [classify(reader, [text], Letters(), LABELS)[0] for text in TEXTS]
     assert [label for label, _ in together] == [label for label, _ in alone]
@@ -309,7 +309,7 @@ def test_a_text_that_is_too_long_is_cut_and_said_to_be(reader):
 
 
 def test_with_pad_to_a_text_is_padded_or_cut_and_read_at_the_last_position_as_in_the_blog(reader, monkeypatch):
-    monkeypatch.setattr(gpt.classify, "TOKENS", 26)    # two texts a batch
+    monkeypatch.setattr(gpt.batches, "TOKENS", 26)    # two texts a batch
     texts = ["hello there", "", "thirteen char", "far too long for this"]
     with pytest.warns(UserWarning, match="1 of 4 texts have more than 13 tokens"):
         answers = classify(reader, texts, Letters(), LABELS, pad_to=13)

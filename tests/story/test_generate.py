@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gpt.attention import KVCache
 from gpt.config import GPTConfig
 from gpt.generate import choose, generate, generate_text_simple
 from gpt.model import GPTModel
@@ -38,8 +39,8 @@ class Counter(nn.Module):
         self.config = GPTConfig(vocab_size=12, context_length=8, emb_dim=12)
         self.tok_emb, self.out_head = nn.Embedding(12, 12), nn.Identity()
 
-    def new_cache(self):
-        return None
+    def new_cache(self, padding=None):
+        return [KVCache(8, padding)]    # nobody fills it
 
     def hidden(self, token_ids, cache):
         return 50 * F.one_hot((token_ids + 1) % 12, 12).float()
@@ -328,13 +329,55 @@ def test_without_a_generator_torchs_seed_fixes_the_text_and_moves_on(talkative_m
     assert not torch.equal(first, second), "a second text must not be the first one again"
 
 
+# ---- prompts of unequal length -----------------------------------------------------------------------------------
+
+@pytest.mark.exercise("3.6")
+@pytest.mark.parametrize("lengths", [(3, 7, 1), (6, 6, 5), (1, "window"), ("window + 9", 2, "window - 1"),
+                                     ("window + 9", "window + 4")])
+def test_each_prompt_of_a_batch_is_continued_as_it_is_alone(talkative_model, lengths):
+    window = talkative_model.config.context_length
+    places = {"window": window, "window + 9": window + 9, "window + 4": window + 4, "window - 1": window - 1}
+    batch = [prompts(40)[i:i + places.get(length, length)].tolist() for i, length in enumerate(lengths)]
+    texts = generate(talkative_model, batch, window + 6)    # all cross the end of the window
+    for prompt, text in zip(batch, texts, strict=True):
+        alone = generate(talkative_model, [prompt], window + 6)[0]
+        assert text[:len(prompt)].tolist() == prompt, "a row begins with its prompt, and without its padding"
+        assert text.shape == alone.shape and torch.equal(text, alone), \
+            "does somebody look at padding, or are positions counted from the padding on?"
+        assert len(set(text[len(prompt):].tolist())) > 3, "too monotonous a text to prove anything"
+
+
+@pytest.mark.exercise("3.6")
+def test_a_row_of_unequal_ones_stops_for_itself(talkative_model):
+    batch = [prompts(9)[:4].tolist(), prompts(9)[4:6].tolist()]
+    stop = int(generate(talkative_model, [batch[0]], 8)[0][6])
+    for text, prompt in zip(generate(talkative_model, batch, 12, stop=stop), batch, strict=True):
+        alone = generate(talkative_model, [prompt], 12, stop=stop)[0].tolist()
+        assert text.tolist()[:len(alone)] == alone and set(text.tolist()[len(alone):]) <= {stop}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_on_the_left_changes_no_score(small_model, dtype):
+    """The last position of each row, read at once and in two pieces, beside the same row alone."""
+    model = small_model.to(dtype).eval()
+    long, short = prompts(9).tolist(), prompts(4).tolist()
+    ids, padding = torch.tensor([long, [50] * 5 + short]), torch.tensor([0, 5])
+    for first in (9, 3, 7):
+        cache = model.new_cache(padding)
+        pieces = [model.hidden(part, cache) for part in (ids[:, :first], ids[:, first:]) if part.shape[1]]
+        for found, row in zip(pieces[-1][:, -1], (long, short)):
+            alone = model.hidden(torch.tensor([row]))[0, -1]
+            assert torch.allclose(found, alone, rtol=1e-4 if dtype == torch.float32 else 0.05,
+                                  atol=1e-4 if dtype == torch.float32 else 0.05)
+
+
 # ---- errors -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.exercise("3.6")
 @pytest.mark.parametrize("ids, reason", [
-    ([[1, 2, 3], [4, 5], [6]], r"one length, got \[1, 2, 3\]"),
-    ([], r"one length, got \[\]"),
-    ([[]], r"at least one token, got \(1, 0\)"),
+    ([[1, 2, 3], [], [6]], r"at least one token.* \[3, 0, 1\]"),
+    ([], r"a batch one prompt; these have \[\]"),
+    ([[]], r"at least one token.* \[0\]"),
     (torch.zeros(1, 0, dtype=torch.long), r"at least one token, got \(1, 0\)"),
     (torch.zeros(3, dtype=torch.long), r"shape \(B, T\) .* got \(3,\)"),
     ([[1, 50256]], "between 1 and 50256, the vocabulary has 0 to 1"),

@@ -344,14 +344,17 @@ def test_dropout_works_on_the_correction_alone_and_only_in_training():
     layer = LinearWithLoRA(nn.Linear(50, 50), 50, 50, dropout=0.2)
     layer.lora.A.data = layer.lora.B.data = torch.eye(50)    # lora(x) is what dropout leaves of x
     x = torch.ones(40, 50)
-    correction = layer(x) - layer.linear(x)
-    dropped = correction.abs() < 1e-4
-    assert 0.15 < dropped.float().mean() < 0.25, "nothing, everything, or another share is dropped"
-    assert (correction[~dropped] - 1.25).abs().max() < 1e-4, "what is kept grows by 1 / 0.8, the base path by nothing"
-    layer.lora.A.data = torch.full((50, 50), 1 / 50)         # lora(x) is the mean of it
-    assert (layer(x) - layer.linear(x)).min() > 0.5, "it is x that is dropped from, not x A"
-    layer.eval()
-    torch.testing.assert_close(layer(x), layer.linear(x) + 1)
+    for form in (layer.by_hand, layer):
+        layer.train()
+        layer.lora.A.data = torch.eye(50)
+        correction = form(x) - layer.linear(x)
+        dropped = correction.abs() < 1e-4
+        assert 0.15 < dropped.float().mean() < 0.25, "nothing, everything, or another share is dropped"
+        assert (correction[~dropped] - 1.25).abs().max() < 1e-4, "what is kept grows by 1 / 0.8, the base by nothing"
+        layer.lora.A.data = torch.full((50, 50), 1 / 50)         # lora(x) is the mean of it
+        assert (form(x) - layer.linear(x)).min() > 0.5, "it is x that is dropped from, not x A"
+        layer.eval()
+        torch.testing.assert_close(form(x), layer.linear(x) + 1)
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------

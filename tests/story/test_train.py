@@ -12,6 +12,7 @@ from tiny_run import EPOCHS, STEPS, changed, finish, new_run, weights
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+import gpt.train
 from gpt.batches import BatchesByLength
 from gpt.classify import calc_accuracy_loader, calc_loss_loader, class_logits, classifier_loss, swap_head
 from gpt.train import (
@@ -78,7 +79,7 @@ def test_a_step_lowers_the_loss_and_ends_where_plain_descent_ends(classifier):
     before, loss = weights(classifier), classifier_loss(classifier, batch)
     gradients = torch.autograd.grad(loss, list(classifier.parameters()), allow_unused=True)
     value = training_step(classifier, batch, classifier_loss, sgd(classifier, 0.001))
-    assert isinstance(value, float) and value == loss.item(), "returned is the loss from before the step, as a float"
+    assert value == loss.item() and not value.requires_grad, "returned is the loss from before the step, detached"
     for (name, p), gradient in zip(classifier.named_parameters(), gradients):
         assert gradient is None or torch.allclose(p, before[name] - 0.001 * gradient), \
             f"{name} did not move against its gradient: are backward and step there, in this order?"
@@ -314,6 +315,66 @@ def test_a_loader_that_knows_no_rows_is_named_by_batch_and_epoch(classifier):
     losses = iter([1.0] * 4 + [math.nan])
     with pytest.raises(FloatingPointError, match="nan in step 5, batch 2 of epoch 2"):
         train(classifier, batches, lambda *args: classifier_loss(*args) * next(losses), sgd(classifier), 2)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite(classifier):
+    batch, optimizer = next(iter(loader_of(messages(8), 8))), sgd(classifier)
+    before = weights(classifier)
+    handle = classifier.out_head.weight.register_hook(lambda gradient: gradient * math.inf)
+    loss = training_step(classifier, batch, classifier_loss, optimizer)
+    assert loss.isfinite() and not changed(before, weights(classifier)), "a step was taken with an infinite gradient"
+    handle.remove()
+    training_step(classifier, batch, classifier_loss, optimizer)
+    assert changed(before, weights(classifier))
+
+
+def test_a_gpu_is_not_made_to_wait_for_each_loss_and_the_right_step_is_named_all_the_same(classifier, monkeypatch):
+    """On the device "meta" nothing can be computed, so the step is one of this test."""
+    losses, reads = [1.0] * 12 + [math.nan] + [1.0] * 20, []
+    monkeypatch.setattr(gpt.train, "to_device", lambda batch, device: batch)
+    read_losses = gpt.train.read_losses
+
+    def counted(unread, *where):
+        reads.append(len(unread))
+        return read_losses(unread, *where)
+
+    monkeypatch.setattr(gpt.train, "read_losses", counted)
+
+    def step(*arguments):
+        return torch.tensor(losses.pop(0))
+
+    loader = loader_of(messages(64), 4)
+    with pytest.raises(FloatingPointError, match="nan in step 13, rows") as error:
+        train(classifier, loader, classifier_loss, sgd(classifier), 1, device="meta", step=step)
+    assert reads == [10, 6] and str(loader.rows[12]) in str(error.value), "sixteen batches: ten, and six at the end"
+
+
+# float16
+
+def test_a_scaled_loss_gives_the_step_of_a_plain_one_and_small_gradients_survive_float16(classifier):
+    """The gradients of this loss are 1e-8, and the smallest number of float16 is 6e-8."""
+    def loss_fn(model, batch):
+        return sum(p.to(torch.float16).sum() for p in model.parameters()).float() * 1e-8
+
+    moved = {}
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**16)):
+        before = weights(classifier)
+        training_step(classifier, None, loss_fn, sgd(classifier, 1e5), scaler=scaler)
+        moved[scaler is None] = (before["pos_emb.weight"] - classifier.pos_emb.weight).mean().item()
+    assert moved[True] == 0.0, "this test's gradients do not become 0 in float16, so it shows nothing"
+    assert math.isclose(moved[False], 1e-3, rel_tol=0.02)
+
+
+def test_clipping_sees_gradients_that_are_scaled_back(classifier):
+    moved = []
+    for scale in (1.0, 1024.0):
+        before = weights(classifier)
+        training_step(classifier, next(iter(loader_of(messages(8), 8))), classifier_loss, sgd(classifier), clip=0.01,
+                      scaler=torch.amp.GradScaler("cpu", init_scale=scale))
+        after = weights(classifier)
+        moved.append(math.sqrt(sum((before[name] - after[name]).square().sum().item() for name in before)))
+        classifier.load_state_dict(before, strict=False)
+    assert moved == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
 # Ctrl-C
