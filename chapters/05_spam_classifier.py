@@ -28,11 +28,12 @@ from gpt.download import fetch
 from gpt.evaluate.baselines import NaiveBayes, baseline_table
 from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
 from gpt.lora import count_parameters
-from gpt.model import GPTModel, evaluating
+from gpt.model import evaluating
 from gpt.plots import plot_accuracies, plot_padding
 from gpt.spam import SpamDataset, create_balanced_dataset, normalised, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import gpt2_tokenizer
 from gpt.train import train, warmup_then_cosine
+from gpt.weights import blank
 
 QUICK = dict(rounds={"head": 10, "last block": 2, "everything": 1})    # epochs
 FULL = dict(rounds={"head": 30, "last block": 3, "everything": 3})
@@ -195,9 +196,8 @@ section("5.8  What trains: the head, the last block too, or everything")
 # Fine-tuning goes on with training, on a task of one's own. What is frozen stays as it was and costs no gradient.
 
 show(let_train)
-with torch.device("meta"):    # shapes without numbers
-    full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
-    swap_head(full_size, 2)
+full_size = blank(GPT2_SIZES["gpt2-small (124M)"])    # shapes without numbers
+swap_head(full_size, 2)
 C, head = 768, 2 * (768 + 1)    # a block: 4 C^2 + 8 C^2 weights of attention and feed-forward, 13 C biases and norms
 for way, count in zip(args.rounds, (head, 12 * C * C + 13 * C + 2 * C + head, 124_439_808 + head)):
     let_train(full_size, way)

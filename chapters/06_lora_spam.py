@@ -30,11 +30,11 @@ from gpt.lora import (
     unmerge_lora,
 )
 from gpt.losses import class_loss
-from gpt.model import GPTModel
 from gpt.plots import plot_accuracies, plot_values
 from gpt.spam import SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
 from gpt.tokenizer import gpt2_tokenizer
 from gpt.train import train, warmup_then_cosine
+from gpt.weights import blank
 
 QUICK, FULL = dict(epochs=1), {}
 RECIPES = {    # the default's settings had the lowest validation loss on mini, mean of seeds 123, 1 and 2
@@ -122,15 +122,14 @@ section("6.3  How many numbers is that?")
 
 C, LAYERS = 768, 12
 block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers: 18 r C
-with torch.device("meta"):
-    full_size = GPTModel(GPT2_SIZES["gpt2-small (124M)"])
-    swap_head(full_size, 2)
-    predict("124M with a head for 2 classes", 124_439_808 + 2 * (C + 1), count_parameters(full_size)[0])
-    #> 124M with a head for 2 classes: predicted 124,441,346, measured 124,441,346
-    full_size.requires_grad_(False)
-    predict("trainable when all is frozen", 0, count_parameters(full_size)[0])
-    #> trainable when all is frozen: predicted 0, measured 0
-    replace_linear_with_lora(full_size, RANK, ALPHA)
+full_size = blank(GPT2_SIZES["gpt2-small (124M)"])
+swap_head(full_size, 2)
+predict("124M with a head for 2 classes", 124_439_808 + 2 * (C + 1), count_parameters(full_size)[0])
+#> 124M with a head for 2 classes: predicted 124,441,346, measured 124,441,346
+full_size.requires_grad_(False)
+predict("trainable when all is frozen", 0, count_parameters(full_size)[0])
+#> trainable when all is frozen: predicted 0, measured 0
+replace_linear_with_lora(full_size, RANK, ALPHA)
 predict("the blog's LoRA", LAYERS * block + RANK * (C + 2), count_parameters(full_size)[0])
 #> the blog's LoRA: predicted 2,666,528, measured 2,666,528
 print(trainable_report(full_size))
@@ -155,8 +154,8 @@ else:
     messages = create_balanced_dataset(read_sms(fetch("sms")), random_state=args.seed)
     splits = split_without_leaks(messages, 0.7, 0.1, seed=args.seed)
     pad_to, train_loader = None, BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT, seed=args.seed)
-    n = len(splits[2])    # ask about no more training messages than there are to test
-    loaders = [BatchesByLength(split[:n], tokenizer, None, CONTEXT) for split in splits]    # None: larger batches
+    asked = splits[0][:len(splits[1])], *splits[1:]    # after training, 149 of the training messages are enough
+    loaders = [BatchesByLength(split, tokenizer, None, CONTEXT) for split in asked]    # None: larger batches
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
 #> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
@@ -182,8 +181,9 @@ predict(f"trainable, {weights}", LAYERS * 18 * RANK * C + head, count_parameters
 #> trainable, mini: predicted 147,714, measured 147,714
 print(trainable_report(model))
 #> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
+first = calc_loss_loader(loaders[1], model, args.device, 1)    # of one batch: with a head at zero it is the same for all
 if args.recipe == "default":
-    predict("first loss, nats a message (ln 2)", 0.6931, calc_loss_loader(loaders[1], model, args.device, 1), 0.001)
+    predict("first loss, nats a message (ln 2)", 0.6931, first, 0.001)
 
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe["learning_rate"],
                               weight_decay=recipe["weight_decay"], fused=True)
@@ -191,8 +191,8 @@ schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if r
 
 
 def look(progress):
-    """After step 1 and twice an epoch: the mean loss of the steps since the last look, and that of validation."""
-    if progress.step == 1 or progress.batch in (len(train_loader) // 2, len(train_loader)):
+    """Twice an epoch: the mean loss of the steps since the last look, and that of all validation messages."""
+    if progress.batch in (len(train_loader) // 2, len(train_loader)):
         right, logits = predict_logits(model, loaders[1], args.device)
         since = progress.history[-1]["step"] if progress.history else 0
         losses = [statistics.mean(progress.losses[since:]), class_loss(logits, right).item()]
@@ -214,7 +214,7 @@ print(f"{progress.step} steps in {progress.seconds:.0f} s")
 
 # %%
 section("6.6  Is it any good?")
-# Intervals and measures as in 5.10. The training accuracy is that of 300 of the 1,045 messages: enough to see whether
+# Intervals and measures as in 5.10. The training accuracy is that of 149 of the 1,045 messages: enough to see whether
 # they are known by heart. (Its three ways stand beside these in RESULTS.md: they had the same 300 messages.)
 
 baselines = baseline_table(*splits)
@@ -237,9 +237,9 @@ print(format_report(test_report))
 # %%
 section("6.7  Merge: the correction disappears into the weight")
 # W + (alpha / r) A B is a matrix like W, so after training a LoRA costs nothing. The sum rounds; unmerging puts the
-# kept original back, so that nothing of the rounding stays. A few messages are enough to see it: the first batch.
+# kept original back, so that nothing of the rounding stays. Eight messages are enough to see it.
 
-few = [next(iter(loaders[2]))]
+few = [tuple(part[:8] for part in next(iter(loaders[2])))]
 _, beside = predict_logits(model, few, args.device)
 before = {name: p.detach().clone() for name, p in model.named_parameters()}
 merge_lora(model)
@@ -258,22 +258,20 @@ section("6.8  Carry it away")
 adapter_file = folder / "adapter.safetensors"
 save_adapter(model, adapter_file, base=weights, labels=names, pad_to=pad_to)
 print(f"{adapter_file}: {adapter_file.stat().st_size / 1e6:.1f} MB")
-fresh, _ = load_weights(args)
-hold(fresh.to(args.device).requires_grad_(False), args.dtype)
-load_adapter(fresh, adapter_file)
-_, reloaded = predict_logits(fresh, few, args.device)
+load_adapter(model, adapter_file)    # takes the old one off first
+_, reloaded = predict_logits(model, few, args.device)
 predict("the reloaded adapter changes an answer by", 0.0, (reloaded - beside).abs().max().item())
 #> the reloaded adapter changes an answer by: predicted 0, measured 0
 texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now to claim.",
          "Are we still on for dinner tonight? I can bring the wine."]
-for text, (label, probability) in zip(texts, classify(fresh, texts, tokenizer, names, pad_to)):
+for text, (label, probability) in zip(texts, classify(model, texts, tokenizer, names, pad_to)):
     print(f"{label} ({probability:.1%}): {text}")
 
 # %%
 section("6.9  Two pictures")
-steps = [note["step"] for note in progress.history]
-figure(plot_values([step / len(train_loader) for step in steps], [note["seen"] for note in progress.history],
-                   *zip(*(note["losses"] for note in progress.history))), folder, "06_losses")
+looks = [{"step": 0, "seen": 0, "losses": (first, first)}, *progress.history]
+figure(plot_values([note["step"] / len(train_loader) for note in looks], [note["seen"] for note in looks],
+                   *zip(*(note["losses"] for note in looks))), folder, "06_losses")
 figure(plot_accuracies([(name, *row) for name, row in rows.items()],
                        f"What LoRA has to beat, on {len(labels)} test messages"), folder, "06_accuracy")
 trainable, total = count_parameters(model)

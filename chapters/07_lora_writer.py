@@ -34,11 +34,11 @@ from gpt.interop.hugging_face import export_hf
 from gpt.interop.peft import export_peft
 from gpt.lora import count_parameters, merge_lora, replace_linear_with_lora, unmerge_lora
 from gpt.losses import real_tokens
-from gpt.model import GPTModel
 from gpt.plots import plot_cost, plot_learning, saving
 from gpt.spam import create_balanced_dataset, read_sms, split_without_leaks
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer, text_to_token_ids
 from gpt.train import parameter_groups, train, warmup_then_linear
+from gpt.weights import blank
 
 QUICK, FULL = dict(texts=240, scored=40, looks=3), dict(texts=None, scored=None, looks=8)
 TEXT = ("--text", dict(metavar="FILE", help="texts of your own, with empty lines between them, or one a line"))
@@ -80,10 +80,9 @@ section("7.2  Query and value: 147,456 numbers")
 # Hu et al. put LoRA on query and value alone, and so does KerasHub's example: a matrix of C x C gets r (C + C) numbers.
 
 C, LAYERS, r = 768, 12, 4
-with torch.device("meta"):
-    small, medium = GPTModel(GPT2_SIZES["gpt2-small (124M)"]), GPTModel(GPT2_SIZES["gpt2-medium (355M)"])
-    replace_linear_with_lora(small, r, ALPHA, targets=TARGETS)
-    replace_linear_with_lora(medium, 8, ALPHA, targets=("W_query", "W_key", "W_value"), share_a=True)
+small, medium = blank(GPT2_SIZES["gpt2-small (124M)"]), blank(GPT2_SIZES["gpt2-medium (355M)"])    # shapes alone
+replace_linear_with_lora(small, r, ALPHA, targets=TARGETS)
+replace_linear_with_lora(medium, 8, ALPHA, targets=("W_query", "W_key", "W_value"), share_a=True)
 predict("trainable, 124M", LAYERS * 2 * r * (C + C), count_parameters(small)[0])
 predict("all, 124M", 124_439_808 + 147_456, count_parameters(small)[1])
 
@@ -173,9 +172,8 @@ section("7.6  How much memory, before it is taken")
 batches = TextBatches(texts["train"], tokenizer, BATCH_SIZE, GPT2_SIZES[args.model].context_length, args.seed)
 B, T = max(((len(ids), ids.shape[1] - 1) for ids, _ in batches), key=lambda shape: shape[0] * shape[1])
 B = -(-B // args.parts)    # rounded up
-with torch.device("meta"):
-    counted = {way: GPTModel(GPT2_SIZES[args.model]) for way in WAYS}
-    replace_linear_with_lora(counted["lora"], RANK, ALPHA, targets=TARGETS)
+counted = {way: blank(GPT2_SIZES[args.model]) for way in WAYS}
+replace_linear_with_lora(counted["lora"], RANK, ALPHA, targets=TARGETS)
 memory = {way: predict_memory(counted[way], B, T, chunk=256) for way in WAYS}
 print(f"{f'MB, for {B} x {T} tokens':22}" + "".join(f"{name:>13}" for name in memory["full"]._fields))
 for way, parts in memory.items():
