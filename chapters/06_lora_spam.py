@@ -181,7 +181,7 @@ predict(f"trainable, {weights}", LAYERS * 18 * RANK * C + head, count_parameters
 #> trainable, mini: predicted 147,714, measured 147,714
 print(trainable_report(model))
 #> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
-first = calc_loss_loader(loaders[1], model, args.device, 1)    # of one batch: with a head at zero it is the same for all
+first = calc_loss_loader(loaders[1], model, args.device, 1)    # of one batch: a zero head gives all the same
 if args.recipe == "default":
     predict("first loss, nats a message (ln 2)", 0.6931, first, 0.001)
 

@@ -25,6 +25,7 @@ from gpt.applications.own_data import NEW_COLUMNS, labelled_table, load_classifi
 from gpt.batches import BatchesByLength, padding_share
 from gpt.checkpoint import Checkpoint
 from gpt.classify import calc_accuracy_loader, calc_loss_loader, class_logits, predict_logits, swap_head
+from gpt.cost.precision import choose_precision, hold, loss_scaler
 from gpt.download import fetch
 from gpt.evaluate.baselines import LengthRule, Majority, NaiveBayes
 from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
@@ -39,16 +40,17 @@ from gpt.train import train, warmup_then_cosine
 
 QUICK, FULL = dict(epochs=1), dict(epochs=3)
 RANK, ALPHA, BATCH_SIZE, RATE, WARMUP = 16, 16, 8, 5e-4, 20    # the default recipe of chapter 6
-args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs", "--resume", "--csv", "--text-column",
-             "--label-column", "--predict", "--adapter", "--out")
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--epochs", "--resume", "--csv",
+             "--text-column", "--label-column", "--predict", "--adapter", "--out")
 tokenizer = gpt2_tokenizer()
 
 if args.predict is not None:    # not a lesson, only labels
     if args.adapter is None or args.out is None:
         sys.exit("--predict FILE needs --adapter FILE, which a run without --predict makes, and --out FILE")
     model, adapter = or_stop(load_classifier, args.adapter)
-    counts = or_stop(predict_file, model.to(args.device), args.predict, args.out, args.text_column, tokenizer,
-                     adapter.labels, adapter.pad_to)
+    hold(model.to(args.device), choose_precision(args.precision, args.device, adapter.base)[0])
+    counts = or_stop(predict_file, model, args.predict, args.out, args.text_column, tokenizer, adapter.labels,
+                     adapter.pad_to)
     print(f"{args.out}: {counts.rows:,} rows, {counts.empty:,} of them without a text and so without a label, "
           f"{counts.cut:,} too long to be read to the end")
     sys.exit()
@@ -143,12 +145,12 @@ model, base = load_weights(args)
 model.requires_grad_(False)
 swap_head(model, K)
 replace_linear_with_lora(model.trf_blocks, RANK, ALPHA, generator=torch.Generator().manual_seed(args.seed))
-model.to(args.device)
+hold(model.to(args.device), args.dtype)
 C, context = model.config.emb_dim, model.config.context_length
 predict(f"trainable, {base}", model.config.n_layers * 18 * RANK * C + K * (C + 1), count_parameters(model)[0])
 #> trainable, mini: predicted 147,843, measured 147,843
 train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, context, args.seed)
-loaders = [BatchesByLength(split, tokenizer, BATCH_SIZE, context) for split in splits]
+loaders = [BatchesByLength(split, tokenizer, None, context) for split in splits]    # None: larger batches, to read
 print(f"{sum(loader.cut for loader in loaders):,} of {len(table):,} texts have more than the {context:,} tokens that "
       f"the model reads, and lose the rest; {padding_share(train_loader):.1%} of the training tokens are padding")
 predict(f"first loss, nats a message (ln {K})", math.log(K), calc_loss_loader(loaders[1], model, args.device), 1e-4)
@@ -167,11 +169,13 @@ section("9.6  Train")
 steps = args.epochs * len(train_loader)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE, weight_decay=0.0, fused=True)
 identity = dict(weights=base, seed=args.seed, epochs=args.epochs, rank=RANK, alpha=ALPHA, names=names,
-                table=hashlib.sha256(table.to_csv().encode()).hexdigest())
-checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, resume=args.resume)
+                precision=args.precision, table=hashlib.sha256(table.to_csv().encode()).hexdigest())
+scaler = loss_scaler(args.dtype, args.device)
+checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, scaler=scaler, resume=args.resume)
 progress = train(
     model, train_loader, lambda model, batch: class_loss(class_logits(model, *batch[:-1]), batch[-1], weights),
-    optimizer, args.epochs, device=args.device, schedule=warmup_then_cosine(min(WARMUP, steps // 5), steps),
+    optimizer, args.epochs, device=args.device, scaler=scaler,
+    schedule=warmup_then_cosine(min(WARMUP, steps // 5), steps),
     after_epoch=lambda progress: print(f"epoch {progress.epoch}: validation mean recall " "{mean_recall:.2%}".format(
         **classification_report(*predict_logits(model, loaders[1], args.device), names))), checkpoint=checkpoint)
 model.eval()

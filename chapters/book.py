@@ -140,9 +140,8 @@ def load_weights(args):
     args.dtype, why = choose_precision(getattr(args, "precision", "float32"), args.device, args.model)
     args.precision = next(name for name, dtype in TYPES.items() if dtype == args.dtype)
     if args.model != "mini":
-        if args.dtype == torch.float32 and args.device.type == "cpu" and float32_by_onednn():
-            why += "; oneDNN multiplies"
-        print(f"computing in {args.precision}, {why}")
+        by_onednn = args.device.type == "cpu" and float32_by_onednn()
+        print(f"computing in {args.precision}, {why}" + "; float32 by oneDNN" * by_onednn)
     return model, name
 
 

@@ -137,7 +137,7 @@ class LoRAFunction(torch.autograd.Function):
         read = x if dropped is None else dropped.to(dtype)                            # (..., in)
         thin = scale * (read @ A)                                                     # (..., r)
         out = F.linear(x, weight, None if bias is None else bias.to(dtype))           # (..., out)
-        _rows(out).addmm_(_rows(thin), B)
+        out.view(-1, len(weight)).addmm_(_rows(thin), B)
         _, _, of_weight, _, of_A, of_B, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, read if of_A else None, thin if of_B else None, weight, A, B)
         ctx.scale, ctx.dropped = scale, dropped is not None
@@ -152,7 +152,7 @@ class LoRAFunction(torch.autograd.Function):
         back = ctx.scale * (grad @ B.T)                                               # (..., r)
         dx = grad @ weight if of_x else None                                          # (..., in)
         if of_x and not ctx.dropped:
-            _rows(dx).addmm_(_rows(back), A.T)
+            dx.view(-1, len(A)).addmm_(_rows(back), A.T)
         return (dx,
                 back @ A.T if of_dropped else None,                                   # (..., in)
                 _rows(grad).T @ _rows(x) if of_weight else None,                      # (out, in)

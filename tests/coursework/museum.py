@@ -611,7 +611,7 @@ CHAPTER_6 = (
         "_rows(thin).T @ _rows(grad) if", "ctx.scale * _rows(thin).T @ _rows(grad) if",
         "6.2 prints a difference of dB. AdamW hides it, because it divides each gradient by its usual size."),
     Bug("no way back through the correction", "6.9", "gpt/lora.py",
-        "            _rows(dx).addmm_(_rows(back), A.T)\n", "            pass\n",
+        "            dx.view(-1, len(A)).addmm_(_rows(back), A.T)\n", "            pass\n",
         "The last block learns as it should, those before it by a gradient that is the more wrong the larger B grows."),
     Bug("the input in place of what dropout left of it", "6.9", "gpt/lora.py",
         "_rows(read).T @ _rows(back)", "_rows(x).T @ _rows(back)",
