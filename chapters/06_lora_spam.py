@@ -79,9 +79,9 @@ predict("(x A) B", (x @ dW).tolist(), ((x @ A) @ B).tolist())
 # %%
 section("6.2  The update starts as nothing")
 # The gradient of A is multiplied by B and that of B by A: were both zero, neither would ever move. So A is drawn at
-# random and B is zero, and the model starts exactly as good as it was. A B is a sum of r products, so it is multiplied
-# by alpha / r, which is meant to keep its size, and so the learning rate, when r changes. Here alpha = r, a factor of
-# 1; the blog multiplies by alpha, 16. (`original` is for 6.7: None until the layer is merged.)
+# random and B is zero, and the model starts exactly as good as it was. A B is a sum of r products, so it would
+# grow with r. Dividing by r is meant to keep its size, so that one learning rate works for every r: the factor is
+# alpha / r. Here alpha = r, a factor of 1; the blog multiplies by alpha, 16.
 
 A, B = torch.empty(4, 1).uniform_(-0.5, 0.5), torch.zeros(1, 4)    # 0.5 is 1/sqrt(in)
 predict("x A B at the start", [[0.0] * 4], ((x @ A) @ B).abs().tolist())
@@ -103,9 +103,11 @@ with torch.no_grad():
         predict(f"{how}: the answer moves by 3 x (A B)", True, torch.allclose(moved, 3 * (x @ A) @ B, atol=1e-6))
 #> merged: the answer moves by 3 x (A B): predicted True, measured True
 
-# What runs is LoRAFunction, the same sum as one step of autograd: it adds the correction into the linear layer's own
-# output, and its backward pass is written out. With g, the gradient of the answer: dA = scale x^T (g B^T), dB = scale
-# (x A)^T g, dx = g W + scale (g B^T) A^T. Rounding is all that tells the two apart.
+# What runs is the same sum as an operation that autograd is taught: a class with a forward and a backward. forward adds
+# the correction into the linear layer's own output, where by_hand makes three tensors of that size, and saves in ctx
+# what backward needs. backward gets g, the gradient of the loss by the output, and returns a gradient for each argument
+# of forward. `by_hand` and it agree to rounding:
+#     dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
 show(LoRAFunction.backward)
 with_lora.unmerge()
 gradients = []
@@ -140,9 +142,9 @@ print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, train
 
 # %%
 section("6.4  The messages")
-# Ours reads every line of the file, balances as in 5.3, keeps near-copies of a message in one split, and pads a batch
-# to its longest message. The blog's loses two messages to quotation marks, tests on copies of training messages, and
-# pads all to 120.
+# Our way reads every line of the file, balances as in 5.3, keeps near-copies of a message in one split, and pads a
+# batch to its longest message. The blog's way loses two messages to quotation marks, tests on copies of training
+# messages, and pads all to 120.
 
 if args.recipe == "blog":
     table = create_balanced_dataset(read_sms(fetch("sms"), blog=True), random_state=args.seed)
@@ -154,7 +156,7 @@ else:
     messages = create_balanced_dataset(read_sms(fetch("sms")), random_state=args.seed)
     splits = split_without_leaks(messages, 0.7, 0.1, seed=args.seed)
     pad_to, train_loader = None, BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT, seed=args.seed)
-    asked = splits[0][:len(splits[1])], *splits[1:]    # after training, 149 of the training messages are enough
+    asked = splits[0][:len(splits[1])], *splits[1:]    # 149 messages for the training accuracy: all would take long
     loaders = [BatchesByLength(split, tokenizer, None, CONTEXT) for split in asked]    # None: larger batches
 print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
@@ -162,8 +164,9 @@ print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose sett
 
 # %%
 section("6.5  Train")
-# The new head starts at zero, like B: it gives every class the same score, so the first loss is ln 2. Nothing but the
-# head moves in the first step, for what is behind it gets its gradient times 0; B moves in the second, A in the third.
+# The new head starts at zero, like B: it gives every class the same score, so the first loss is ln 2. In the first step
+# only the head moves, because the gradient of every layer before it is multiplied by its weights, which are 0. B moves
+# in the second step, because the head is no longer 0, and A in the third, because B is no longer 0.
 
 model, weights = load_weights(args)
 model.requires_grad_(False)
@@ -172,8 +175,10 @@ swap_head(model, len(names), zero=args.recipe == "default")
 replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, RANK, ALPHA, scale=recipe["scale"],
                          init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))
 model.to(args.device)
-# What is frozen is only read. Where the machine multiplies bfloat16 faster than float32, it is held in that type, in
-# half the bytes (mini never is). A, B and the head stay in float32, because small steps would be lost: 256 + 1 is 256.
+# On a machine that multiplies bfloat16 faster than float32, a model larger than mini has its frozen weights held in
+# that type, in half the bytes. It keeps only 8 binary digits. A frozen weight never changes, so it is rounded once. A,
+# B and the head are changed by many small steps, which bfloat16 would lose, so they stay in float32:
+predict("0.03 + 0.00005 in bfloat16", 0.03, round((torch.tensor(0.03, dtype=torch.bfloat16) + 0.00005).item(), 4))
 hold(model, args.dtype)
 C, LAYERS = model.config.emb_dim, model.config.n_layers
 head = RANK * (C + 2) if args.recipe == "blog" else 2 * (C + 1)
@@ -191,13 +196,14 @@ schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if r
 
 
 def look(progress):
-    """Twice an epoch: the mean loss of the steps since the last look, and that of all validation messages."""
+    """Twice an epoch: the mean loss of the training steps since the last look, and that of all validation messages."""
     if progress.batch in (len(train_loader) // 2, len(train_loader)):
         right, logits = predict_logits(model, loaders[1], args.device)
-        since = progress.history[-1]["step"] if progress.history else 0
+        since = progress.history[-1]["read"] if progress.history else 0
         losses = [statistics.mean(progress.losses[since:]), class_loss(logits, right).item()]
         accuracy = (logits.argmax(dim=1) == right).float().mean().item()
-        progress.history.append({"step": progress.step, "seen": progress.seen, "losses": losses, "accuracy": accuracy})
+        progress.history.append({"step": progress.step, "seen": progress.seen, "read": len(progress.losses),
+                                 "losses": losses, "accuracy": accuracy})
         if progress.batch == len(train_loader):
             print(f"epoch {progress.epoch + 1}: validation accuracy {accuracy:.2%}")
 
@@ -214,8 +220,8 @@ print(f"{progress.step} steps in {progress.seconds:.0f} s")
 
 # %%
 section("6.6  Is it any good?")
-# Intervals and measures as in 5.10. The training accuracy is that of 149 of the 1,045 messages: enough to see whether
-# they are known by heart. (Its three ways stand beside these in RESULTS.md: they had the same 300 messages.)
+# Intervals and measures as in 5.10. The training accuracy is measured on 149 of the 1,045 messages, which is enough to
+# see whether they are known by heart. (figures/results/RESULTS.md has chapter 5's three ways on the same 300 messages.)
 
 baselines = baseline_table(*splits)
 labels, logits = predict_logits(model, loaders[2], args.device)
@@ -236,8 +242,10 @@ print(format_report(test_report))
 
 # %%
 section("6.7  Merge: the correction disappears into the weight")
-# W + (alpha / r) A B is a matrix like W, so after training a LoRA costs nothing. The sum rounds; unmerging puts the
-# kept original back, so that nothing of the rounding stays. Eight messages are enough to see it.
+# (alpha / r) (A B)^T has the shape of W, so it can be added to W, and then the layer takes no more time than a plain
+# one. The sum is rounded to W's type. In bfloat16 that loses the small parts of the correction, so answers may differ
+# by some per cent: the tolerance is 8 rounding errors. Unmerging puts the old W back instead of subtracting, so no
+# rounding stays. Eight messages are enough to see it.
 
 few = [tuple(part[:8] for part in next(iter(loaders[2])))]
 _, beside = predict_logits(model, few, args.device)

@@ -129,7 +129,7 @@ predict("factors of steps 0, 19, 60, 100", [0.05, 1.0, 0.5, 0.0], [rate(step) fo
 # %%
 section("7.5  In parts, and in half the bytes")
 # A batch that is too large can be computed part by part: the parts' gradients add up (gradient accumulation). The
-# trap: the mean over a batch is not the mean of its parts' means, which counts the few tokens of short texts as many.
+# trap: the mean over a batch is not the mean of its parts' means, in which a token of a short text counts more.
 
 short, long = torch.full((2,), 4.0), torch.full((8,), 1.0)    # losses of tokens, nats
 predict("mean over 2 tokens at 4 nats and 8 at 1", 1.6, torch.cat([short, long]).mean().item(), 1e-6)
@@ -153,10 +153,11 @@ for what, lengths in (("equal lengths", [30] * 8), ("short and long", [6] * 4 + 
     print(f"{what}, in two parts: gradient off by {errors[0]:.0%} of its length by tokens, {errors[1]:.0%} by rows")
     predict(f"{what}: right by tokens, by rows", [True, lengths[0] == lengths[7]], [error < 1e-3 for error in errors])
 
-# Where the machine multiplies bfloat16 faster, models above mini train in it. What trains stays in float32: small steps
-# would be lost. So LoRA's frozen weights are held in bfloat16; where all weights train, each product rounds them anew
-# (mixed precision).
-predict("256 + 1 in bfloat16", 256.0, (torch.tensor(256.0, dtype=torch.bfloat16) + 1).item())
+# Where the machine multiplies bfloat16 faster, models above mini compute their matrix products in it. It has 8 binary
+# digits, so small steps would be lost. With LoRA the frozen weights can be held in it, because no step is added to
+# them. If all weights train, they stay in float32, and torch.autocast makes bfloat16 copies of them for the products.
+# This is called mixed precision.
+predict("0.03 + 0.00005 in bfloat16", 0.03, round((torch.tensor(0.03, dtype=torch.bfloat16) + 0.00005).item(), 4))
 show(hold)
 show(computing)
 

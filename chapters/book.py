@@ -169,8 +169,9 @@ def repeat(args, condition, methods):
     load_weights(args)    # mini where others cannot be had
     seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None
     weights = args.model if pretrained is None else f"{args.model}, untrained"
+    precision = None if args.model == "mini" else args.precision
     records = {name: records_over_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
-                                    pretrained=pretrained) for name, epochs in methods.items()}
+                                    pretrained=pretrained, precision=precision) for name, epochs in methods.items()}
     results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
     for test, of in results.items():
         print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "

@@ -73,10 +73,10 @@ def causal_attention(query, key, value, dropout=0.0, padding=None):
     then is_causal=True is the mask. That flag aligns the first query with the first key, so it would be wrong with a
     cache: there one new token may look at everything and needs no mask, and several new ones need a mask of their own.
 
-    For short rows the kernel is not always the faster form (`_by_hand_is_faster`).
+    For few queries the kernel is not always the faster form (`_by_hand_is_faster`).
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T; dropout: probability, applied to the weights;
-        padding (B,), how many keys at the left of each row nobody looks at, or None
+        padding (B,), how many keys at the left of each row are padding, which no real token looks at, or None
     Output: (B, H, T, D)
     """
     if not dropout and padding is None and _by_hand_is_faster(query):
@@ -94,11 +94,13 @@ def causal_attention(query, key, value, dropout=0.0, padding=None):
 
 
 def _by_hand_is_faster(query):
-    """Whether this is a short row whose matrix products oneDNN computes on a CPU, because of their type or by request.
+    """Whether attention by hand is faster here than the fused kernel: for few queries, where oneDNN multiplies.
 
-    The fused kernel calls for one small product after the other, and each costs oneDNN some time to set up. By hand
-    there is one product for all rows and heads, and the weights are kept: B H T^2 numbers. Forward and backward, in
-    milliseconds, with B = 8, H = 12, D = 64, on 2 cores of an AMD EPYC with avx512_bf16 (torch 2.13):
+    torch has two libraries for matrix products on a CPU. It uses oneDNN for bfloat16 and float16, and for float32 where
+    `gpt.cost.precision.float32_by_onednn` asked for it; otherwise MKL. The fused kernel makes many small products, and
+    each costs oneDNN some time to set up. By hand there is one product for all rows and heads, but the weights are
+    kept, B H T S numbers. Milliseconds for forward and backward with B = 8, H = 12, D = 64, on 2 cores of an AMD EPYC
+    that multiplies bfloat16 (torch 2.13):
 
         T                                 20     48    128    256    512 (B = 4)
         bfloat16: kernel                 2.7    5.8   17.5   36.8   59.5
@@ -108,7 +110,7 @@ def _by_hand_is_faster(query):
         float32, oneDNN: by hand         0.5    2.5    8.1   36.4  102.8
         float32, MKL: kernel             0.8    1.8   10.2   38.5   65.9
     """
-    asked = torch.backends.mkldnn.matmul.fp32_precision == "bf16"    # see `gpt.cost.precision.float32_by_onednn`
+    asked = torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     half = query.dtype in (torch.bfloat16, torch.float16)
     return query.device.type == "cpu" and query.shape[-2] <= SHORT and (half or asked and query.dtype == torch.float32)
 

@@ -28,8 +28,9 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, top_p=None, stop=None, generator=None):
     """Continue each row of a batch, keeping the keys and values of the tokens already read.
 
-    Prompts of unequal length are padded on the left, so that all rows end at the same place: positions count from a
-    row's first real token, and nobody looks at its padding. So each gets, to rounding, the scores that it gets alone.
+    Prompts of unequal length are padded on the left, so that all rows end at the same place. Positions count from a
+    row's first real token, and no real token looks at padding. So a prompt gets the same scores, to rounding, as if it
+    were the only one.
 
     The first step reads the prompt, and each step after it one new token, as long as the text has no more than
     context_length tokens. Then the window moves on: the model reads the last context_length tokens, each at a new
@@ -50,7 +51,7 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
     unequal = bool(padding.any())
 
     def padded_cache():
-        """For the last `limit` tokens of each row: what is cut off on the left is padding first."""
+        """A new, empty cache for the last `limit` tokens of each row. What is cut off on the left is padding first."""
         cut = max(0, token_ids.shape[1] - limit)
         return model.new_cache((padding - cut).clamp(min=0) if unequal else None)
 

@@ -30,7 +30,9 @@ class LoRALayer(nn.Module):
     """The correction, of rank r at most. Source: Hu et al. 2021, section 4.1, equation 3."""
 
     def __init__(self, in_dim, out_dim, rank, alpha, *, scale="alpha/r", init=None, dropout=0.0, generator=None):
-        """Set rank, alpha, rule (the name `scale`), scale (its number), A and B (parameters) and dropout (a module).
+        """Set rank, alpha, rule, scale, A and B (parameters) and dropout (a module).
+
+        The argument `scale` names a rule in SCALES. It is kept as self.rule, and self.scale is the number it gives.
 
         A (in, r) is drawn by `generator` from U(-1/sqrt(in), 1/sqrt(in)) whatever r is. With init="blog" r takes the
         place of in, as in kaiming_uniform_, which makes A 7 times larger at in = 768, r = 16. B (r, out) starts at 0.
@@ -63,8 +65,9 @@ class LoRALayer(nn.Module):
 class LinearWithLoRA(nn.Module):
     """A linear layer and its correction. While merged, original is the weight (out, in) as it was before, else None.
 
-    The frozen weight may be held in bfloat16 or float16 while A and B stay in float32: the layer computes, and answers,
-    in the weight's type (under autocast in autocast's).
+    A new A and B have the type of the linear layer. Afterwards the frozen weight may be held in bfloat16 or float16
+    (gpt/cost/precision.py) while A and B stay in float32, because the optimizer adds small steps to them. The layer
+    then multiplies with copies of A and B in the weight's type, and its output has that type.
     """
 
     def __init__(self, linear, rank, alpha, **options):
@@ -76,11 +79,13 @@ class LinearWithLoRA(nn.Module):
         self.train(linear.training)                                  # a new module is in training mode
 
     def by_hand(self, x):
-        """linear(x) + lora(x): x (..., in) -> (..., out). One type throughout."""
+        """linear(x) + lora(x): x (..., in) -> (..., out). This form is for reading; all tensors must have one type."""
         return self.linear(x) + self.lora(x)                                          # (..., out)
 
     def forward(self, x):
-        """What `by_hand` gives, to rounding, by LoRAFunction; while merged linear(x), whose weight holds the sum.
+        """Compute what `by_hand` computes, to rounding, with LoRAFunction: x (..., in) -> (..., out).
+
+        While merged it computes linear(x) alone, because the weight then contains the correction.
 
         Raises: RuntimeError while merged, in training mode with gradients on, because A and B would get no gradient
         """
@@ -113,23 +118,27 @@ class LinearWithLoRA(nn.Module):
 
 
 class LoRAFunction(torch.autograd.Function):
-    """linear(x) + scale * (x A) B as one step of autograd, which makes no tensor of the output's width twice.
+    """linear(x) + scale * (x A) B as one operation of autograd, with a backward pass written by hand.
 
-    The correction is added into the linear layer's own output, and its part of x's gradient into the part that comes
-    back through W. Autograd, left alone, makes a tensor for each summand and a third for the sum. For the backward pass
-    it keeps x, one tensor for all the layers that read it, and x A, which is thin. With g the gradient of the output:
+    A torch.autograd.Function is an operation that autograd is taught. `forward` computes the output and saves in ctx
+    what `backward` will need. `backward` gets g, the gradient of the loss by the output, and returns a gradient for
+    each argument of forward, or None.
+
+    `by_hand` makes three tensors as wide as the output: that of W, the correction and their sum. This makes one,
+    because it adds the correction into the first, in place (`addmm_`). The backward pass does the same with the two
+    parts of x's gradient, unless there is dropout. Saved are x, which is not copied for it, and thin = scale (x A):
 
         dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
 
-    All of it is computed in the type of W, or in autocast's, and each gradient arrives in the type of what it is of.
-    There is no second derivative: asking for one is a RuntimeError.
+    Everything is computed in the type of W, under autocast in autocast's; autograd converts each gradient to the type
+    of its tensor. There is no second derivative: asking for one is a RuntimeError.
 
     Source: Hu et al. 2021, section 4.1, differentiated; Han and Han 2023 (Unsloth) for doing so by hand
     """
 
     @staticmethod
     def forward(ctx, x, dropped, weight, bias, A, B, scale):
-        """x (..., in) -> (..., out). dropped: x after dropout, which the correction then reads, or None without one."""
+        """x (..., in) -> (..., out). The correction reads `dropped`, x after dropout, or x itself where it is None."""
         device, dtype = x.device.type, weight.dtype
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -146,7 +155,7 @@ class LoRAFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        """The gradient of the output, (..., out) -> the gradients of what `forward` was given, as far as they count."""
+        """grad (..., out) -> one gradient for each argument of `forward`, None where none is needed."""
         x, read, thin, weight, A, B = ctx.saved_tensors
         of_x, of_dropped, of_weight, of_bias, of_A, of_B, _ = ctx.needs_input_grad
         back = ctx.scale * (grad @ B.T)                                               # (..., r)
@@ -219,7 +228,7 @@ def lora_layers(model):
 
 
 def merge_lora(model):
-    """Merge every LoRA layer of a model, in place. Its outputs stay the same, at the speed of the base model."""
+    """Merge every LoRA layer of a model, in place. Its outputs stay the same, to rounding, at the base model's speed."""
     for _, layer in lora_layers(model):
         layer.merge()
 

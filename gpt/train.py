@@ -31,8 +31,8 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
         run is saved to and goes on from; step, what to do with a batch: None for `training_step`, or a function that
         takes the same and returns the loss
     Output: Progress
-    Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows (of a GPU up to
-        READ_EVERY steps later, because the program would have to wait for every loss that it reads);
+    Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows (on a GPU after up to
+        READ_EVERY - 1 more steps: losses are read together, because the program waits for the GPU to read one);
         KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
     """
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
@@ -66,13 +66,14 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
 
 
 def training_step(model, batch, loss_fn, optimizer, clip=None, scaler=None):
-    """Compute the loss and the gradients of this loss alone, and take one step of the optimizer.
+    """Clear the old gradients, compute the loss and its gradients, and take one step of the optimizer.
 
-    Where a gradient is not finite, as that of an infinite loss, no step is taken, and the optimizer's memory stays.
+    If a gradient is not finite, the step is left out: parameters and the optimizer's averages stay as they were.
 
     Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
-        together may have (longer ones are shortened in proportion), or None; scaler, a torch.amp.GradScaler: float16
-        needs one that scales the loss, and so the gradients, up for the way back. None for `not_scaling`
+        together may have (longer ones are shortened in proportion), or None; scaler, a torch.amp.GradScaler, which
+        multiplies the loss before the backward pass and divides the gradients after it. float16 needs one, because
+        its small gradients would become 0. None: `not_scaling`
     Output: the loss before the step, a scalar without a gradient
     """
     loss = loss_fn(model, batch)
@@ -82,13 +83,16 @@ def training_step(model, batch, loss_fn, optimizer, clip=None, scaler=None):
     scaler.unscale_(optimizer)
     if clip:
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
-    scaler.step(optimizer)    # if all gradients are finite
-    scaler.update()           # the scale: half of it if one was not, twice as much after many good steps
+    scaler.step(optimizer)    # only if all gradients are finite
+    scaler.update()           # halves the scale if one was not; doubles it after many good steps
     return loss.detach()
 
 
 def not_scaling(device):
-    """A scaler that multiplies by 1, and only keeps the optimizer from steps that are not finite."""
+    """A scaler whose scale begins at 1. It is there because it leaves out a step whose gradients are not finite.
+
+    Each step that is left out halves the scale, which changes nothing: gradients are divided by it again.
+    """
     return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
 
 
@@ -182,7 +186,7 @@ class Progress:
 
     epoch: int = 0                     # epochs done
     batch: int = 0                     # batches done in the current epoch
-    step: int = 0                      # optimizer steps in all
+    step: int = 0                      # optimizer steps in all, those that were left out included
     seen: int = 0                      # rows in all
     seconds: float = 0.0               # spent in training steps
     seconds_evaluating: float = 0.0    # spent in after_step and after_epoch
@@ -213,10 +217,9 @@ def rest_of_epoch(loader, progress):
 
 
 def read_losses(unread, epoch, loader):
-    """Look at the losses of the last steps, all at once, and forget them.
+    """Return the losses of the last steps as floats, and empty the list `unread`.
 
     Input: unread, a list of triples step, batch, loss, the first two counted from 0
-    Output: the losses, a list of floats
     Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them
     """
     steps, batches, losses = zip(*unread)

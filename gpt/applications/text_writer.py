@@ -17,7 +17,7 @@ from gpt.batches import BatchesByLength, pad
 from gpt.classify import to_device
 from gpt.config import GPT2_SIZES
 from gpt.cost.fresh_process import peak_bytes
-from gpt.cost.precision import TYPES, computing, hold, loss_scaler
+from gpt.cost.precision import TYPES, computing, float32_by_onednn, hold, loss_scaler
 from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel, evaluating
@@ -149,6 +149,8 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
         replace_linear_with_lora(gpt, rank, alpha, targets=("W_query", "W_value"), generator=draw.manual_seed(seed))
     gpt.to(device)
     dtype = TYPES[precision]
+    if model != "mini" and torch.device(device).type == "cpu":
+        float32_by_onednn()
     if method == "lora":
         hold(gpt, dtype)
     multiplied = computing(dtype if method == "full" else torch.float32, device)

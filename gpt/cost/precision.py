@@ -1,8 +1,10 @@
 """In which type to compute: float32, or a type of half its bytes where the machine multiplies that faster.
 
-bfloat16 has the range of float32 and 8 bits for the digits of a number: 256 + 1 is 256 in it, and most steps of
-training would be lost in rounding. So what trains stays in float32, and what is frozen, and only read, need not.
-float16 has 11 bits and a small range: gradients become 0, unless the loss is scaled up before the way back.
+bfloat16 has the range of float32 but only 8 binary digits. A frozen weight never changes, so it is rounded once, by at
+most 1/256 of its size, and the error does not grow. What trains is changed by many small steps, and in bfloat16 a step
+below 1/512 of a number changes nothing: 0.03 + 0.00005 stays 0.03. So what trains, and the optimizer, stay in float32.
+float16 has 11 digits and a small range. Small gradients would become 0 in it, so the loss, and with it every gradient,
+is multiplied by a large number before the backward pass, and the gradients are divided by it afterwards.
 
 Read along: chapters/06_lora_spam.py (a frozen base), chapters/07_lora_writer.py (all weights). Source: Micikevicius et
 al. 2018 (float16); Kalamkar et al. 2019 (bfloat16).
@@ -40,10 +42,12 @@ def choose_precision(asked, device, model):
 
 
 def hold(model, dtype):
-    """Hold the frozen weights of a GPTModel in `dtype`, in place. LoRAs, a head for classes and all that trains stay.
+    """Convert the frozen parameters of a GPTModel to `dtype`, in place. LoRAs, a head for classes and what trains stay.
 
-    A LoRA layer computes in the type of its frozen weight, so nothing else has to be done. The model's `fingerprint`
-    stays that of the weights as they were before, so that an adapter trained on them fits both.
+    Call it when the LoRA layers are in and it is settled what trains. Embeddings, biases and LayerNorms are converted
+    too, so all that the blocks compute is in `dtype`. A LoRA layer converts its A and B as it uses them, and
+    `gpt.classify.class_logits` converts what a head in float32 reads; model(ids) does not, and fails with such a head.
+    The model's `fingerprint` stays that of the weights before, so an adapter trained on either fits both.
 
     Output: the model
     """
@@ -57,10 +61,10 @@ def hold(model, dtype):
 
 
 def computing(dtype, device):
-    """A context, or a decorator for a loss: float32's matrix products inside are computed in `dtype`.
+    """A context, or a decorator for a loss, in which torch.autocast computes matrix products of float32 in `dtype`.
 
-    For models of which more than a LoRA trains. Weights, gradients and optimizer stay float32; torch.autocast rounds a
-    weight each time it is used. Going back through the loss needs no context.
+    Use it where more than a LoRA and a head trains. Weights, gradients and optimizer stay in float32. The backward pass
+    may run outside, because each step back uses the type of its step forward.
     """
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
 
@@ -71,12 +75,13 @@ def loss_scaler(dtype, device):
 
 
 def float32_by_onednn():
-    """Let oneDNN compute float32's matrix products where MKL, torch's usual choice on a CPU, would be slow.
+    """Let oneDNN multiply matrices of float32 where MKL, which torch uses by itself on a CPU, is slow.
 
-    On processors that are not Intel's MKL leaves AVX-512 unused: on an AMD EPYC (Zen 5) it reached 200 of the 500
-    billion operations a second that oneDNN does. torch gives oneDNN these products only together with the permission
-    to round their factors to bfloat16. oneDNN makes use of that where a CPU has AMX, and such a CPU is not asked for it
-    here. Since a permission is no promise, one product is looked at, and if it was rounded, all stays as it was.
+    Both are libraries for matrix products. MKL does not use AVX-512, the widest instructions of a CPU, on processors of
+    other makers than Intel: an AMD EPYC (Zen 5, 2 cores) did 200 billion operations per second with it, and 450 with
+    oneDNN. But torch lets oneDNN multiply float32 only if it also allows oneDNN to round the factors to bfloat16.
+    oneDNN does that on a CPU with AMX, so there this function does nothing. On any other CPU it tests one product,
+    and restores the old setting if that was rounded.
 
     Output: whether oneDNN computes them now
     """

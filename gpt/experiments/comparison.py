@@ -39,15 +39,17 @@ def epochs_for(method, condition, n_train):
     return max(1, round(method.epochs * BALANCED / ALL)) if condition == "natural" else method.epochs
 
 
-def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None):
+def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=None, pretrained=None, precision=None):
     """All that decides the result of a run, ready for json.dump.
 
     Input: name, one of METHODS; condition, one of CONDITIONS: what it trains on; n_train, how many of these messages,
-        None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained
+        None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained; precision, a name in
+        gpt.cost.precision.TYPES, None for float32
     """
     method = method_for(name, model, pretrained)
-    return dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
-                epochs=epochs or epochs_for(method, condition, n_train))
+    settings = dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
+                    epochs=epochs or epochs_for(method, condition, n_train))
+    return settings | {"precision": precision} if precision else settings
 
 
 def folder_for(name, settings):

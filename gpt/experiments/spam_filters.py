@@ -22,6 +22,7 @@ from gpt.checkpoint import Checkpoint
 from gpt.classify import class_logits, let_train, predict_logits, swap_head
 from gpt.config import GPT2_SIZES
 from gpt.cost.frozen_cache import CachedBatches, Tail, frozen_blocks
+from gpt.cost.precision import TYPES, computing, float32_by_onednn, hold, loss_scaler
 from gpt.download import fetch
 from gpt.evaluate.baselines import LengthRule, LogisticRegression, Majority, NaiveBayes
 from gpt.lora import count_parameters, replace_linear_with_lora
@@ -258,6 +259,10 @@ def fit_model(settings, method, training, weights, folder, device):
     model = load_gpt2(name) if method.pretrained else GPTModel(GPT2_SIZES[name], torch.Generator().manual_seed(seed))
     prepare(model, method, 2, seed)
     model.to(device)
+    if name != "mini" and device.type == "cpu":
+        float32_by_onednn()
+    if method.rank:
+        hold(model, TYPES[settings.get("precision", "float32")])
     pad_to, loader = None, BatchesByLength(training, tokenizer, BATCH_SIZE, CONTEXT, seed)
     if method.trains == "the blog's LoRA":
         messages = SpamDataset(training, tokenizer)
@@ -286,9 +291,15 @@ def fit_prepared(model, loader, method, settings, weights, folder, device):
     optimizer = optimizer_for(net, method)
     if weights is not None:
         weights = weights.to(device)
-    checkpoint = Checkpoint(folder / "checkpoint.pt", net, optimizer, settings, resume=True)
-    progress = train(net, loader, lambda net, batch: class_loss(class_logits(net, *batch[:-1]), batch[-1], weights),
-                     optimizer, settings["epochs"], device=device,
+    dtype = TYPES[settings.get("precision", "float32")]
+    scaler = loss_scaler(dtype, device)
+    checkpoint = Checkpoint(folder / "checkpoint.pt", net, optimizer, settings, scaler=scaler, resume=True)
+
+    @computing(torch.float32 if method.rank else dtype, device)    # what is held in a type is multiplied in it anyway
+    def loss_fn(net, batch):
+        return class_loss(class_logits(net, *batch[:-1]), batch[-1], weights)
+
+    progress = train(net, loader, loss_fn, optimizer, settings["epochs"], device=device, scaler=scaler,
                      schedule=schedule_for(method, settings["epochs"] * len(loader)), checkpoint=checkpoint)
     model.eval()
     return frozen + progress.seconds
@@ -299,7 +310,7 @@ def spam_probabilities(model, table, tokenizer, device, pad_to=None):
     if pad_to:
         loader, order = DataLoader(SpamDataset(table, tokenizer, pad_to), BATCH_SIZE), range(len(table))
     else:
-        loader = BatchesByLength(table, tokenizer, BATCH_SIZE, CONTEXT)
+        loader = BatchesByLength(table, tokenizer, None, CONTEXT)
         order = [row for rows in loader.rows for row in rows]
     _, logits = predict_logits(model, loader, device)                                 # (N, K)
     spam = dict(zip(order, logits.softmax(dim=-1)[:, 1].tolist()))
