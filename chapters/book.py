@@ -137,9 +137,10 @@ def load_weights(args):
             args.model = "mini"
             model = load_gpt2("mini")
         name = args.model
+    known = hasattr(args, "dtype")    # from an earlier call
     args.dtype, why = choose_precision(getattr(args, "precision", "float32"), args.device, args.model)
     args.precision = next(name for name, dtype in TYPES.items() if dtype == args.dtype)
-    if args.model != "mini":
+    if args.model != "mini" and not known:
         by_onednn = args.device.type == "cpu" and float32_by_onednn()
         print(f"computing in {args.precision}, {why}" + "; float32 by oneDNN" * by_onednn)
     return model, name
@@ -169,9 +170,9 @@ def repeat(args, condition, methods):
     load_weights(args)    # mini where others cannot be had
     seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None
     weights = args.model if pretrained is None else f"{args.model}, untrained"
-    precision = None if args.model == "mini" else args.precision
-    records = {name: records_over_seeds(name, condition, seeds, args.model, args.device, epochs=epochs,
-                                    pretrained=pretrained, precision=precision) for name, epochs in methods.items()}
+    how = dict(pretrained=pretrained) | ({} if args.model == "mini" else dict(precision=args.precision))
+    records = {name: records_over_seeds(name, condition, seeds, args.model, args.device, epochs=epochs, **how)
+               for name, epochs in methods.items()}
     results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
     for test, of in results.items():
         print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "

@@ -193,7 +193,8 @@ def _plain_tensors(model):
 def _check_tensors(model, adapter, tensors, file):
     """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
     C, K = model.config.emb_dim, len(adapter.labels)
-    dtype = torch.float32 if is_held(model) else model.tok_emb.weight.dtype
+    base = model.tok_emb.weight.dtype
+    types = (base, torch.promote_types(base, torch.float32))    # a base in 16 bits may have its adapter in 32
     sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
              for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     sizes["out_head"] = (C, K) if K else None    # without classes it is tied to the token embedding
@@ -207,6 +208,7 @@ def _check_tensors(model, adapter, tensors, file):
             raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
         wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
     for name in sorted(wanted.keys() | tensors.keys()):
+        dtype = tensors[name].dtype if name in tensors and tensors[name].dtype in types else types[0]
         want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
         have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
         if want != have:

@@ -96,11 +96,11 @@ def causal_attention(query, key, value, dropout=0.0, padding=None):
 def _by_hand_is_faster(query):
     """Whether attention by hand is faster here than the fused kernel: for few queries, where oneDNN multiplies.
 
-    torch has two libraries for matrix products on a CPU. It uses oneDNN for bfloat16 and float16, and for float32 where
+    torch has two libraries for matrix products on a CPU. It uses oneDNN for bfloat16, and for float32 where
     `gpt.cost.precision.float32_by_onednn` asked for it; otherwise MKL. The fused kernel makes many small products, and
     each costs oneDNN some time to set up. By hand there is one product for all rows and heads, but the weights are
-    kept, B H T S numbers. Milliseconds for forward and backward with B = 8, H = 12, D = 64, on 2 cores of an AMD EPYC
-    that multiplies bfloat16 (torch 2.13):
+    kept, B H T S numbers, and in bfloat16 the scores are rounded, as the kernel's are not. Milliseconds for forward and
+    backward with B = 8, H = 12, D = 64, on 2 cores of an AMD EPYC that multiplies bfloat16 (torch 2.13):
 
         T                                 20     48    128    256    512 (B = 4)
         bfloat16: kernel                 2.7    5.8   17.5   36.8   59.5
@@ -111,8 +111,8 @@ def _by_hand_is_faster(query):
         float32, MKL: kernel             0.8    1.8   10.2   38.5   65.9
     """
     asked = torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.device.type == "cpu" and query.shape[-2] <= SHORT and (half or asked and query.dtype == torch.float32)
+    onednn = query.dtype == torch.bfloat16 or asked and query.dtype == torch.float32
+    return query.device.type == "cpu" and query.shape[-2] <= SHORT and onednn
 
 
 class MultiHeadAttention(nn.Module):

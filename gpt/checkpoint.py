@@ -35,9 +35,13 @@ class Checkpoint:
         self.every = every
         self.saved_at = time.monotonic()
 
+    def is_due(self, now=False):
+        """Whether `save` would write: `every` seconds have passed since it did, or it is asked for `now`."""
+        return now or time.monotonic() - self.saved_at >= self.every
+
     def save(self, progress, now=False):
-        """Write the run's state, whole or not at all, if `every` seconds have passed or it is asked for `now`."""
-        if not now and time.monotonic() - self.saved_at < self.every:
+        """Write the run's state, whole or not at all, if it `is_due`."""
+        if not self.is_due(now):
             return
         random = {"cpu": torch.get_rng_state(),
                   "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -71,6 +75,7 @@ class Checkpoint:
             if damaged:
                 raise ValueError(f"{damaged} has another checksum")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state.setdefault("scaler", {})    # files from before November 2026 have none
             return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random", "scaler")}
         except Exception as error:          # damage shows in a dozen ways
             why = f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume"

@@ -19,14 +19,16 @@ from gpt.model import evaluating
 def swap_head(model, n_classes, zero=True):
     """Give the model a new head from C channels to K classes, in place; the token embedding stays.
 
-    out_head becomes an nn.Linear with bias, of the embedding's type and on its device, in the model's mode (training or
-    not). It trains, even where the model is frozen. GPT-2's old head is the embedding's own weight: do not change it.
+    out_head becomes an nn.Linear with bias, of the embedding's type (float32 where `gpt.cost.precision.hold` holds that
+    in fewer bytes) and on its device, in the model's mode (training or not). It trains, even where the model is frozen.
+    GPT-2's old head is the embedding's own weight: do not change it.
 
     A head that starts at zero gives each class a probability of 1/K, so the first loss is exactly ln K, whatever the
     text. zero=False keeps the random start of nn.Linear, as the blog does.
     """
     weight = model.tok_emb.weight
-    model.out_head = nn.Linear(weight.shape[1], n_classes, device=weight.device, dtype=weight.dtype)
+    dtype = torch.float32 if getattr(model, "held_from", None) else weight.dtype
+    model.out_head = nn.Linear(weight.shape[1], n_classes, device=weight.device, dtype=dtype)
     if zero:
         nn.init.zeros_(model.out_head.weight)
         nn.init.zeros_(model.out_head.bias)

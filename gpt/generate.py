@@ -87,6 +87,7 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     """
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16's probabilities do not sum to 1
     logits, order = (logits / temperature).sort(dim=-1, descending=True)              # (B, V), most probable first
     if top_k is not None:
         logits[:, top_k:] = float("-inf")

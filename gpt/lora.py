@@ -65,16 +65,16 @@ class LoRALayer(nn.Module):
 class LinearWithLoRA(nn.Module):
     """A linear layer and its correction. While merged, original is the weight (out, in) as it was before, else None.
 
-    A new A and B have the type of the linear layer. Afterwards the frozen weight may be held in bfloat16 or float16
-    (gpt/cost/precision.py) while A and B stay in float32, because the optimizer adds small steps to them. The layer
-    then multiplies with copies of A and B in the weight's type, and its output has that type.
+    A and B have the type of the linear layer, but float32 where that is bfloat16 or float16 (gpt/cost/precision.py),
+    because the optimizer adds small steps to them. The layer then multiplies with copies of A and B in the weight's
+    type, and its output has that type.
     """
 
     def __init__(self, linear, rank, alpha, **options):
         super().__init__()
         self.linear = linear
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha, **options)
-        self.lora.to(linear.weight)                                  # the linear layer's device and dtype
+        self.lora.to(linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32))
         self.register_buffer("original", None, persistent=False)     # moves with the model, but into no file
         self.train(linear.training)                                  # a new module is in training mode
 
@@ -228,7 +228,7 @@ def lora_layers(model):
 
 
 def merge_lora(model):
-    """Merge every LoRA layer of a model, in place. Its outputs stay the same, to rounding, at the base model's speed."""
+    """Merge every LoRA layer of a model, in place. The outputs stay the same, to rounding, at the base's speed."""
     for _, layer in lora_layers(model):
         layer.merge()
 

@@ -43,9 +43,9 @@ def next_token_loss(model, batch, chunk=1024):
 
 
 def _chunk_loss(hidden, targets, head):
-    logits = head(hidden)                                                             # (N, V) of a chunk
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16's sums lose what is small
-    return F.cross_entropy(logits, targets, reduction="sum")
+    scores = head(hidden)                                                             # (N, V) of a chunk
+    at_least = torch.promote_types(scores.dtype, torch.float32)    # bfloat16's sums lose what is small
+    return F.cross_entropy(scores.to(at_least), targets, reduction="sum")
 
 
 def hidden_and_targets(model, batch):

@@ -19,6 +19,7 @@ from gpt.model import evaluating
 
 
 READ_EVERY = 10    # steps of a GPU between two looks at their losses
+NOT_SCALING = torch.amp.GradScaler("cpu", enabled=False)    # a scaler that hands everything on as it is
 
 
 def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=None, clip=None, scaler=None,
@@ -37,7 +38,6 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
     """
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
     device = torch.device(device)
-    scaler = scaler or not_scaling(device)
     unread = []    # step, batch and loss of the steps since losses were read last
     model.train()
     bar = tqdm(initial=progress.step, total=epochs * len(loader), unit="step", disable=None, leave=False)
@@ -50,11 +50,13 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 loss = (step or training_step)(model, to_device(batch, device), loss_fn, optimizer, clip, scaler)
                 unread.append((progress.step, progress.batch, loss))
                 if device.type == "cpu" or len(unread) == READ_EVERY or progress.batch + 1 == len(loader):
-                    progress.losses += read_losses(unread, progress.epoch, loader)
+                    read_losses(unread, progress, loader, scaler)
                     bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", refresh=False)
                 progress.count(batch, time.perf_counter() - started)
                 bar.update()
                 run_hook(after_step, progress, model, loader)
+                if unread and checkpoint and checkpoint.is_due(stop.is_set()):
+                    read_losses(unread, progress, loader, scaler)    # a run that went wrong is not saved
                 save_or_stop(progress, checkpoint, stop.is_set())
             progress.epoch += 1
             progress.batch = 0
@@ -68,32 +70,27 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
 def training_step(model, batch, loss_fn, optimizer, clip=None, scaler=None):
     """Clear the old gradients, compute the loss and its gradients, and take one step of the optimizer.
 
-    If a gradient is not finite, the step is left out: parameters and the optimizer's averages stay as they were.
+    A loss that is not finite changes nothing. (A GPU's loss is not looked at here, because the program would have to
+    wait for it at every step.)
 
     Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
         together may have (longer ones are shortened in proportion), or None; scaler, a torch.amp.GradScaler, which
-        multiplies the loss before the backward pass and divides the gradients after it. float16 needs one, because
-        its small gradients would become 0. None: `not_scaling`
+        multiplies the loss before the backward pass, divides the gradients after it, and leaves out the step if one of
+        them is not finite. float16 needs it, because its small gradients would become 0; the other types do not
     Output: the loss before the step, a scalar without a gradient
     """
     loss = loss_fn(model, batch)
+    if loss.device.type == "cpu" and not loss.isfinite():
+        return loss.detach()
     optimizer.zero_grad()
-    scaler = scaler or not_scaling(loss.device)
+    scaler = scaler or NOT_SCALING
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     if clip:
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
-    scaler.step(optimizer)    # only if all gradients are finite
-    scaler.update()           # halves the scale if one was not; doubles it after many good steps
+    scaler.step(optimizer)
+    scaler.update()    # halves the scale after a step that was left out, doubles it after many that were not
     return loss.detach()
-
-
-def not_scaling(device):
-    """A scaler whose scale begins at 1. It is there because it leaves out a step whose gradients are not finite.
-
-    Each step that is left out halves the scale, which changes nothing: gradients are divided by it again.
-    """
-    return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
 
 
 def set_learning_rates(optimizer, factor):
@@ -186,7 +183,7 @@ class Progress:
 
     epoch: int = 0                     # epochs done
     batch: int = 0                     # batches done in the current epoch
-    step: int = 0                      # optimizer steps in all, those that were left out included
+    step: int = 0                      # optimizer steps in all, those that a scaler left out included
     seen: int = 0                      # rows in all
     seconds: float = 0.0               # spent in training steps
     seconds_evaluating: float = 0.0    # spent in after_step and after_epoch
@@ -216,11 +213,12 @@ def rest_of_epoch(loader, progress):
     return batches
 
 
-def read_losses(unread, epoch, loader):
-    """Return the losses of the last steps as floats, and empty the list `unread`.
+def read_losses(unread, progress, loader, scaler=None):
+    """Add the losses of the last steps to progress.losses, and empty the list `unread`.
 
-    Input: unread, a list of triples step, batch, loss, the first two counted from 0
-    Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them
+    Input: unread, a list of triples step, batch, loss, the first two counted from 0, all of one epoch
+    Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them; also for
+        a scaler whose scale fell below 1, because then no step was taken for a long time
     """
     steps, batches, losses = zip(*unread)
     unread.clear()
@@ -228,10 +226,14 @@ def read_losses(unread, epoch, loader):
     for step, batch, loss in zip(steps, batches, values):
         if not math.isfinite(loss):
             rows = getattr(loader, "rows", None)
-            where = f"rows {rows[batch]}" if rows else f"batch {batch + 1} of epoch {epoch + 1}"
-            raise FloatingPointError(f"the loss is {loss} in step {step + 1}, {where}: nothing was updated; "
+            where = f"rows {rows[batch]}" if rows else f"batch {batch + 1} of epoch {progress.epoch + 1}"
+            updated = "nothing was updated" if losses[0].device.type == "cpu" else "nothing was saved since"
+            raise FloatingPointError(f"the loss is {loss} in step {step + 1}, {where}: {updated}; "
                                      f"is the learning rate too high?")
-    return values
+    if scaler and scaler.get_scale() < 1:
+        raise FloatingPointError(f"step {steps[-1] + 1}: the gradients are not finite in float16 at any scale; "
+                                 f"try bfloat16 or float32")
+    progress.losses += values
 
 
 def run_hook(hook, progress, model, loader):

@@ -82,6 +82,16 @@ def hidden_numbers(pytestconfig):
             sys.modules["torch"].manual_seed(seed)
 
 
+@pytest.fixture(autouse=True)
+def who_multiplies():
+    """A test that lets oneDNN multiply float32 (gpt/cost/precision.py) does not let it do so in the next test."""
+    matmul = "torch" in sys.modules and sys.modules["torch"].backends.mkldnn.matmul
+    before = matmul and matmul.fp32_precision
+    yield
+    if matmul:
+        matmul.fp32_precision = before
+
+
 @pytest.fixture
 def numbers(pytestconfig):
     """numpy's generators, numbers(0), numbers(1), ...: each draws others, and all others again with --hidden."""

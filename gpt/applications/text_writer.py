@@ -23,7 +23,7 @@ from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel, evaluating
 from gpt.spam import decode_utf8
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
-from gpt.train import not_scaling, parameter_groups, train, warmup_then_linear
+from gpt.train import NOT_SCALING, parameter_groups, train, warmup_then_linear
 from gpt.weights import load_gpt2
 
 text_loss = partial(next_token_loss, chunk=256)    # for a batch of TextBatches
@@ -103,18 +103,20 @@ def step_in_parts(model, batch, loss_fn, optimizer, clip=None, scaler=None, *, p
 
     Input: parts, into how many to cut the rows, as evenly as possible (fewer where there are fewer rows); size(part) ->
         how many rows or tokens loss_fn is a mean over, None for rows; the others as in training_step
-    Output: the loss of the whole batch, from before the step; where a gradient is not finite nothing has changed
+    Output: the loss of the whole batch, from before the step; where it is not finite nothing has changed (on a CPU)
     """
     tensors = (batch,) if torch.is_tensor(batch) else batch
     pieces = list(zip(*(tensor.chunk(parts) for tensor in tensors)))
     sizes = [float(size(piece)) if size else len(piece[0]) for piece in pieces]
-    scaler = scaler or not_scaling(tensors[0].device)
+    scaler = NOT_SCALING if scaler is None else scaler
     optimizer.zero_grad()
-    total = 0.0
+    total = torch.zeros((), device=tensors[0].device)
     for piece, n in zip(pieces, sizes):
         loss = loss_fn(model, piece[0] if torch.is_tensor(batch) else piece) * (n / sum(sizes))
-        scaler.scale(loss).backward()
         total += loss.detach()
+        if total.device.type == "cpu" and not total.isfinite():
+            return total    # what is in .grad by now is cleared before the next step
+        scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     if clip:
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)

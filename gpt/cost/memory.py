@@ -33,7 +33,8 @@ def predict_memory(model, B, T, *, chunk=1024):
     on classes, by `classifier_loss`. (With lengths the loss keeps one byte more per token, and less for padding.)
 
     Dropout acts as in training. The first four numbers are exact on a CPU. (On a GPU dropout keeps less, and the
-    allocator rounds up.) The peak is an estimate from the second step on: weights, optimizer and the largest of:
+    allocator rounds up; with `gpt.cost.precision.float32_by_onednn` short rows keep their attention weights as well.)
+    The peak is an estimate from the second step on: weights, optimizer and the largest of:
         a frozen block: the old gradients, and 12 B T C numbers: the residual stream, the output of attention, their
             sum, its norm and, four times as wide each, the input and the output of GELU
         the end of the forward pass: the old gradients, which `gpt.train` drops only then, all activations, and the

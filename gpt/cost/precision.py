@@ -13,6 +13,7 @@ al. 2018 (float16); Kalamkar et al. 2019 (bfloat16).
 import torch
 
 from gpt.adapters import fingerprint
+from gpt.lora import lora_layers
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,10 +48,14 @@ def hold(model, dtype):
     Call it when the LoRA layers are in and it is settled what trains. Embeddings, biases and LayerNorms are converted
     too, so all that the blocks compute is in `dtype`. A LoRA layer converts its A and B as it uses them, and
     `gpt.classify.class_logits` converts what a head in float32 reads; model(ids) does not, and fails with such a head.
-    The model's `fingerprint` stays that of the weights before, so an adapter trained on either fits both.
+    The model's `fingerprint` stays that of the weights before, so an adapter trained on either fits both, and the base
+    must not be changed from then on.
 
     Output: the model
+    Raises: ValueError for a model whose LoRA is merged
     """
+    if any(layer.original is not None for _, layer in lora_layers(model)):
+        raise ValueError("this model's LoRA is merged, and the weights before could not come back: unmerge it first")
     frozen = [p for name, p in model.named_parameters() if not p.requires_grad and p.dtype != dtype
               and ".lora." not in name and not name.startswith("out_head")]    # a tied head goes by tok_emb's name
     if frozen:

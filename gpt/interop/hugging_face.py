@@ -12,7 +12,7 @@ import re
 import torch
 from safetensors.torch import save_file
 
-from gpt.adapters import is_tied, plain_head
+from gpt.adapters import is_held, is_tied, plain_head
 from gpt.lora import lora_layers
 from gpt.storage.files import written_whole_folder
 from gpt.weights import NAMES
@@ -46,6 +46,9 @@ def export_hf(model, folder, *, labels=()):
 
 def hf_config(model, labels=()):
     """What config.json says, as a dict: the kind of model, its sizes, and the names of its classes, if it has any."""
+    if is_held(model):
+        raise ValueError("this model's weights are rounded (gpt.cost.precision.hold): load the base again, lay its "
+                         "adapter over that, and export it")
     config = model.config
     K = 0 if is_tied(model) else plain_head(model).out_features
     if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):

@@ -1,7 +1,7 @@
 """Where the time of a whole command goes: seconds of each section, and how much of it is training. Not a test.
 
 Run: python tests/bench/bench_command.py
-     python tests/bench/bench_command.py chapters/06_lora_spam.py --model 124M --weights random --precision float32
+     python tests/bench/bench_command.py COMMAND    another one, such as chapter 6's with another precision
 
 Without arguments it is chapter 6 at 124M with random weights, one epoch, in the precision that the machine has. A
 section's time begins when its heading is printed. Training is the training steps alone, as results.json says.

@@ -13,6 +13,8 @@ from gpt.checkpoint import Checkpoint
 from gpt.classify import class_logits, classifier_loss, predict_logits, swap_head
 from gpt.config import GPTConfig
 from gpt.cost.precision import choose_precision, computing, float32_by_onednn, hold, loss_scaler
+from gpt.interop.hugging_face import export_hf
+from gpt.interop.peft import export_peft
 from gpt.lora import lora_layers, merge_lora, replace_linear_with_lora, unmerge_lora
 from gpt.losses import next_token_loss
 from gpt.model import GPTModel, evaluating
@@ -104,10 +106,7 @@ def test_only_float16_has_its_loss_scaled():
 
 @pytest.fixture
 def setting():
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
-    yield matmul
-    matmul.fp32_precision = before
+    return torch.backends.mkldnn.matmul    # conftest.py puts it back
 
 
 @pytest.mark.parametrize("units", [
@@ -234,8 +233,8 @@ def test_an_adapter_fits_the_base_in_whatever_type_it_is_held(tmp_path, whole):
 @pytest.mark.parametrize("dtype", HALF)
 def test_training_beside_a_held_base_goes_the_way_of_float32(dtype):
     (_, exact, _), (_, held, _) = trained(torch.float32, 24), trained(dtype, 24)
-    assert exact[0] == pytest.approx(math.log(2)) == held[0] and exact[-1] < 0.6 * exact[0], "nothing is learnt"
-    assert max(abs(a - b) for a, b in zip(exact[:6], held)) < 0.01 and held != exact and held[-1] < 0.6 * held[0]
+    assert exact[0] == pytest.approx(math.log(2)) == held[0] and exact[-1] < 0.7 * exact[0], "nothing is learnt"
+    assert max(abs(a - b) for a, b in zip(exact[:6], held)) < 0.01 and held != exact and held[-1] < 0.7 * held[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -281,3 +280,33 @@ def test_the_context_of_float32_is_none(small_model):
     with computing(torch.float32, "cpu"):
         inside = next_token_loss(small_model, ids)
     assert torch.equal(inside, next_token_loss(small_model, ids))
+
+
+# ---- what a held model refuses --------------------------------------------------------------------------------------
+
+def test_what_is_made_on_a_held_base_is_in_float32():
+    model = hold(GPTModel(GPTConfig(101, 24, 32, 4, 2), seeded()).requires_grad_(False), torch.bfloat16)
+    swap_head(model, 2)
+    replace_linear_with_lora(model.trf_blocks, 4, 8)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_a_merged_model_is_not_held_and_a_held_one_is_not_exported(tmp_path):
+    model = new_filter()
+    merge_lora(model)
+    with pytest.raises(ValueError, match="unmerge it first"):
+        hold(model, torch.bfloat16)
+    unmerge_lora(model)
+    hold(model, torch.bfloat16)
+    for export in (export_hf, export_peft):
+        with pytest.raises(ValueError, match="load the base again"):
+            export(model, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_gradients_that_overflow_at_every_scale_stop_a_run_in_float16():
+    model = hold(new_filter(), torch.float16)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    model.out_head.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match="not finite in float16 at any scale"):
+        train(model, batches(), classifier_loss, optimizer, 9, scaler=loss_scaler(torch.float16, "cpu"))

@@ -112,7 +112,7 @@ def test_a_layer_adds_the_correction_to_its_linear_layer_until_it_is_merged(size
 def merged_by_hand(sizes, dtype=torch.float32):
     """A layer with a correction that shows, its weight and bias as they are, and the weight that merging gives."""
     layer = LinearWithLoRA(nn.Linear(sizes.C, sizes.V).to(dtype), 4, 2).requires_grad_(False)
-    layer.lora.B.data = random(4, sizes.V, dtype=dtype)
+    layer.lora.B.data = random(4, sizes.V).to(layer.lora.B.dtype)
     weight, bias = layer.linear.weight.clone(), layer.linear.bias.clone()
     expected = weight.clone()
     for k in range(4):
