@@ -46,6 +46,7 @@ FLAGS = {
     "--model": dict(default="gpt2-small (124M)", help="which size: " + ", ".join(GPT2_SIZES)),
     "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
     "--precision": dict(choices=["auto", *TYPES], default="auto", help="what models above mini compute in"),
+    "--compile": dict(action="store_true", help="torch.compile: 40 s once; then no faster on 2 CPU cores"),
     "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
     "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
