@@ -4,7 +4,7 @@ After this chapter you can write LoRA by hand, predict how many numbers it train
 and carry the result away as one small file. You need: chapters 3 and 5.
 
 Run: python chapters/06_lora_spam.py
-Time: --quick 7 s; full 13 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
+Time: --quick 5 s; full 8 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
       cores (AMD EPYC), data there already
 Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --recipe blog
 """

@@ -93,7 +93,7 @@ def first():
     trained, of_all = run["trainable_parameters"], run["total_parameters"]
     text = (
         f"*mini*, a GPT-2 of 7.3 million parameters (14 MiB) in this repository, learns from {run['n_train']:,} "
-        f"messages with LoRA in a command of 13 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the "
+        f"messages with LoRA in a command of 8 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the "
         f"test messages right (mean of five seeds, 95 % interval {100 * mini['low']:.1f} to {100 * mini['high']:.1f} "
         f"%). Counting words gets {100 * bayes['mean']:.1f} %; with only 16 messages, training all of mini beats that "
         f"by {gain:.1f} points ({least:.1f} to {most:.1f}), LoRA by {gain_of_lora:.1f}, which may be luck "
