@@ -140,7 +140,7 @@ still = torch.optim.SGD(trained, lr=0.0)    # moves nothing
 
 
 def gradient(parts, size):
-    """The gradient of `batch`, in so many parts, as one vector. size: by what a part counts, None for its rows."""
+    """The gradient of `batch` as one vector, computed in `parts` parts, each weighted by `size` (None: by its rows)."""
     step_in_parts(model, batch, text_loss, still, parts=parts, size=size)
     return torch.cat([p.grad.flatten() for p in trained])
 

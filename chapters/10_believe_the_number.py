@@ -45,7 +45,8 @@ FULL = dict(note="What a run before this one has trained is remembered, and not 
                                "natural": [*COUNT, *TRAIN]}, sizes=[16, 64, 256], messages=None)
 TESTS = {"blog": ("blog", "blog"), "balanced": ("balanced", "balanced"), "natural": ("balanced", "natural"),
          "natural, all": ("natural", "natural")}    # what is trained on, what is asked
-args = start(__doc__, QUICK, FULL, ("--model", dict(default="mini", help="a larger one takes a GPU, or days")))
+args = start(__doc__, QUICK, FULL, ("--model", dict(default="mini", help="a larger one takes a GPU, or days")),
+             "--precision")
 seeds, tokenizer, path = [args.seed + i for i in range(args.seeds)], gpt2_tokenizer(), fetch("sms")
 print(args.note)
 base, weights = load_weights(args)
@@ -131,7 +132,7 @@ section("10.4  Every method, every test, every seed")
 # Each run has a process and, on mini, a core of its own, so that its peak memory is its own (300 MB: Python and torch).
 
 base.to(args.device)
-how = dict(model=args.model, n_train=args.n_train, epochs=args.epochs)
+how = dict(model=args.model, n_train=args.n_train, epochs=args.epochs, precision=args.precision)
 records, results = {condition: {} for condition in CONDITIONS}, {test: {} for test in TESTS}
 print(f"{'':22}" + "".join(f"{test:>16}" for test in TESTS) + f"{'trained':>12}{'seconds':>9}{'MB':>6}")
 for name in METHODS:

@@ -94,7 +94,7 @@ def causal_attention(query, key, value, dropout=0.0, padding=None):
 
 
 def _by_hand_is_faster(query):
-    """Whether attention by hand is faster here than the fused kernel: for few queries, where oneDNN multiplies.
+    """Whether to compute attention by hand: for at most SHORT queries on a CPU, where oneDNN multiplies.
 
     torch has two libraries for matrix products on a CPU. It uses oneDNN for bfloat16, and for float32 where
     `gpt.cost.precision.float32_by_onednn` asked for it; otherwise MKL. The fused kernel makes many small products, and

@@ -126,7 +126,7 @@ class LoRAFunction(torch.autograd.Function):
 
     `by_hand` makes three tensors as wide as the output: that of W, the correction and their sum. This makes one,
     because it adds the correction into the first, in place (`addmm_`). The backward pass does the same with the two
-    parts of x's gradient, unless there is dropout. Saved are x, which is not copied for it, and thin = scale (x A):
+    parts of x's gradient, unless there is dropout. Saved for it: x (after dropout), thin = scale (x A), W, A and B:
 
         dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
 

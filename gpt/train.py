@@ -70,8 +70,8 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
 def training_step(model, batch, loss_fn, optimizer, clip=None, scaler=None):
     """Clear the old gradients, compute the loss and its gradients, and take one step of the optimizer.
 
-    A loss that is not finite changes nothing. (A GPU's loss is not looked at here, because the program would have to
-    wait for it at every step.)
+    On a CPU a loss that is not finite changes nothing. A GPU's loss is not looked at here, because the program would
+    have to wait for it at every step: it is used, and `read_losses` stops the run later.
 
     Input: loss_fn(model, batch) -> scalar; clip, the largest norm that all gradients of the optimizer's parameters
         together may have (longer ones are shortened in proportion), or None; scaler, a torch.amp.GradScaler, which
@@ -218,7 +218,7 @@ def read_losses(unread, progress, loader, scaler=None):
 
     Input: unread, a list of triples step, batch, loss, the first two counted from 0, all of one epoch
     Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them; also for
-        a scaler whose scale fell below 1, because then no step was taken for a long time
+        a scaler whose scale fell below 1: from 65,536 that is 17 halvings, each for a step that was left out
     """
     steps, batches, losses = zip(*unread)
     unread.clear()
@@ -231,8 +231,8 @@ def read_losses(unread, progress, loader, scaler=None):
             raise FloatingPointError(f"the loss is {loss} in step {step + 1}, {where}: {updated}; "
                                      f"is the learning rate too high?")
     if scaler and scaler.get_scale() < 1:
-        raise FloatingPointError(f"step {steps[-1] + 1}: the gradients are not finite in float16 at any scale; "
-                                 f"try bfloat16 or float32")
+        raise FloatingPointError(f"step {steps[-1] + 1}: the gradients are not finite in float16, even at a scale "
+                                 f"below 1; try bfloat16 or float32")
     progress.losses += values
 
 

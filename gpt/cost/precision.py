@@ -48,8 +48,8 @@ def hold(model, dtype):
     Call it when the LoRA layers are in and it is settled what trains. Embeddings, biases and LayerNorms are converted
     too, so all that the blocks compute is in `dtype`. A LoRA layer converts its A and B as it uses them, and
     `gpt.classify.class_logits` converts what a head in float32 reads; model(ids) does not, and fails with such a head.
-    The model's `fingerprint` stays that of the weights before, so an adapter trained on either fits both, and the base
-    must not be changed from then on.
+    The `fingerprint` stays that of the weights in their old type, so an adapter trained in one type loads in the other.
+    It would not show a later change, so do not change the base after this call.
 
     Output: the model
     Raises: ValueError for a model whose LoRA is merged
@@ -68,8 +68,8 @@ def hold(model, dtype):
 def computing(dtype, device):
     """A context, or a decorator for a loss, in which torch.autocast computes matrix products of float32 in `dtype`.
 
-    Use it where more than a LoRA and a head trains. Weights, gradients and optimizer stay in float32. The backward pass
-    may run outside, because each step back uses the type of its step forward.
+    Use it where more than a LoRA and a head trains. Weights, gradients and optimizer stay in float32. Only the forward
+    pass must be inside: in the backward pass each operation takes the type that it had in the forward pass.
     """
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
 
@@ -85,8 +85,8 @@ def float32_by_onednn():
     Both are libraries for matrix products. MKL does not use AVX-512, the widest instructions of a CPU, on processors of
     other makers than Intel: an AMD EPYC (Zen 5, 2 cores) did 200 billion operations per second with it, and 450 with
     oneDNN. But torch lets oneDNN multiply float32 only if it also allows oneDNN to round the factors to bfloat16.
-    oneDNN does that on a CPU with AMX, so there this function does nothing. On any other CPU it tests one product,
-    and restores the old setting if that was rounded.
+    oneDNN does round on a CPU with AMX. So only on an AMD CPU with AVX-512 and without AMX does this function change
+    the setting. It then tests one product, and puts the old setting back if that was rounded.
 
     Output: whether oneDNN computes them now
     """

@@ -44,12 +44,12 @@ def settings_for(name, condition, seed, model="mini", *, n_train=None, epochs=No
 
     Input: name, one of METHODS; condition, one of CONDITIONS: what it trains on; n_train, how many of these messages,
         None for all; epochs, None for `epochs_for`; pretrained=False, to begin untrained; precision, a name in
-        gpt.cost.precision.TYPES, None for float32
+        gpt.cost.precision.TYPES, None for float32, which mini has in any case
     """
     method = method_for(name, model, pretrained)
     settings = dict(method=asdict(method), condition=condition, seed=seed, model=model, n_train=n_train,
                     epochs=epochs or epochs_for(method, condition, n_train))
-    return settings | {"precision": precision} if precision else settings
+    return settings if precision is None or model == "mini" else settings | {"precision": precision}
 
 
 def folder_for(name, settings):

@@ -231,7 +231,8 @@ def test_the_runner_repeats_what_the_chapters_teach(tmp_path, monkeypatch, chapt
         labels, spam = record["test"]["labels"][:n], record["test"]["spam"][:n]
         assert confusion_matrix(labels, [p >= 0.5 for p in spam], 2).tolist() == theirs["test"]["confusion"], name
         assert roc_auc(labels, spam) == theirs["test"]["roc_auc"], f"{name}: other training, or another read-out"
-        assert record["train_accuracy"] == pytest.approx(theirs["train_accuracy"], abs=1e-6)
+        if theirs.get("train_accuracy_of", record["n_train"]) == record["n_train"]:    # chapter 6 asks fewer
+            assert record["train_accuracy"] == pytest.approx(theirs["train_accuracy"], abs=1e-6)
         assert record["trainable_parameters"] == theirs["trainable_parameters"]
     if (folder / "adapter.safetensors").exists():
         ours, = (tmp_path / "runs" / "experiment").glob("*/adapter.safetensors")
