@@ -89,8 +89,8 @@ def causal_attention(query, key, value, dropout=0.0, padding=None):
         real = torch.arange(S, device=query.device) >= padding[:, None]               # (B, S)
         itself = torch.eye(S, dtype=torch.bool, device=query.device)[S - T:]          # (T, S)
         mask = (mask & real[:, None] | itself)[:, None]    # (B, 1, T, S); a softmax over nothing would be nan
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-                                          and T == S)
+    causal = mask is None and T == S
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
 def _by_hand_is_faster(query):
