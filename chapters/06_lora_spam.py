@@ -107,7 +107,7 @@ with torch.no_grad():
 # What runs is LoRAFunction: the same sum, with a backward pass written by us in place of autograd's. Its forward adds
 # the correction into the linear layer's own output (by_hand makes three tensors of that size) and keeps in ctx what
 # backward needs. backward gets g, the gradient of the loss with respect to the output, and returns one gradient for
-# each argument of forward. Here dx is the gradient for x; dA and dB are compared with by_hand's below:
+# each argument of forward. dx is the gradient for x. Of dA and dB we print how far they are from by_hand's.
 #     dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
 show(LoRAFunction.backward)
 with_lora.unmerge()

@@ -131,8 +131,8 @@ class GPTModel(nn.Module):
 
         `start` is the first token's position; the first row of pos_emb is that of position 0. Where a row begins with
         padding (B,), as many tokens as `padding` says, its first real token has position 0.
-        Raises: ValueError where there is no token; for positions beyond context_length, with both numbers; for ids
-        outside 0 to vocab_size - 1, with the lowest id, the highest and the highest that is allowed
+        Raises: ValueError where there is no token; for positions beyond context_length, with both numbers; on a CPU for
+        ids outside 0 to vocab_size - 1, with the lowest id, the highest and the highest that is allowed
         """
         T = token_ids.shape[-1]
         config = self.config
@@ -144,7 +144,7 @@ class GPTModel(nn.Module):
             positions = (positions - padding[:, None]).clamp(min=0)                   # (B, T)
         try:
             return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))   # (B, T, C)
-        except IndexError:    # only a CPU raises it; a GPU, for which nobody waits, stops the program a little later
+        except IndexError:    # only a CPU raises it, because a GPU would have to be waited for
             raise ValueError(f"token ids lie between {int(token_ids.min())} and {int(token_ids.max())}, the vocabulary "
                              f"has 0 to {config.vocab_size - 1}: is this text from another tokenizer?") from None
 

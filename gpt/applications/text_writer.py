@@ -151,7 +151,7 @@ def fine_tune(*, model, base, seed, texts, method, learning_rate, untrained=Fals
         replace_linear_with_lora(gpt, rank, alpha, targets=("W_query", "W_value"), generator=draw.manual_seed(seed))
     gpt.to(device)
     dtype = TYPES[precision]
-    if model != "mini" and torch.device(device).type == "cpu":
+    if model != "mini":
         float32_by_onednn()
     if method == "lora":
         hold(gpt, dtype)

@@ -86,7 +86,7 @@ def float32_by_onednn():
     other makers than Intel: an AMD EPYC (Zen 5, 2 cores) did 200 billion operations per second with it, and 450 with
     oneDNN. But torch lets oneDNN multiply float32 only if it also allows oneDNN to round the factors to bfloat16.
     oneDNN does round on a CPU with AMX. So only on an AMD CPU with AVX-512 and without AMX does this function change
-    the setting. It then tests one product, and puts the old setting back if that was rounded.
+    the setting. It then tests one product, and puts the old setting back if that was rounded. GPUs do not notice.
 
     Output: whether oneDNN computes them now
     """

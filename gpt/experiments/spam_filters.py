@@ -259,7 +259,7 @@ def fit_model(settings, method, training, weights, folder, device):
     model = load_gpt2(name) if method.pretrained else GPTModel(GPT2_SIZES[name], torch.Generator().manual_seed(seed))
     prepare(model, method, 2, seed)
     model.to(device)
-    if name != "mini" and device.type == "cpu":
+    if name != "mini":
         float32_by_onednn()
     if method.rank:
         hold(model, TYPES[settings.get("precision", "float32")])

@@ -32,7 +32,8 @@ WANTED = [    # an epoch of the first in one of the second, at least
     ("the book's code", "ours", 5.0), ("peft", "ours", 1.25), ("ours, LoRA by hand", "ours, bfloat16", 2.2),
     ("peft, autocast", "ours, bfloat16", 1.7), ("peft, bfloat16", "ours, bfloat16", 1.3),
 ]
-KINDS = {"products": ("mm", "bmm", "baddbmm", "linear_pointwise"), "attention": ("dot_product", "softmax")}
+# What the names of operations hold; the last kind that fits counts. (Only attention multiplies batches of matrices.)
+KINDS = {"products": ("mm",), "attention": ("bmm", "dot_product", "softmax")}
 
 
 def work(name, threads, pipe):
