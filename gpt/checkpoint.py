@@ -3,6 +3,7 @@
 Read along: chapters/04_weights.py.
 """
 
+import shutil
 import time
 import zipfile
 from dataclasses import asdict, replace
@@ -40,32 +41,51 @@ class Checkpoint:
         return now or time.monotonic() - self.saved_at >= self.every
 
     def save(self, progress, now=False):
-        """Write the run's state, whole or not at all, if it `is_due`."""
+        """Write the run's state, whole or not at all, if it `is_due`. Raises: what `check_finite` does, and OSError"""
         if not self.is_due(now):
             return
+        check_finite(self.model, progress.step)
         random = {"cpu": torch.get_rng_state(),
                   "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                   "own": [generator.get_state() for generator in self.generators]}
-        state = {"identity": self.identity, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
+        state = {"identity": self.identity, "progress": plain(asdict(progress)), "optimizer": self.optimizer.state_dict(),
                  "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random,
                  "scaler": self.scaler.state_dict() if self.scaler else {}}
         with written_whole(self.path) as temporary:
-            torch.save(state, temporary)
-            torch.load(temporary, weights_only=True, mmap=True)    # what `restore` would refuse never becomes the file
+            with open(temporary, "wb") as file:    # torch cannot open every name that Python can (LC_ALL=C)
+                torch.save(state, file)
+            with open(temporary, "rb") as file:    # what `restore` would refuse never becomes the file
+                torch.load(file, map_location="meta", weights_only=True)
         self.saved_at = time.monotonic()
 
     def restore(self, progress):
         """Put the saved run back into model, optimizer and generators, in place; bit for bit on a CPU.
 
+        A run that was made for fewer epochs goes on, too; from here on the schedule is that of the longer run.
+
         Output: the progress that was saved, or the `progress` given where there is nothing to go on from
-        Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters
+        Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters;
+            OSError where a folder is in the file's place, or the disk has no room for the file
         """
+        self._check_place()
+        if self.resume and not self.path.exists():
+            print(f"nothing to resume: there is no {self.path}, so this run begins at its first step")
         if not self.resume or not self.path.exists():
             return progress
         state = self._read()
         self._check(state["identity"], state["parameters"])
         self._put_back(state)
         return replace(progress, **state["progress"])
+
+    def _check_place(self):
+        """Find out before training, rather than after an hour of it, what would keep `save` from writing."""
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder, and the checkpoint is to have this name: move it away")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = 3 * sum(p.nbytes for p in self._trainable().values())    # AdamW remembers two numbers for each
+        free = shutil.disk_usage(self.path.parent).free
+        if free < wanted:
+            raise OSError(f"{self.path} will take {wanted:,} bytes, and the disk has {free:,} left")
 
     def _read(self):
         """What `save` wrote. Reading a pickle can call any function; weights_only=True admits plain values only."""
@@ -74,7 +94,8 @@ class Checkpoint:
                 damaged = file.testzip()    # torch.load compares no checksums
             if damaged:
                 raise ValueError(f"{damaged} has another checksum")
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            with open(self.path, "rb") as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
             state.setdefault("scaler", {})    # files from before November 2026 have none
             return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random", "scaler")}
         except Exception as error:          # damage shows in a dozen ways
@@ -84,7 +105,9 @@ class Checkpoint:
     def _check(self, identity, parameters):
         for key in sorted(self.identity.keys() | identity.keys()):
             here, there = self.identity.get(key, "not given"), identity.get(key, "not given")
-            if here != there:
+            if key == "epochs" and here.isdecimal() and there.isdecimal() and int(there) < int(here):
+                print(f"the run was made for {there} epochs and goes on to {here}")
+            elif here != there:
                 raise ValueError(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
                                  f"take the same options, or start without --resume")
         here = {name: (tuple(p.shape), p.dtype) for name, p in self._trainable().items()}
@@ -109,3 +132,20 @@ class Checkpoint:
 
     def _trainable(self):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def check_finite(model, step):
+    """Raise FloatingPointError, with the name, if a parameter that trains is not finite after this many steps."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise FloatingPointError(f"{name} holds numbers that are not finite after step {step}, which was not saved: "
+                                     f"is the learning rate too high?")
+
+
+def plain(value):
+    """The value with NumPy's and torch's numbers, however deep in lists and dicts, as Python's."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value

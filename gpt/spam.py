@@ -4,6 +4,8 @@ Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spa
 Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's chapter 6 and appendix E.
 """
 
+import io
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -79,18 +81,26 @@ def random_split(df, train_frac, validation_frac, random_state=123):
 
 
 def normalised(text):
-    """The letters of a message in lower case; digits, punctuation, symbols and spaces are dropped.
+    """The letters of a message in lower case, of any script, with the accents and vowel signs on them; all else goes.
 
-    "Call 0800-123 NOW!" and "call 0871 now" give "callnow"; a message without letters gives "".
+    "Call 0800-123 NOW!" and "call 0871 now" give "callnow". A message without letters, such as "4711-3" or ":-)", is
+    given back as it is. One letter in two encodings, such as the two of "é", counts as one (Unicode's NFKC).
     """
-    return "".join(filter(str.isalpha, text.lower()))
+    letters, previous = [], ""
+    for sign in unicodedata.normalize("NFKC", text).lower():
+        kind = unicodedata.category(sign)[0]    # L: a letter; M: a mark on the sign before, such as a vowel in Hindi
+        if kind == "M" and previous == "L":
+            kind = "L"
+        if kind == "L":
+            letters.append(sign)
+        previous = kind
+    return "".join(letters) or text
 
 
 def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     """Split the table so that no test message equals, but for digits and punctuation, one that was trained on.
 
-    Rows whose texts are equal after `normalised` form a group (all rows without letters form one, too), and a group
-    goes to one split. A group has the label of its first row. The labels are taken in the order in which they first
+    Rows whose texts are equal after `normalised` form a group, and a group goes to one split. A group has the label of its first row. The labels are taken in the order in which they first
     occur, and the groups of a label from the largest down. Each group draws its split from np.random.default_rng(seed),
     among those that have room for all of it, with chances in proportion to their room. Where none has, the split with
     the most room takes it. A split's room is the number of rows of that label that it still lacks: its share of the

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from tqdm import tqdm
 
+from gpt.checkpoint import check_finite
 from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss, to_device
 from gpt.model import evaluating
 
@@ -33,9 +34,15 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
         takes the same and returns the loss
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows (on a GPU after up to
-        READ_EVERY - 1 more steps: losses are read together, because the program waits for the GPU to read one);
-        KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a checkpoint
+        READ_EVERY - 1 more steps: losses are read together, because the program waits for the GPU to read one), and for
+        weights that a step has made so (`check_finite`), which are never saved; ValueError for weights that are to
+        train in float16; KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a
+        checkpoint
     """
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.dtype == torch.float16:    # to AdamW's 1e-8 it is 0, and the step 0 / 0
+            raise ValueError(f"{name} would train in float16, where small steps become 0 or NaN: keep what trains in "
+                             f"float32, and only what is frozen in float16 (gpt.cost.precision.hold)")
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
     device = torch.device(device)
     unread = []    # step, batch and loss of the steps since losses were read last
@@ -50,18 +57,19 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
                 loss = (step or training_step)(model, to_device(batch, device), loss_fn, optimizer, clip, scaler)
                 unread.append((progress.step, progress.batch, loss))
                 if device.type == "cpu" or len(unread) == READ_EVERY or progress.batch + 1 == len(loader):
-                    read_losses(unread, progress, loader, scaler)
+                    read_losses(unread, progress, model, loader, scaler)
                     bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", refresh=False)
                 progress.count(batch, time.perf_counter() - started)
                 bar.update()
                 run_hook(after_step, progress, model, loader)
                 if unread and checkpoint and checkpoint.is_due(stop.is_set()):
-                    read_losses(unread, progress, loader, scaler)    # a run that went wrong is not saved
+                    read_losses(unread, progress, model, loader, scaler)    # a run that went wrong is not saved
                 save_or_stop(progress, checkpoint, stop.is_set())
             progress.epoch += 1
             progress.batch = 0
             run_hook(after_epoch, progress, model, loader)
             save_or_stop(progress, checkpoint, stop.is_set())
+    check_finite(model, progress.step)
     if checkpoint:
         checkpoint.save(progress, now=True)
     return progress
@@ -213,18 +221,20 @@ def rest_of_epoch(loader, progress):
     return batches
 
 
-def read_losses(unread, progress, loader, scaler=None):
+def read_losses(unread, progress, model, loader, scaler=None):
     """Add the losses of the last steps to progress.losses, and empty the list `unread`.
 
     Input: unread, a list of triples step, batch, loss, the first two counted from 0, all of one epoch
-    Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them; also for
-        a scaler whose scale fell below 1: from 65,536 that is 17 halvings, each for a step that was left out
+    Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them; what
+        `check_finite` does, where the loss is not finite because the weights are not; FloatingPointError also for a
+        scaler whose scale fell below 1: from 65,536 that is 17 halvings, each for a step that was left out
     """
     steps, batches, losses = zip(*unread)
     unread.clear()
     values = torch.stack(losses).tolist()
     for step, batch, loss in zip(steps, batches, values):
         if not math.isfinite(loss):
+            check_finite(model, step)
             rows = getattr(loader, "rows", None)
             where = f"rows {rows[batch]}" if rows else f"batch {batch + 1} of epoch {progress.epoch + 1}"
             updated = "nothing was updated" if losses[0].device.type == "cpu" else "nothing was saved since"

@@ -293,7 +293,8 @@ def fit_prepared(model, loader, method, settings, weights, folder, device):
         weights = weights.to(device)
     dtype = TYPES[settings.get("precision", "float32")]
     scaler = loss_scaler(dtype, device)
-    checkpoint = Checkpoint(folder / "checkpoint.pt", net, optimizer, settings, scaler=scaler, resume=True)
+    file = folder / "checkpoint.pt"
+    checkpoint = Checkpoint(file, net, optimizer, settings, scaler=scaler, resume=file.exists())
 
     @computing(torch.float32 if method.rank else dtype, device)    # what is held in a type is multiplied in it anyway
     def loss_fn(net, batch):

@@ -3,13 +3,26 @@
 Read along: chapters/04_weights.py.
 """
 
+import errno
 import json
 import os
+import platform
+import shutil
+import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+MOST_TENSORS = 10_000
+NO_SAFETENSORS = {    # how files begin that are taken for safetensors
+    b"version https://git-lfs": "it is Git LFS's note of where the file is; `git lfs pull` brings the file",
+    b"<": "it is a web page, probably a login or an error in place of the download",
+    b"PK": "it is a .pth or .bin that torch.save wrote (load_book and load_huggingface read them), or a zip",
+    b"\x80": "it is a pickle, as older versions of torch.save wrote",
+    b"\x1f\x8b": "it is compressed: unpack it with gunzip",
+}
 
 
 @contextmanager
@@ -17,27 +30,84 @@ def written_whole(path):
     """Write to the temporary path that it yields; it takes the name `path` only when the block ends without error.
 
     A reader of `path` sees the old file or the new one, never half of one, even if the process is killed just then.
+    A link stays a link, and the file that it names is replaced. A file that is replaced keeps its permissions. What is
+    no regular file, such as a pipe or /dev/null, is itself yielded and written to.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")
+
+    Raises: IsADirectoryError if `path` is a folder; OSError with the path if the disk is full
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it, or move it out of the way")
+    if Path(path).exists() and not Path(path).is_file():
+        yield Path(path)
+        return
+    path = Path(os.path.realpath(path))
+    prefix = _place_for(path)
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _mode_of_new_files()
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)    # readable by its owner alone until it is whole
     os.close(handle)
     try:
-        yield Path(name)
-        _finish(name)
-        os.replace(name, path)
+        with _saying_if_full(path):
+            yield Path(name)
+            _finish(name, mode)
+            os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _finish(file):
-    """Force a file's content to the disk, before its final name appears there, and let everybody read it."""
+def _place_for(path):
+    """Make the folder of `path`, and remove from it what processes that were killed left there.
+
+    Output: how the name of a temporary file begins, with the number of this process in it
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = f".writing-{platform.node()}-"    # of processes on other machines nothing is known here
+    for left in path.parent.glob(f"{mine}*") if os.name == "posix" else ():
+        with suppress(ValueError, OSError):    # another program's name, or removed meanwhile
+            if not _is_running(int(left.name.removeprefix(mine).partition("-")[0])):
+                if left.is_file():
+                    left.unlink()
+                elif not (left / "old").exists():    # of `written_whole_folder`
+                    shutil.rmtree(left)
+    return f"{mine}{os.getpid()}-"
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)    # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:    # another user's
+        pass
+    return True
+
+
+def _mode_of_new_files():
+    """The permissions that open() would give a new file: the system tells the mask only to those who set another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _finish(file, mode):
+    """Force a file's content to the disk, before its final name appears there, and set its permissions."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
-    os.chmod(file, 0o644)    # mkstemp and safetensors make files for their owner alone
+    os.chmod(file, mode)    # mkstemp and safetensors make files for their owner alone
+
+
+@contextmanager
+def _saying_if_full(path):
+    """Turn whatever a library raises on a full disk into an OSError with the path and the cause."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full or shutil.disk_usage(path.parent).free < 1 << 16:
+            raise OSError(f"{path} could not be written: the disk is full, or your share of it") from error
+        raise
 
 
 @contextmanager
@@ -46,19 +116,19 @@ def written_whole_folder(path):
 
     A folder that is at `path` already is replaced if it holds only files of the names that were written, as an older
     version does. It is never half old and half new. But no system swaps two folders in one step: if the process is
-    killed in the instant between, there is none at `path`, and the old one stays beside it, in .NAME.*/old.
+    killed in the instant between, there is none at `path`, and the old one stays beside it, in .writing-*/old.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+    path = Path(os.path.realpath(path))
+    prefix = _place_for(path)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as place, _saying_if_full(path):
         new, old = Path(place) / "new", Path(place) / "old"
         new.mkdir()
         yield new
         names = [file.name for file in new.iterdir()]
         for name in names:
-            _finish(new / name)
+            _finish(new / name, _mode_of_new_files())
         if path.exists():
             if not path.is_dir():
                 raise FileExistsError(f"{path} is a file: give the name of a folder")
@@ -92,12 +162,23 @@ def read_json(file):
 
 def read_safetensors(file):
     """A safetensors file -> {name: tensor}, {key: text}: the tensors and the metadata."""
-    with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+    if Path(file).is_dir():
+        raise ValueError("this is a folder: give the file in it, adapter.safetensors or model.safetensors (a folder of "
+                         "PEFT's goes to import_peft)")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            if len(opened.keys()) > MOST_TENSORS:
+                raise ValueError(f"it has {len(opened.keys()):,} tensors: no model here has more than {MOST_TENSORS:,}")
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+    except SafetensorError as error:
+        with open(file, "rb") as opened:
+            beginning = opened.read(32)
+        what = next((what for sign, what in NO_SAFETENSORS.items() if beginning.startswith(sign)), "it is damaged")
+        raise ValueError(f"no safetensors file: {what} ({error})") from error
 
 
 def read_state_dict(file):
-    """A .pth, of a state_dict alone or of one under "model_state_dict" beside an optimizer's -> {name: tensor}.
+    """A .pth -> {name: tensor}: a state_dict, or a dict with one under "model_state_dict", "state_dict" or "model".
 
     A .pth is a pickle, and a pickle is a program. weights_only=True admits tensors and plain values, nothing else.
     """
@@ -110,8 +191,9 @@ def read_state_dict(file):
     except Exception as error:    # a damaged file can make the unpickler stumble in any way
         raise ValueError("refused by torch.load(weights_only=True): it is damaged or holds more than tensors. "
                          f"To unpickle it in another way would run any program that it holds ({error})") from error
-    if isinstance(state, dict):
-        state = state.get("model_state_dict", state)
+    for key in ("model_state_dict", "state_dict", "model"):    # as training loops save it, beside the optimizer's
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(
             isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()):
         raise ValueError("it is no state_dict, which is a dict of named tensors")

@@ -1,10 +1,24 @@
-"""gpt/storage/files.py: a folder is written whole or not at all. (Single files: tests/story/test_checkpoint.py.)"""
+"""gpt/storage/files.py: files and folders that are written whole or not at all, and files that are something else.
 
+More on single files: tests/story/test_checkpoint.py.
+"""
+
+import errno
 import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from gpt.storage.files import written_whole_folder
+from gpt.storage.files import naming_file, read_safetensors, read_state_dict, written_whole, written_whole_folder
+
+unix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions as Unix has them")
 
 
 def write(path, **files):
@@ -29,7 +43,8 @@ def test_a_folder_is_as_open_to_others_as_any(tmp_path):
     with written_whole_folder(tmp_path / "new") as folder:
         (folder / "a").touch(mode=0o600)    # as safetensors writes its files
     if os.name == "posix":
-        assert (tmp_path / "new" / "a").stat().st_mode & 0o777 == 0o644, "nobody but its writer can read the file"
+        os.umask(mask := os.umask(0))
+        assert (tmp_path / "new" / "a").stat().st_mode & 0o777 == 0o666 & ~mask, "nobody else can read the file"
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode, "temporary folders are private"
 
@@ -90,3 +105,142 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_p
     with pytest.raises(PermissionError):
         write(tmp_path / "folder", a="new")
     assert content(tmp_path / "folder") == {"a": "old"}, "the old one was lost with the temporary folder"
+
+
+# What stands at the path
+
+def put(path, text="new"):
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@unix
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "target").write_text("old", encoding="utf-8")
+    (tmp_path / "link").symlink_to("elsewhere/target")
+    (tmp_path / "second").symlink_to("link")
+    put(tmp_path / "second")
+    assert (tmp_path / "second").is_symlink() and (tmp_path / "link").is_symlink(), "the link became a file"
+    assert (tmp_path / "elsewhere" / "target").read_text(encoding="utf-8") == "new"
+    (tmp_path / "dangling").symlink_to("elsewhere/not yet")
+    put(tmp_path / "dangling")
+    assert (tmp_path / "elsewhere" / "not yet").read_text(encoding="utf-8") == "new"
+    write(tmp_path / "folder", a="old")
+    (tmp_path / "to folder").symlink_to("folder")
+    write(tmp_path / "to folder", a="new")
+    assert (tmp_path / "to folder").is_symlink() and content(tmp_path / "folder") == {"a": "new"}
+
+
+@unix
+def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text(encoding="utf-8")))
+    reader.start()
+    put(tmp_path / "pipe")
+    reader.join(10)
+    assert got == ["new"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    put(os.devnull)
+    assert not os.path.isfile(os.devnull), "/dev/null was replaced by a file, which breaks the machine"
+
+
+@unix
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, mask):
+    for mode in (0o600, 0o640, 0o666):
+        (tmp_path / f"{mode}").touch()
+        os.chmod(tmp_path / f"{mode}", mode)
+    before = os.umask(mask)
+    try:
+        for mode in (0o600, 0o640, 0o666):
+            put(tmp_path / f"{mode}")
+            assert stat.S_IMODE((tmp_path / f"{mode}").stat().st_mode) == mode, "a private file is readable for all"
+        with written_whole(tmp_path / "tensors") as temporary:
+            save_file({"a": torch.zeros(1)}, temporary)
+            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600, "while it grows, others could read it"
+        write(tmp_path / "folder", a="new")
+        for file in (tmp_path / "tensors", tmp_path / "folder" / "a"):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
+        assert os.umask(mask) == mask, "asking for the mask has changed it"
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_in_the_way_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match="out.csv is a folder"), written_whole(tmp_path / "out.csv"):
+        pytest.fail("the work was done, and then thrown away")
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    put(tmp_path / ("n" * 245 + ".csv"))
+    assert [len(path.name) for path in tmp_path.iterdir()] == [249]
+
+
+# Full disks, and processes that were killed
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")])
+def test_whatever_a_library_says_of_a_full_disk_names_file_and_cause(tmp_path, error):
+    for writer in (written_whole, written_whole_folder):
+        with pytest.raises(OSError, match=r"adapter could not be written: the disk is full") as raised:
+            with writer(tmp_path / "adapter"):
+                raise error
+        assert "\n" not in str(raised.value) and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_does_not_say_so_on_a_disk_without_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="the disk is full"), written_whole(tmp_path / "checkpoint.pt"):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 268160 vs 268048")
+
+
+@unix
+def test_what_a_killed_process_left_goes_when_the_next_one_writes_and_what_a_living_one_writes_stays(tmp_path):
+    script = ("import os, sys; sys.path.insert(0, {root!r})\n"
+              "from gpt.storage.files import written_whole, written_whole_folder\n"
+              "with written_whole({file!r}), written_whole_folder({folder!r}):\n"
+              "    os.kill(os.getpid(), 9)\n")
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script.format(
+            root=root, file=str(tmp_path / "file"), folder=str(tmp_path / "folder"))], check=False)
+    assert len(list(tmp_path.iterdir())) == 2, "the second process has not removed what the first one left"
+    (tmp_path / ".writing-notes").touch()
+    with written_whole(tmp_path / "slow") as temporary:
+        put(tmp_path / "quick")
+        assert temporary.exists(), "two writers in one folder take each other's files away"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-notes", "quick", "slow"]
+
+
+# Files that are something else
+
+@pytest.mark.parametrize("content, cause", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 548105171\n", "git lfs pull"),
+    (b"<!DOCTYPE html><html>", "a web page"), (b"PK\x03\x04" + b"0" * 60, "torch.save"), (b"\x80\x02}q\x00.", "a pickle"),
+    (b"\x1f\x8b\x08\x00" + b"0" * 40, "compressed"), (b"", "no safetensors file"), (b"text", "no safetensors file")])
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, cause):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="model.safetensors: no safetensors file") as raised:
+        with naming_file(tmp_path / "model.safetensors"):
+            read_safetensors(tmp_path / "model.safetensors")
+    assert cause in str(raised.value)
+
+
+def test_a_folder_is_no_file_of_tensors(tmp_path):
+    with pytest.raises(ValueError, match="this is a folder: give the file in it, adapter.safetensors"):
+        read_safetensors(tmp_path)
+
+
+def test_a_million_tensors_are_not_read_one_by_one(tmp_path):
+    save_file({str(i): torch.zeros(0) for i in range(10_001)}, tmp_path / "many.safetensors")
+    with pytest.raises(ValueError, match="it has 10,001 tensors: no model here has more than 10,000"):
+        read_safetensors(tmp_path / "many.safetensors")
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "model"])
+def test_weights_are_found_beside_an_optimizer(tmp_path, key):
+    torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "run.pth")
+    assert read_state_dict(tmp_path / "run.pth")["a"].tolist() == [1, 1]

@@ -1,14 +1,19 @@
 """gpt/checkpoint.py and gpt/storage/files.py: runs that are killed, files that are damaged, options that do not fit."""
 
+import errno
 import json
+import math
 import os
 import pickle
+import re
+import shutil
 import stat
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +79,7 @@ def test_a_process_that_is_killed_at_random_moments_ends_with_the_same_weights(t
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads(run.stdout)
     assert result["different"] == [] and result["kills"] >= 2, result
+    assert result["left"] == [], "a process that is killed while it saves leaves half a file for good"
 
 
 def test_dying_while_looking_does_not_note_anything_twice(tmp_path):
@@ -194,8 +200,70 @@ def test_a_model_that_trains_other_parameters_is_an_error(saved, tmp_path, chang
 def test_what_could_not_be_read_again_does_not_replace_what_can(saved, tmp_path):
     before = (tmp_path / "run.pt").read_bytes()
     with pytest.raises(pickle.UnpicklingError):
-        saved.checkpoint.save(Progress(history=[np.float64(0.5)]), now=True)
+        saved.checkpoint.save(Progress(history=[object]), now=True)
     assert (tmp_path / "run.pt").read_bytes() == before, "hours later, --resume would refuse this file"
+
+
+def test_numbers_of_numpy_and_torch_in_the_history_are_saved_as_pythons(saved, tmp_path):
+    noted = [np.float64(0.5), {"losses": [np.float32(0.25), torch.tensor(2)]}, np.arange(2)]
+    saved.checkpoint.save(Progress(history=noted), now=True)
+    again = resume(saved, tmp_path / "run.pt", {"seed": 1})
+    assert again.history == [0.5, {"losses": [0.25, 2]}, [0, 1]], "the run would end at its first save"
+
+
+# What would keep it from saving or going on
+
+def test_weights_that_are_not_finite_are_never_saved(saved, tmp_path):
+    before = (tmp_path / "run.pt").read_bytes()
+    with torch.no_grad():
+        saved.model.final_norm.scale[3] = math.nan
+    with pytest.raises(FloatingPointError, match="final_norm.scale holds numbers that are not finite after step 7"):
+        saved.checkpoint.save(Progress(step=7), now=True)
+    assert (tmp_path / "run.pt").read_bytes() == before, "every --resume would go on from NaN"
+
+
+def test_nothing_to_resume_is_said(tmp_path, capsys):
+    new_run(tmp_path / "none.pt", resume=True).checkpoint.restore(Progress())
+    assert f"nothing to resume: there is no {tmp_path / 'none.pt'}" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_more_epochs_and_not_with_fewer(tmp_path, capsys):
+    run = new_run(tmp_path / "run.pt")
+    run.checkpoint.identity["epochs"] = "1"
+    train(run.model, run.loader, run.loss_fn, run.optimizer, 1, checkpoint=run.checkpoint)
+    longer = new_run(tmp_path / "run.pt", resume=True)
+    longer.checkpoint.identity["epochs"] = str(EPOCHS)
+    assert not changed(finish(new_run()), finish(longer)), "without a schedule it is the run of that many epochs"
+    assert f"made for 1 epochs and goes on to {EPOCHS}" in capsys.readouterr().out
+    shorter = new_run(tmp_path / "run.pt", resume=True)
+    shorter.checkpoint.identity["epochs"] = "1"
+    with pytest.raises(ValueError, match="its epochs is 3, here it is 1"):
+        finish(shorter)
+
+
+def test_what_stands_in_the_way_is_found_before_training(tmp_path, monkeypatch):
+    (tmp_path / "run.pt").mkdir()
+    run = new_run(tmp_path / "run.pt")
+    with pytest.raises(IsADirectoryError, match="run.pt is a folder"):
+        train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
+    run = new_run(tmp_path / "other.pt")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"other.pt will take [\d,]+ bytes, and the disk has 1,000 left"):
+        train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locales as Unix has them")
+def test_a_run_is_saved_and_goes_on_in_a_folder_whose_name_the_locale_cannot_write(tmp_path):
+    script = ("import sys; sys.path[:0] = [{root!r}, {here!r}]; from tiny_run import *; path = Path(sys.argv[1]) / 'r.pt'; "
+              "finish(new_run(path)); finish(new_run(path, resume=True))")
+    here = Path(__file__).parent
+    folder = tmp_path / "Läufe"
+    folder.mkdir()
+    run = subprocess.run([sys.executable, "-c", script.format(root=str(here.parents[1]), here=str(here)), str(folder)],
+                         env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+                         capture_output=True, encoding="utf-8", errors="replace", check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert [file.name for file in folder.iterdir()] == ["r.pt"]
 
 
 # Damage
@@ -257,13 +325,13 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
 def test_a_write_that_breaks_off_leaves_the_old_checkpoint(saved, tmp_path, monkeypatch):
     before, save = (tmp_path / "run.pt").read_bytes(), torch.save
 
-    def half(state, path):
-        save(state, path)
-        os.truncate(path, os.path.getsize(path) // 2)
-        raise OSError("no space left on device")
+    def half(state, file):
+        save(state, file)
+        file.truncate(file.tell() // 2)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'run.pt'} could not be written: the disk is full")):
         saved.checkpoint.save(Progress(step=99), now=True)
     assert (tmp_path / "run.pt").read_bytes() == before, "the file is written in place"
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"], "half a file was left behind"
@@ -298,7 +366,8 @@ def test_a_file_gets_its_folders_its_content_and_ordinary_permissions(tmp_path):
         temporary.write_text("{}", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "{}" and len(list(path.parent.iterdir())) == 1
     if os.name != "nt":
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644, "others cannot read it, as with mkstemp's files"
+        os.umask(mask := os.umask(0))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, "others cannot read it, as with mkstemp's files"
 
 
 def test_a_file_takes_its_name_only_when_its_content_is_on_the_disk(tmp_path, monkeypatch):

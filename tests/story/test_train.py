@@ -298,6 +298,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(poison):
     assert str(run.loader.rows[2]) in str(error.value), "these are not the rows of the third batch of the second epoch"
 
 
+def test_weights_that_a_step_has_ruined_are_named_and_not_the_messages_after_it(classifier, tmp_path):
+    """A loss of 1e30 is finite, and so is its gradient; at this rate the weights are not."""
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e30)
+    with pytest.raises(FloatingPointError, match="holds numbers that are not finite after step 1, which"):
+        train(classifier, loader_of(messages(12)), lambda *args: classifier_loss(*args) * 1e30, optimizer, 2)
+
+
+def test_weights_that_the_last_step_has_ruined_are_no_result(classifier):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e30)
+    with pytest.raises(FloatingPointError, match="not finite after step 1"):
+        train(classifier, list(loader_of(messages(3)))[:1], lambda *args: classifier_loss(*args) * 1e30, optimizer, 1)
+
+
+def test_what_trains_is_not_held_in_float16(classifier):
+    """AdamW divides by the square root of v plus 1e-8, which float16 rounds to 0: in the first step 0 / 0 is NaN."""
+    with pytest.raises(ValueError, match="tok_emb.weight would train in float16"):
+        train(classifier.half(), loader_of(messages(12)), classifier_loss, sgd(classifier), 1)
+
+
 def test_the_rows_that_it_names_are_those_of_the_message(classifier):
     table = messages(30)
     table.loc[17, "Text"] = "99"

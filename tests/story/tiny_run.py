@@ -60,7 +60,10 @@ def changed(before, after):
 
 
 def kill_until_done(folder):
-    """Train in processes that are killed at random moments. Output: how many were, and the weights that came out wrong"""
+    """Train in processes that are killed at random moments.
+
+    Output: how many were, the weights that came out wrong, and the files that were left over
+    """
     undisturbed, started = finish(new_run()), time.process_time()    # the first steps in a process are slow
     assert not changed(undisturbed, finish(new_run(folder / "undisturbed.pt"))), "saving changes the course of training"
     limit, kills = (time.process_time() - started) / 4, 0
@@ -68,18 +71,19 @@ def kill_until_done(folder):
         child = os.fork()
         if not child:    # a timer of processor time, so that a busy machine makes no difference; SIGPROF kills at once
             signal.setitimer(signal.ITIMER_PROF, random.uniform(0.001, limit * 1.1 ** kills))
-            final = finish(new_run(folder / "killed.pt", resume=True))
+            final = finish(new_run(folder / "killed.pt", resume=(folder / "killed.pt").exists()))
             signal.setitimer(signal.ITIMER_PROF, 0)
             torch.save(final, folder / "final.pt")
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         if os.WIFEXITED(status):
             assert status == 0, "the run stopped, and nobody had killed it"
-            return kills, changed(undisturbed, torch.load(folder / "final.pt"))
+            left = {file.name for file in folder.iterdir()} - {"undisturbed.pt", "killed.pt", "final.pt"}
+            return kills, changed(undisturbed, torch.load(folder / "final.pt")), sorted(left)
         kills += 1
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)    # a forked child has none of its parent's threads and would wait for them
-    kills, different = kill_until_done(Path(sys.argv[1]))
-    print(json.dumps({"kills": kills, "different": different}))
+    kills, different, left = kill_until_done(Path(sys.argv[1]))
+    print(json.dumps({"kills": kills, "different": different, "left": left}))
