@@ -1,7 +1,8 @@
 """An adapter is a small file of all that LoRA training made, to lay over its base model (11 MB for 124M at rank 16).
 
 The file is safetensors: `<layer>.lora.A` (in, r) and `<layer>.lora.B` (r, out) for each layer, `out_head.weight` and
-`out_head.bias` where the model has classes, and a JSON text that says how to use them (`Adapter`).
+`out_head.bias` where the model has classes, a JSON text that says how to use them (`Adapter`), and the sha256 of all
+this, because one flipped bit would give other labels without a word.
 
 Read along: chapters/06_lora_spam.py.
 """
@@ -9,6 +10,7 @@ Read along: chapters/06_lora_spam.py.
 import hashlib
 import json
 import math
+import unicodedata
 from dataclasses import asdict, dataclass
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from gpt.classify import swap_head
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
+from gpt.model import scores_tokens, unwrapped
 from gpt.storage.files import naming_file, read_safetensors, written_whole
 
 
@@ -28,19 +31,23 @@ class Adapter:
     fingerprint: str      # of the base model's weights: see the function `fingerprint`
     labels: list          # the classes' names, [] for a language model
     pad_to: int | None    # None: read at the last real token; a number: padded to it and read at the last position
-    layers: dict          # name of a layer -> {"rank", "alpha", "scale"}; "shares_a" names the layer whose A it uses
+    layers: dict          # name of a layer -> {"rank", "alpha", "scale"}; "shares_a" names the layer whose A it uses,
+                          # and "dropout" is there where it is not 0
 
     def __post_init__(self):
         texts = [self.base, self.fingerprint, *self.labels]
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.labels, list):
             raise ValueError(f"base, fingerprint and each of the labels must be a text, got {texts}")
+        if any(unicodedata.category(sign) == "Cc" for sign in "".join(self.labels)):
+            raise ValueError(f"a label holds a control character, which a terminal would obey: {self.labels}")
         if not (self.pad_to is None or type(self.pad_to) is int and self.pad_to > 0):
             raise ValueError(f"pad_to must be a number of tokens or null, got {self.pad_to!r}")
         for name, options in self.layers.items():
             self._check_layer(name, **options)
 
-    def _check_layer(self, name, rank, alpha, scale, shares_a=None):
-        if type(rank) is not int or rank < 1 or not math.isfinite(alpha) or scale not in SCALES:
+    def _check_layer(self, name, rank, alpha, scale, shares_a=None, dropout=0.0):
+        if (type(rank) is not int or rank < 1 or not math.isfinite(alpha) or scale not in SCALES
+                or not 0 <= dropout <= 1):
             raise ValueError(f"{name}: no LoRA has the rank {rank!r}, the alpha {alpha!r} and the scale {scale!r}")
         if shares_a is not None and "shares_a" in self.layers.get(shares_a, {"shares_a": None}):
             raise ValueError(f"{name} shares the A of {shares_a!r}, which has none of its own")
@@ -56,13 +63,17 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
     Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose
-        it; where there is no LoRA layer; where the labels do not fit the head (`_check_tensors` finds that)
+        it; where there is no LoRA layer; where the labels do not fit the head, or numbers are not finite
+        (`_check_tensors` finds both)
     """
+    model = unwrapped(model)
     layers = {}
     owners = {}
     tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
     for name, layer in lora_layers(model):
         layers[name] = {"rank": layer.lora.rank, "alpha": layer.lora.alpha, "scale": layer.lora.rule}
+        if layer.lora.dropout.p:
+            layers[name]["dropout"] = layer.lora.dropout.p
         owner = owners.setdefault(id(layer.lora.A), name)
         if owner != name:
             layers[name]["shares_a"] = owner
@@ -78,27 +89,38 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 def load_adapter(model, file):
     """Lay an adapter over a model, in place, and take off the one that it has; the base weights are not read again.
 
-    Each layer gets its LoRA with the rank, alpha and scale of the file; layers that shared an A share one again, the
-    same Parameter. Where the file has labels, the model gets a head for as many classes. Afterwards everything is
-    frozen except each A and B, and a head of classes that has no LoRA.
+    Each layer gets its LoRA with the rank, alpha, scale and dropout of the file; layers that shared an A share one
+    again, the same Parameter. Where the file has labels, the model gets a head for as many classes. Afterwards
+    everything is frozen except each A and B, and a head of classes that has no LoRA. The file's pad_to is kept as
+    model.pad_to, where `gpt.classify.classify` finds it and exports, which cannot say it, refuse it.
 
     Output: Adapter, the metadata
     Raises: ValueError that begins with the file's name, before anything is changed, for a damaged file (`read_adapter`
         finds that), another base model (one with another `fingerprint`; the message says "load the same base first"),
-        and tensors that are missing, left over, or not of the shape and type that the model wants (`_check_tensors`)
+        a language model whose head is not its embedding, and tensors that are missing, left over, not finite, or not of
+        the shape and type that the model wants (`_check_tensors`)
     """
+    model = unwrapped(model)
     adapter, tensors = read_adapter(file)
-    here = fingerprint(model)
+    here, dtype = fingerprint(model), model.tok_emb.weight.dtype
     if adapter.fingerprint != here:
+        advice = "load the same base first"
+        if dtype != torch.float32 and not is_held(model):
+            advice += (f", in float32: rounded to {dtype} it cannot be recognised. Lay the adapter over it, and convert "
+                       f"it then (gpt.cost.precision.hold)")
         raise ValueError(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., "
-                         f"this model's are {here[:12]}...: load the same base first")
+                         f"this model's are {here[:12]}...: {advice}")
+    if scores_tokens(model) and not is_tied(model):
+        raise ValueError("this model's head is a matrix of its own, not its embedding, and an adapter has no place for "
+                         "it: call swap_head first if the head may go")
     _check_tensors(model, adapter, tensors, file)
     remove_adapter(model)
     model.requires_grad_(False)
     if adapter.labels:
         swap_head(model, len(adapter.labels))
     for name, options in adapter.layers.items():
-        layer = LinearWithLoRA(model.get_submodule(name), options["rank"], options["alpha"], scale=options["scale"])
+        layer = LinearWithLoRA(model.get_submodule(name), options["rank"], options["alpha"], scale=options["scale"],
+                               dropout=options.get("dropout", 0.0))
         model.set_submodule(name, layer)
     for name, options in adapter.layers.items():
         if options.get("shares_a") is not None:
@@ -109,6 +131,7 @@ def load_adapter(model, file):
         parameter = getattr(module, parameter)
         parameter.data = tensor.to(parameter.device, copy=True)    # in its own type, whatever the base is held in
     plain_head(model).requires_grad_(bool(adapter.labels) and "out_head" not in adapter.layers)
+    model.pad_to = adapter.pad_to
     return adapter
 
 
@@ -117,6 +140,7 @@ def remove_adapter(model):
 
     What was frozen stays frozen.
     """
+    model.pad_to = None
     for name, layer in lora_layers(model):
         if layer.original is not None:
             layer.unmerge()
@@ -130,9 +154,11 @@ def remove_adapter(model):
 
 def write_adapter(file, adapter, tensors):
     """Write the metadata and {name: tensor}, whole or not at all."""
+    notes = asdict(adapter)
+    notes["sha256"] = digest(tensors, json.dumps(notes))
     with written_whole(file) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={"adapter": json.dumps(asdict(adapter))})
+                  metadata={"adapter": json.dumps(notes)})
 
 
 def read_adapter(file):
@@ -140,7 +166,11 @@ def read_adapter(file):
     with naming_file(file):
         tensors, metadata = read_safetensors(file)
         try:
-            return Adapter(**json.loads(metadata["adapter"])), tensors
+            notes = json.loads(metadata["adapter"])
+            wanted = notes.pop("sha256", None)    # files from before December 2026 have none
+            if wanted is not None and wanted != digest(tensors, json.dumps(notes)):
+                raise ValueError("its sha256 is not that of its content: it is damaged")
+            return Adapter(**notes), tensors
         except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"its metadata are no adapter's ({type(error).__name__}: {error})") from error
 
@@ -153,12 +183,16 @@ def fingerprint(model):
     """
     if is_held(model):
         return model.held_from
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_plain_tensors(model).items()):
-        if not name.startswith("out_head"):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest({name: p for name, p in _plain_tensors(model).items() if not name.startswith("out_head")})
+
+
+def digest(tensors, text=""):
+    """The sha256 of {name: tensor}, with shapes and types of numbers, and of a text: 64 hexadecimal digits."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def is_held(model):
@@ -193,6 +227,8 @@ def _plain_tensors(model):
 def _check_tensors(model, adapter, tensors, file):
     """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
     C, K = model.config.emb_dim, len(adapter.labels)
+    if (adapter.pad_to or 0) > model.config.context_length:
+        raise ValueError(f"{file}: pad_to is {adapter.pad_to}, and this model reads {model.config.context_length} tokens")
     base = model.tok_emb.weight.dtype
     types = (base, torch.promote_types(base, torch.float32))    # a base in 16 bits may have its adapter in 32
     sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
@@ -213,3 +249,5 @@ def _check_tensors(model, adapter, tensors, file):
         have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
         if want != have:
             raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{file}: {name} holds numbers that are not finite: did the training diverge?")

@@ -33,6 +33,7 @@ def swap_head(model, n_classes, zero=True):
         nn.init.zeros_(model.out_head.weight)
         nn.init.zeros_(model.out_head.bias)
     model.out_head.train(model.training)
+    model.pad_to = None    # of an older head
 
 
 def let_train(model, way):
@@ -148,19 +149,22 @@ class Prediction(NamedTuple):
     probability: float    # 0..1, what the model gives this label
 
 
-def classify(model, texts, tokenizer, labels, pad_to=None):
+def classify(model, texts, tokenizer, adapter, pad_to=None):
     """The most probable label of each text and its probability, in the order asked.
 
     A text that is too long is cut, and a warning says how many were.
 
-    Input: texts, a list of str of any length; labels, the classes' names; pad_to, for a model trained the blog's way:
-        pad each text to this many tokens and read the last position
+    Input: texts, a list of str of any length; adapter, what `gpt.adapters.load_adapter` returned, which knows the
+        labels and how to read the model, or only the classes' names; pad_to, for a model trained the blog's way that no
+        adapter made: pad each text to this many tokens and read the last position
     Output: list of Prediction
-    Raises: ValueError for one str (its letters would be classified), and for a head of another number of classes
+    Raises: ValueError for one str (its letters would be classified), for an item that is no str, for a head of another
+        number of classes, and for scores that are not finite
     """
     if isinstance(texts, str):
         raise ValueError("classify takes a list of texts, this is one text: write [text]")
-    limit = pad_to or model.config.context_length
+    labels, pad_to = getattr(adapter, "labels", adapter), pad_to or getattr(adapter, "pad_to", None)
+    limit = pad_to or getattr(model, "pad_to", None) or model.config.context_length
     token_ids = encode(texts, tokenizer)
     cut = sum(len(ids) > limit for ids in token_ids)
     if cut:
@@ -177,6 +181,7 @@ def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
     Input: token_ids, a list of tokens for each text, as `encode` gives them; bar, a tqdm progress bar that counts texts
     Output: list of Prediction
     """
+    pad_to = pad_to or getattr(model, "pad_to", None)    # `load_adapter` noted it
     limit = pad_to or model.config.context_length
     device = model.tok_emb.weight.device
     lengths = {row: pad_to or min(len(ids), limit) for row, ids in enumerate(token_ids)}
@@ -189,6 +194,9 @@ def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
             if logits.shape[1] != len(labels):
                 raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
                                  f"language model's, or another adapter's?")
+            if not logits.isfinite().all():
+                raise ValueError("the model's scores are not finite: are its weights, or are they too large for the "
+                                 "type that it computes in?")
             best = logits.softmax(dim=-1).max(dim=-1)
             for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
                 predictions[row] = Prediction(labels[k], probability)

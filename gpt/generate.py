@@ -6,7 +6,9 @@ Source: Radford et al. 2019, section 3; Fan et al. 2018 (top-k); Holtzman et al.
 
 import torch
 
-from gpt.model import in_eval_mode
+from gpt.model import in_eval_mode, refuse_classifier
+
+COLD = 1e-6    # a temperature that decides like 0, unless two logits are all but equal; dividing by less can overflow
 
 
 @torch.no_grad()
@@ -43,9 +45,13 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens; for prompts of unequal length a list of B rows, (its length + n,) each
     Raises: ValueError for settings that leave nothing to choose from, for a negative max_new_tokens or temperature
-        (`_check_settings`), and for an empty prompt (`_one_width`)
+        (`_check_settings`), for an empty prompt or one that is no token ids (`_one_width`), for a classifier, and for
+        scores that are NaN (`choose`)
     """
+    refuse_classifier(model)
     _check_settings(max_new_tokens, temperature, top_k, top_p)
+    if stop is not None and not hasattr(stop, "__index__"):    # which whole numbers have, NumPy's and torch's too
+        raise ValueError(f"stop is one token id, such as 50256, not {stop!r}")
     device, limit = model.tok_emb.weight.device, model.config.context_length
     token_ids, padding = (part.to(device) for part in _one_width(token_ids))
     unequal = bool(padding.any())
@@ -79,13 +85,16 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
     The logits are divided by the temperature. Then top_k keeps the k highest, exactly k where some are equal, whose
     probabilities then sum to 1. Of these top_p keeps the smallest set of most probable tokens whose probabilities reach
-    p. What is left is scaled to sum 1, and the token is drawn from it. At temperature 0 the token with the highest
-    logit is taken and nothing is drawn. The caller's logits stay as they are.
+    p. What is left is scaled to sum 1, and the token is drawn from it. At temperature 0, and below COLD, the token with
+    the highest logit is taken and nothing is drawn. The caller's logits stay as they are.
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers
+    Raises: ValueError for logits with a NaN among them
     """
-    if temperature == 0:
+    if logits.isnan().any():
+        raise ValueError("the model's scores are NaN: did its training diverge, or is a file of its weights damaged?")
+    if temperature < COLD:
         return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16's probabilities do not sum to 1
     logits, order = (logits / temperature).sort(dim=-1, descending=True)              # (B, V), most probable first
@@ -100,6 +109,8 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
 def _one_width(prompts):
     """Prompts as one tensor, (B, T), padded on the left, and how many tokens of each row are padding, (B,)."""
+    if isinstance(prompts, str) or not torch.is_tensor(prompts) and any(isinstance(row, (str, int)) for row in prompts):
+        raise ValueError("a prompt is token ids, a batch of them (B, T) or a list of lists: see text_to_token_ids")
     if not torch.is_tensor(prompts):
         lengths = [len(prompt) for prompt in prompts]
         if not all(lengths) or not lengths:
@@ -113,7 +124,8 @@ def _one_width(prompts):
 
 
 def _check_settings(max_new_tokens, temperature, top_k, top_p):
-    if max_new_tokens < 0 or temperature < 0:
-        raise ValueError(f"max_new_tokens and temperature cannot be negative, got {max_new_tokens} and {temperature}")
+    if not (max_new_tokens >= 0 and 0 <= temperature < float("inf")):    # a NaN is not
+        raise ValueError(f"max_new_tokens and temperature cannot be negative, nor infinite or NaN, got "
+                         f"{max_new_tokens} and {temperature}")
     if top_k is not None and top_k < 1 or top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_k must be at least 1 and top_p above 0 and at most 1, got {top_k} and {top_p}")

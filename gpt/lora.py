@@ -77,6 +77,8 @@ class LinearWithLoRA(nn.Module):
         self.lora.to(linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32))
         self.register_buffer("original", None, persistent=False)     # moves with the model, but into no file
         self.train(linear.training)                                  # a new module is in training mode
+        self.register_state_dict_pre_hook(refuse_while_merged)
+        self.register_load_state_dict_pre_hook(refuse_while_merged)
 
     def by_hand(self, x):
         """linear(x) + lora(x): x (..., in) -> (..., out). This form is for reading; all tensors must have one type."""
@@ -115,6 +117,13 @@ class LinearWithLoRA(nn.Module):
         if self.original is None:
             raise RuntimeError("this layer is not merged: there is nothing to take out")
         self.linear.weight.data, self.original = self.original, None
+
+
+def refuse_while_merged(layer, *_):
+    """A merged layer's state_dict would have the correction in its weight and beside it, so that it counts twice."""
+    if layer.original is not None:
+        raise RuntimeError("this layer is merged, so a state_dict would hold its correction twice: unmerge_lora first, "
+                           "or write a model without LoRA, with gpt.interop.hugging_face.export_hf")
 
 
 class LoRAFunction(torch.autograd.Function):
@@ -181,8 +190,8 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
     """Freeze everything inside `model` and give each of its linear layers, however deep, a LoRA, in place.
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
-        targets, the last part of the names to replace, such as ("W_query", "W_value"), or None for every linear layer
-        (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER share one
+        targets, the last part of the names to replace, such as "W_query" or ("W_query", "W_value"), or None for every
+        linear layer (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER share one
         A; generator, for drawing A (None: torch's)
     Output: how many layers were replaced; in `model` only their A's and B's train then
     Raises: ValueError, before anything is changed, for a model that has LoRA layers already, a target that matches
@@ -204,6 +213,7 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
 
 def _linears_to_replace(model, targets):
     """The linear layers to replace, {name: layer}. Raises: see replace_linear_with_lora"""
+    targets = [targets] if isinstance(targets, str) else targets
     owners = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]    # a tied weight comes more than once
     found = {}
     unmatched = set(targets or ())

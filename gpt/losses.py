@@ -8,6 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gpt.model import refuse_classifier
+
 
 def cross_entropy_by_hand(logits, targets):
     """The cross-entropy of the next token: the mean of -log softmax(logits)[target], in nats per token.
@@ -31,7 +33,9 @@ def next_token_loss(model, batch, chunk=1024):
     Input: batch, token_ids (B, T + 1): T tokens to read, and the same shifted by one to predict; or (ids, lengths),
         rows of unequal length as TextBatches in gpt/applications/text_writer.py yields them (`hidden_and_targets`)
     Output: a scalar in nats per token
+    Raises: ValueError for a classifier
     """
+    refuse_classifier(model)
     if torch.is_tensor(batch):
         hidden = model.hidden(batch[:, :-1]).flatten(0, 1)                            # (N, C)
         targets = batch[:, 1:].flatten()                                              # (N,)

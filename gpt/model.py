@@ -164,6 +164,26 @@ class GPTModel(nn.Module):
         return self.out_head(self.hidden(token_ids))                                  # (B, T, V)
 
 
+def unwrapped(model):
+    """The model inside the wrappers of torch.compile and DistributedDataParallel, which give its parameters new names."""
+    while hasattr(model, "_orig_mod") or hasattr(model, "module"):
+        model = getattr(model, "_orig_mod", None) or model.module
+    return model
+
+
+def scores_tokens(model):
+    """Whether the head has an output for each token, as a language model's has, and not one for each of K classes."""
+    head = getattr(model.out_head, "linear", model.out_head)    # without the LoRA that it may wear
+    return getattr(head, "out_features", None) in (None, model.config.vocab_size)
+
+
+def refuse_classifier(model):
+    """Raise ValueError where the head scores classes: it can neither write a text nor score one."""
+    if not scores_tokens(model):
+        raise ValueError("this model is a classifier: its head scores classes, not tokens. Take gpt.classify, or load "
+                         "a language model (gpt.adapters.remove_adapter makes one of this again)")
+
+
 @contextmanager
 def evaluating(model):
     """Look at a model without dropout and without gradients, and leave no trace.

@@ -20,7 +20,7 @@ from gpt.cost.fresh_process import peak_bytes
 from gpt.cost.precision import TYPES, computing, float32_by_onednn, hold, loss_scaler
 from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
-from gpt.model import GPTModel, evaluating
+from gpt.model import GPTModel, evaluating, refuse_classifier
 from gpt.spam import decode_utf8
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
 from gpt.train import NOT_SCALING, parameter_groups, train, warmup_then_linear
@@ -77,7 +77,9 @@ def text_scores(model, loader, device, chunk=256):
     """How well a model predicts the texts of a loader; each real token counts once, whatever its batch.
 
     Output: {"loss": nats per token, "accuracy": the share, 0..1, of tokens that had the highest logit}
+    Raises: ValueError for a classifier, and for a loader without a token to predict
     """
+    refuse_classifier(model)
     total, right, count = 0.0, 0, 0
     with evaluating(model):
         for batch in loader:

@@ -38,9 +38,9 @@ def test_the_merged_weights_come_back_bit_for_bit_and_the_model_stays(small_mode
     model = trained(small_model)
     if merged:
         merge_lora(model)
-    before = copy.deepcopy(model.state_dict())
+    before = copy.deepcopy(dict(model.named_parameters()))
     export_hf(model, tmp_path / "out")
-    state = model.state_dict()
+    state = dict(model.named_parameters())
     assert state.keys() == before.keys() and all(torch.equal(state[name], before[name]) for name in before), (
         "exporting has changed the model")
     if not merged:

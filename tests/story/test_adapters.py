@@ -5,12 +5,14 @@ import json
 import random
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from gpt.adapters import fingerprint, load_adapter, read_adapter, remove_adapter, save_adapter
-from gpt.classify import swap_head
+from gpt.applications.switch_adapters import AdapterSwitch
+from gpt.classify import classify, swap_head
 from gpt.config import GPTConfig
 from gpt.lora import lora_layers, merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
@@ -511,3 +513,137 @@ def test_a_flipped_bit_in_the_header_is_refused_or_leaves_a_well_formed_adapter(
 def test_a_file_that_is_not_there_is_said_to_be_missing_and_not_damaged(small_model, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_adapter(small_model, tmp_path / "nowhere")
+
+
+# What is damaged, and what is left out
+
+def test_of_a_thousand_damaged_files_none_is_taken_with_other_numbers(dressed):
+    model, file, _ = dressed
+    whole, draw, taken = file.read_bytes(), random.Random(0), 0
+    load_adapter(model, file)
+    right = {name: p.clone() for name, p in model.named_parameters()}
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        end = header if draw.random() < 0.7 else len(whole)
+        for _ in range(draw.choice((1, 1, 1, 2, 20))):
+            place = draw.randrange(end)
+            damaged[place] = draw.choice((damaged[place] ^ 1 << draw.randrange(8), draw.randrange(256)))
+        if draw.random() < 0.1:
+            del damaged[draw.randrange(len(damaged)):]
+        file.write_bytes(damaged)
+        try:
+            load_adapter(model, file)
+        except (ValueError, OSError):
+            continue
+        taken += 1
+        assert all(torch.equal(p, right[name]) for name, p in model.named_parameters()), "other numbers, and no word said"
+    assert taken < 50, "a damaged file can be taken only where the damage means nothing"
+
+
+def test_one_flipped_bit_in_a_head_is_found(dressed):
+    _, file, _ = dressed
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert_refused(dressed, "its sha256 is not that of its content")
+
+
+def test_the_same_adapter_makes_the_same_bytes(small_model, tmp_path):
+    model = wearing(small_model, "default")
+    assert save(model, tmp_path / "a").read_bytes() == save(model, tmp_path / "b").read_bytes()
+
+
+def test_a_file_without_a_checksum_as_older_versions_wrote_it_is_read(dressed):
+    model, file, before = dressed
+    rewrite(file, lambda tensors, metadata: None)
+    load_adapter(model, file)
+    assert not same(before, state(model))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(small_model, dressed, tmp_path, number):
+    model = wearing(small_model, "default")
+    model.out_head.bias.data[1] = number
+    with pytest.raises(ValueError, match="out_head.bias holds numbers that are not finite"):
+        save(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+    def damage(tensors, metadata):
+        tensors["trf_blocks.0.att.W_query.lora.B"][0, 0] = number
+
+    rewrite(dressed[1], damage)
+    assert_refused(dressed, "holds numbers that are not finite")
+
+
+def test_dropout_is_what_it_was_in_training(small_model, tmp_path):
+    """Training on without it would be another training, and nobody would be told."""
+    model = copy.deepcopy(small_model).requires_grad_(False)
+    replace_linear_with_lora(model.trf_blocks, 2, 4, dropout=0.25)
+    save_adapter(model, tmp_path / "adapter", base="small")
+    load_adapter(small_model, tmp_path / "adapter")
+    assert {layer.lora.dropout.p for _, layer in lora_layers(small_model)} == {0.25}
+
+
+def test_labels_that_a_terminal_would_obey_are_refused(small_model, tmp_path):
+    with pytest.raises(ValueError, match="a label holds a control character"):
+        save_adapter(wearing(small_model, "default"), tmp_path / "new", base="small", labels=["ham", "\x1b[2Jspam"])
+
+
+# How the model is read travels with the adapter
+
+class Letters:
+    """A tokenizer that needs no file."""
+
+    def encode(self, text):
+        return [ord(letter) - 97 for letter in text]
+
+
+def test_whoever_passes_the_labels_alone_gets_the_same_answers(tmp_path):
+    config = GPTConfig(vocab_size=50257, context_length=24, emb_dim=30, n_heads=5, n_layers=1)
+    base = GPTModel(config, torch.Generator().manual_seed(0)).eval()    # with room for the padding token
+    file = save(wearing(base, "default"), tmp_path / "adapter", pad_to=9)
+    plain = save(wearing(base, "default"), tmp_path / "plain")
+    texts = ["abc", "q", "zyxwvut"]
+    adapter = load_adapter(base, file)
+    with_adapter = classify(base, texts, Letters(), adapter)
+    assert with_adapter == classify(base, texts, Letters(), ["ham", "spam"], pad_to=9)
+    assert with_adapter == classify(base, texts, Letters(), adapter.labels), "read at other positions, silently"
+    unpadded = classify(base, texts, Letters(), load_adapter(base, plain))
+    assert np.ptp([a.probability - b.probability for a, b in zip(with_adapter, unpadded)]) > 1e-4, "pad_to stayed"
+    switch = AdapterSwitch(base)
+    switch.add("padded", file)
+    switch.add("plain", plain)
+    for name, answers in (("padded", with_adapter), ("plain", unpadded)):
+        assert classify(base, texts, Letters(), switch.use(name).labels) == answers
+
+
+def test_padding_to_more_than_the_model_reads_is_refused(small_model, sizes, tmp_path):
+    with pytest.raises(ValueError, match=f"pad_to is 1000000, and this model reads {sizes.context} tokens"):
+        save(wearing(small_model, "default"), tmp_path / "adapter", pad_to=10 ** 6)
+
+
+# The base in other clothes
+
+def test_a_compiled_or_distributed_model_is_saved_as_the_model_in_it(small_model, tmp_path):
+    model = wearing(small_model, "default")
+    plain = save(model, tmp_path / "plain").read_bytes()
+    for wrapped in (torch.compile(model), torch.nn.ModuleDict({"module": model})):
+        assert save(wrapped, tmp_path / "wrapped").read_bytes() == plain, "its names begin with the wrapper's"
+    load_adapter(torch.compile(small_model), tmp_path / "plain")
+    assert torch.equal(answers(small_model), answers(model))
+
+
+def test_a_base_in_another_type_is_told_what_to_do(small_model, tmp_path):
+    file = save(wearing(small_model, "default"), tmp_path / "adapter")
+    with pytest.raises(ValueError, match="load the same base first, in float32: rounded to torch.bfloat16"):
+        load_adapter(small_model.bfloat16(), file)
+
+
+def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, tmp_path):
+    file = save(wearing(small_model, "default"), tmp_path / "adapter")
+    head = torch.nn.Linear(small_model.config.emb_dim, small_model.config.vocab_size, bias=False)
+    small_model.out_head = head
+    with pytest.raises(ValueError, match="head is a matrix of its own"):
+        load_adapter(small_model, file)
+    assert small_model.out_head is head

@@ -334,3 +334,15 @@ def test_labels_that_do_not_fit_the_head_are_an_error(reader):
 def test_one_text_outside_a_list_is_an_error_instead_of_an_answer_for_each_letter(reader):
     with pytest.raises(ValueError, match="list of texts"):
         classify(reader, "hello", Letters(), LABELS)
+
+
+@pytest.mark.parametrize("text", [None, math.nan, 7, b"bytes"])
+def test_what_is_no_text_is_named_with_its_row(reader, text):
+    with pytest.raises(ValueError, match=r"row 1 \(from 0\): expected a text, got"):
+        classify(reader, ["one", text], Letters(), LABELS)
+
+
+def test_scores_that_are_not_finite_are_no_answer(reader):
+    reader.final_norm.scale.data[0] = math.nan
+    with pytest.raises(ValueError, match="scores are not finite"):
+        classify(reader, ["one"], Letters(), LABELS)

@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gpt.applications.text_writer import text_scores
 from gpt.attention import KVCache
+from gpt.classify import swap_head
 from gpt.config import GPTConfig
 from gpt.generate import choose, generate, generate_text_simple
+from gpt.losses import next_token_loss
 from gpt.model import GPTModel
 
 SETTINGS = {
@@ -243,6 +246,9 @@ def test_temperature_0_takes_the_most_probable_token_and_so_does_a_very_low_one(
     best = logits.argmax(dim=-1, keepdim=True)
     assert choose(logits).shape == (50, 1) and torch.equal(choose(logits), best), "at 0 the highest score is taken"
     assert torch.equal(choose(logits, temperature=1e-4), best), "low temperature sharpens: is it multiplied by?"
+    for low in (1e-6, 1e-40, 5e-324):
+        assert torch.equal(choose(logits * 1e4, temperature=low), best), "the division overflows"
+    assert torch.equal(choose(logits.half(), temperature=1e-5), logits.half().argmax(dim=-1, keepdim=True))
     assert not torch.equal(choose(logits, temperature=100.0, generator=seeded()), best), "a high one flattens"
 
 
@@ -381,6 +387,7 @@ def test_padding_on_the_left_changes_no_score(small_model, dtype):
     (torch.zeros(1, 0, dtype=torch.long), r"at least one token, got \(1, 0\)"),
     (torch.zeros(3, dtype=torch.long), r"shape \(B, T\) .* got \(3,\)"),
     ([[1, 50256]], "between 1 and 50256, the vocabulary has 0 to 1"),
+    ("a text", "a prompt is token ids"), (["a text"], "a prompt is token ids"), ([1, 2, 3], "a prompt is token ids"),
     ([[1, -1]], "between -1 and 1, the vocabulary has 0 to 1"),
 ])
 def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
@@ -392,6 +399,10 @@ def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
 @pytest.mark.parametrize("settings, reason", [
     (dict(max_new_tokens=-1), "got -1 and 0.0"),
     (dict(max_new_tokens=3, temperature=-0.5), "got 3 and -0.5"),
+    (dict(max_new_tokens=3, temperature=math.nan), "got 3 and nan"),
+    (dict(max_new_tokens=3, temperature=math.inf), "got 3 and inf"),
+    (dict(max_new_tokens=3, stop=[0]), r"stop is one token id, such as 50256, not \[0\]"),
+    (dict(max_new_tokens=3, stop="."), "stop is one token id"),
     (dict(max_new_tokens=3, temperature=1.0, top_k=0), "got 0 and None"),
     (dict(max_new_tokens=3, temperature=1.0, top_p=0.0), "got None and 0.0"),
     (dict(max_new_tokens=3, temperature=1.0, top_p=1.5), "got None and 1.5"),
@@ -399,3 +410,30 @@ def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
 def test_settings_that_leave_nothing_to_choose_from_are_an_error(small_model, settings, reason):
     with pytest.raises(ValueError, match=reason):
         generate(small_model, [[1, 2]], **settings)
+
+
+@pytest.mark.exercise("3.6")
+def test_a_classifier_does_not_write(small_model):
+    """Its head has two outputs, and the "tokens" would be 0 and 1."""
+    swap_head(small_model, 2)
+    with pytest.raises(ValueError, match="this model is a classifier"):
+        generate(small_model, [[1, 2]], 3)
+    with pytest.raises(ValueError, match="this model is a classifier"):
+        next_token_loss(small_model, torch.tensor([[1, 2, 3]]))
+    with pytest.raises(ValueError, match="this model is a classifier"):
+        text_scores(small_model, [(torch.tensor([[1, 2, 3]]), torch.tensor([3]))], "cpu")
+
+
+@pytest.mark.exercise("4.4")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_nan_choose_nothing(temperature):
+    with pytest.raises(ValueError, match="scores are NaN"):
+        choose(torch.tensor([[0.0, math.nan, 1.0]]), temperature)
+
+
+@pytest.mark.exercise("4.4")
+def test_probabilities_of_half_precision_are_summed_in_float32():
+    """Of 1,000 equal tokens, top_p = 0.5 keeps half. bfloat16 stops counting at 0.25 + 0.001."""
+    logits = torch.zeros(2000, 1000, dtype=torch.bfloat16)
+    drawn = choose(logits, temperature=1.0, top_p=0.5, generator=seeded())
+    assert 480 <= len(drawn.unique()) <= 505, "the sum of the probabilities has lost the small ones"

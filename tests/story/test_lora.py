@@ -698,8 +698,28 @@ def test_a_merged_layer_does_not_run_its_lora(blocks_with_lora):
 def test_merging_changes_neither_the_counts_nor_what_a_state_dict_holds(blocks_with_lora):
     keys, counts = blocks_with_lora.state_dict().keys(), count_parameters(blocks_with_lora)
     merge_lora(blocks_with_lora)
-    assert blocks_with_lora.state_dict().keys() == keys, "the kept originals would double the file"
     assert count_parameters(blocks_with_lora) == counts
+    unmerge_lora(blocks_with_lora)
+    assert blocks_with_lora.state_dict().keys() == keys, "the kept originals would double the file"
+
+
+def test_a_merged_model_gives_and_takes_no_state_dict(blocks_with_lora):
+    """A merged weight holds the correction, and A and B in the same file would add it a second time."""
+    fill(blocks_with_lora)
+    before = {name: tensor.clone() for name, tensor in blocks_with_lora.state_dict().items()}
+    merge_lora(blocks_with_lora)
+    for use in (blocks_with_lora.state_dict, lambda: blocks_with_lora.load_state_dict(before)):
+        with pytest.raises(RuntimeError, match="merged, so a state_dict would hold its correction twice"):
+            use()
+    again = copy.deepcopy(blocks_with_lora)    # what PyTorch's own copies do is no matter of state_dicts
+    unmerge_lora(again)
+    assert again.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.exercise("6.3")
+def test_one_target_may_be_given_as_a_text(small_model):
+    assert replace_linear_with_lora(small_model.trf_blocks, 2, 4, targets="W_query") == len(small_model.trf_blocks)
 
 
 @pytest.mark.exercise("6.5", "6.6")

@@ -149,11 +149,19 @@ def test_balancing_says_so_when_the_labels_are_numbers_already():
 
 
 @pytest.mark.parametrize("text, letters", [
-    ("Call 0800-123 NOW!", "callnow"), ("call 0871\tnow", "callnow"), ("645", ""), (":-) :-)", ""),
-    ("Ça_va? £5, 10²", "çava"), ("I can't", "icant"),
+    ("Call 0800-123 NOW!", "callnow"), ("call 0871\tnow", "callnow"), ("645", "645"), (":-) :-)", ":-) :-)"),
+    ("Ça_va? £5, 10²", "çava"), ("I can't", "icant"), ("का", "का"), ("कि", "कि"), ("สวัสดี 5", "สวัสดี"), ("٣٤", "٣٤"),
+    ("Cafe\u0301!", "caf\u00e9"), ("１２３", "１２３"), ("ＦＲＥＥ", "free"), ("❤️", "❤️"), ("1️⃣", "1️⃣"), ("❤️ love 1️⃣", "love"),
 ])
-def test_messages_are_compared_by_their_letters_alone(text, letters):
-    assert normalised(text) == letters
+def test_messages_are_compared_by_their_letters_alone_if_they_have_any(text, letters):
+    assert normalised(text) == letters, "different texts become one, or near-copies two"
+
+
+@pytest.mark.parametrize("texts", [[str(i) for i in range(600)], ["😀" * (i + 1) for i in range(600)],
+                                   [f"4711-{i}" for i in range(600)]])
+def test_texts_without_letters_are_not_all_one_group(texts):
+    splits = split_without_leaks(pd.DataFrame({"Label": "text", "Text": texts}), 0.7, 0.1, seed=1)
+    assert [len(split) for split in splits] == [420, 60, 120]
 
 
 @pytest.mark.exercise("5.3")
