@@ -7,7 +7,6 @@ this, because one flipped bit would give other labels without a word.
 Read along: chapters/06_lora_spam.py.
 """
 
-import hashlib
 import json
 import math
 import unicodedata
@@ -20,7 +19,7 @@ from torch import nn
 from gpt.classify import swap_head
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
 from gpt.model import scores_tokens, unwrapped
-from gpt.storage.files import naming_file, read_safetensors, written_whole
+from gpt.storage.files import digest, naming_file, read_safetensors, written_whole
 
 
 @dataclass(frozen=True)
@@ -184,15 +183,6 @@ def fingerprint(model):
     if is_held(model):
         return model.held_from
     return digest({name: p for name, p in _plain_tensors(model).items() if not name.startswith("out_head")})
-
-
-def digest(tensors, text=""):
-    """The sha256 of {name: tensor}, with shapes and types of numbers, and of a text: 64 hexadecimal digits."""
-    found = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def is_held(model):

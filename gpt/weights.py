@@ -1,7 +1,7 @@
 """Files of weights, OpenAI's, Hugging Face's, the book's and our own, become a GPTModel.
 
-Each loader returns a model in eval mode and float32, its head tied to its embedding, with memory of its own. Each is
-strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where
+Each loader returns a model in eval mode and float32, with memory of its own. Its head is tied to its embedding, unless
+the file is a classifier's, or one of a language model that was trained with a head of its own. Each loader is strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where
 the config has another number of blocks than the file, the error names the two numbers. (A file without a config tells
 its depth by its blocks alone, so without its last block it is a GPT-2 that is one block less deep.)
 
@@ -16,18 +16,21 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.download import ASSETS, DownloadError, data_dir, fetch
 from gpt.model import GPTModel
-from gpt.storage.files import naming_file, read_json, read_safetensors, read_state_dict, written_whole
+from gpt.storage.files import digest, naming_file, read_json, read_safetensors, read_state_dict, written_whole
 from gpt.storage.openai_checkpoint import open_checkpoint
 
 MINI = Path(__file__).resolve().parent.parent / "data" / "mini" / "model.safetensors"
+MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"    # what `digest` says
 OPENAI_FILES = ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 HUGGING_FACE_MASK = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")    # constants, not weights
 BOOK_MASK = re.compile(r"trf_blocks\.[0-9]+\.att\.mask")
+WRAPPER = re.compile(r"(?<![^.])(_orig_mod|module)\.")    # torch.compile's and DistributedDataParallel's part of a name
 
 
 def load_openai(directory):
@@ -39,24 +42,46 @@ def load_openai(directory):
 
 
 def load_huggingface(file, n_heads=None):
-    """The GPT-2 in Hugging Face's model.safetensors. It holds no config; without n_heads it is emb_dim // 64."""
+    """The GPT-2 that Hugging Face's save_pretrained, or our `export_hf`, wrote: its folder, or the file of the weights.
+
+    The config.json beside the weights tells the number of heads, and must have GPT-2's settings (`read_config`).
+    Without it see `config_of`. The weights are in model.safetensors, in several files with an index, or in
+    pytorch_model.bin. A GPT2ForSequenceClassification becomes a classifier, whose head gets the bias 0; the names of its
+    classes are in config.json, under id2label.
+    """
+    files = files_of_weights(Path(file))
     with naming_file(file):
-        tensors, _ = read_safetensors(file)
-        tensors = {name: tensor for name, tensor in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)}
-        tensors = drop_tied_head(from_openai(tensors))
-        return assemble(config_of(tensors, n_heads), tensors)
+        tensors = {}
+        for part in files:
+            tensors |= read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)[0]
+        tensors = {WRAPPER.sub("", name): tensor for name, tensor in tensors.items()}
+        score = tensors.pop("score.weight", None)    # (K, C)
+        tensors = from_openai({name: t for name, t in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)})
+        if (settings := files[0].with_name("config.json")).is_file():
+            config, tied = read_config(settings)
+            if n_heads not in (None, config.n_heads):
+                raise ValueError(f"n_heads is {n_heads}, config.json says {config.n_heads}")
+        else:
+            config, tied = config_of(tensors, n_heads), True
+        tensors = drop_tied_head(tensors)
+        if tied and "out_head.weight" in tensors:
+            raise ValueError("lm_head.weight differs from wte.weight, so this model was trained untied, and no "
+                             "config.json says so (tie_word_embeddings): is it damaged, or was that file left behind?")
+        if score is not None:
+            tensors |= {"out_head.weight": score, "out_head.bias": score.new_zeros(score.shape[:1])}
+        return assemble(config, tensors)
 
 
 def load_book(file, n_heads=None):
-    """The GPT-2 in a .pth that the book's code saved. It holds no config; without n_heads it is emb_dim // 64.
+    """The GPT-2 in a .pth that the book's code saved: a language model or a classifier. For n_heads see `config_of`.
 
-    Its constant masks, which load_state_dict would refuse, are left out.
-    Raises: ValueError for a head that is not its embedding. The book does not tie the two, so a model that its code
-        trained is refused, and one that it saved after loading OpenAI's weights is read
+    Its constant masks, which load_state_dict would refuse, are left out. The book does not tie the head to the
+    embedding. Where the two are equal, as after loading OpenAI's weights, they are one here; a head that training has
+    moved stays a matrix of its own.
     """
     with naming_file(file):
-        tensors = {name: tensor for name, tensor in read_state_dict(file).items() if not BOOK_MASK.fullmatch(name)}
-        tensors = drop_tied_head(tensors)
+        tensors = {WRAPPER.sub("", name): tensor for name, tensor in read_state_dict(file).items()}
+        tensors = drop_tied_head({name: t for name, t in tensors.items() if not BOOK_MASK.fullmatch(name)})
         return assemble(config_of(tensors, n_heads), tensors)
 
 
@@ -68,6 +93,9 @@ def load_model(file):
             config = GPTConfig(**json.loads(metadata["config"]))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"no GPTConfig in its metadata: was it written by save_model? ({error!r})") from error
+        wanted = metadata.get("sha256", MINI_SHA256 if file == MINI else None)    # older files have none
+        if wanted not in (None, digest(tensors, metadata["config"])):
+            raise ValueError("its sha256 is not that of its content: it is damaged")
         return assemble(config, tensors)
 
 
@@ -84,7 +112,8 @@ def save_model(model, file, dtype=None, **metadata):
         for name, weight in weights.items():
             if stored[name].dtype != weight.dtype and stored[name].isinf().any() and not weight.isinf().any():
                 raise ValueError(f"{name} holds numbers that are too large for {dtype}")
-    notes = {key: str(value) for key, value in metadata.items()} | {"config": json.dumps(asdict(model.config))}
+    config = json.dumps(asdict(model.config))
+    notes = {key: str(value) for key, value in metadata.items()} | {"config": config, "sha256": digest(stored, config)}
     with written_whole(file) as temporary:
         save_file(stored, temporary, notes)
 
@@ -182,6 +211,16 @@ NAMES = [
 OURS = {openai: ours for openai, _, ours in NAMES} | {hugging_face: ours for _, hugging_face, ours in NAMES}
 PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
 
+HUGGING_FACE_SIZES = {"vocab_size": "vocab_size", "n_positions": "context_length", "n_embd": "emb_dim",
+                      "n_head": "n_heads", "n_layer": "n_layers"}
+HUGGING_FACE_SETTINGS = {    # those that change what is computed -> the values that mean what GPTModel computes
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),    # two names of one formula
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
            "n_layer": "n_layers"}
 
@@ -251,6 +290,44 @@ def flatten(params):
     return flat
 
 
+def files_of_weights(path):
+    """The files of tensors that Hugging Face's folder, its index of several files, or one file of it stands for."""
+    if path.is_dir():
+        names = [name + index for name in ("model.safetensors", "pytorch_model.bin") for index in ("", ".index.json")]
+        found = [path / name for name in names if (path / name).exists()]
+        if not found:
+            raise FileNotFoundError(f"{path} has none of {', '.join(names)}")
+        path = found[0]
+    if path.suffix != ".json":
+        return [path]
+    with naming_file(path):
+        try:
+            return [path.parent / Path(name).name for name in sorted(set(read_json(path)["weight_map"].values()))]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"it is no index of the files of a model ({error!r})") from error
+
+
+def read_config(path):
+    """Hugging Face's config.json as a GPTConfig, and whether the head is the embedding (tie_word_embeddings).
+
+    Raises: ValueError for another kind of model, and for settings with which GPT-2's formulas would be others
+    """
+    settings = read_json(path)
+    with naming_file(path):
+        if not isinstance(settings, dict):
+            raise ValueError("it must hold a config, which is a JSON object")
+        for name, taken in HUGGING_FACE_SETTINGS.items():
+            if settings.get(name, taken[0]) not in taken:
+                raise ValueError(f"{name} is {settings[name]!r}; here it is {taken[0]!r}, and nothing else is computed")
+        lacking = [name for name in HUGGING_FACE_SIZES if name not in settings]
+        if lacking:
+            raise ValueError(f"{', '.join(lacking)} is missing: is it a GPT-2's config?")
+        config = GPTConfig(**{ours: settings[theirs] for theirs, ours in HUGGING_FACE_SIZES.items()})
+        if settings.get("n_inner") not in (None, 4 * config.emb_dim):
+            raise ValueError(f"n_inner is {settings['n_inner']}; here it is 4 n_embd, {4 * config.emb_dim}")
+        return config, settings.get("tie_word_embeddings", True) is not False
+
+
 def read_hparams(path):
     """OpenAI's hparams.json as a dict, and as a GPTConfig.
 
@@ -285,13 +362,16 @@ def sizes(tensors):
 
 
 def config_of(tensors, n_heads=None):
-    """The GPTConfig of tensors that came without one. Without n_heads a head has 64 channels, as in GPT-2."""
+    """The GPTConfig of tensors that came without one. The heads leave no trace in them, so they are not guessed.
+
+    Without n_heads it must be a known GPT-2: one with the channels and blocks of one of GPT2_SIZES.
+    """
     found = sizes(tensors)
+    known = {(config.emb_dim, config.n_layers): config.n_heads for config in GPT2_SIZES.values()}
+    n_heads = known.get((found["emb_dim"], found["n_layers"])) if n_heads is None else n_heads
     if n_heads is None:
-        if found["emb_dim"] % 64:
-            raise ValueError(f"{found['emb_dim']} channels do not make heads of 64, as GPT-2's are: give n_heads, "
-                             f"which the file does not tell")
-        n_heads = found["emb_dim"] // 64
+        raise ValueError(f"{found['n_layers']} blocks of {found['emb_dim']} channels are no known GPT-2, and how many "
+                         f"heads it has, no file tells (a config.json would): give n_heads")
     return GPTConfig(**found, n_heads=n_heads)
 
 
@@ -351,23 +431,26 @@ def likely_cause(name, wants, has):
 
 @torch.no_grad()
 def assemble(config, tensors):
-    """A GPTModel in eval mode that holds float32 copies of the tensors, its head tied to its embedding."""
+    """A GPTModel in eval mode that holds float32 copies of the tensors, its head tied unless the tensors have one."""
     for field, found in sizes(tensors).items():
         if getattr(config, field) != found:
             raise ValueError(f"{field} is said to be {getattr(config, field)}, the tensors make it {found}: is "
                              f"something damaged, or of two checkpoints?")
-    model = blank(config)
+    model, head = blank(config), tensors.get("out_head.weight")
+    if head is not None:
+        outputs = len(head) if head.ndim else 1
+        model.out_head = nn.Linear(config.emb_dim, outputs, bias="out_head.bias" in tensors, device="meta")
     check_tensors(dict(model.named_parameters()), tensors)
-    state = {name: torch.empty(tensor.shape).copy_(tensor) for name, tensor in tensors.items()}
-    model.load_state_dict(state | {"out_head.weight": state["tok_emb.weight"]}, assign=True)
-    model.out_head.weight = model.tok_emb.weight
+    state = {name: torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor) for name, tensor in tensors.items()}
+    model.load_state_dict({"out_head.weight": state["tok_emb.weight"]} | state, assign=True)
+    if head is None:
+        model.out_head.weight = model.tok_emb.weight
     return model.eval()
 
 
 def drop_tied_head(tensors):
-    """Leave out the file's own copy of the head, which must equal the embedding, because here the two are one."""
+    """Leave out the file's own copy of the head where it equals the embedding, because here the two are one."""
     head = tensors.get("out_head.weight")
-    if head is not None and not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
-        raise ValueError("out_head.weight differs from tok_emb.weight, so this model was trained untied or has a "
-                         "new head. Here they are one matrix, as in GPT-2, and one of the two would be lost")
+    if head is None or not torch.equal(head, tensors.get("tok_emb.weight", torch.empty(0))):
+        return tensors
     return {name: tensor for name, tensor in tensors.items() if name != "out_head.weight"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from gpt.adapters import is_tied
+from gpt.model import scores_tokens
 
 
 class Memory(NamedTuple):
@@ -59,7 +59,7 @@ def predict_memory(model, B, T, *, chunk=1024):
     gradients = sum(trainable)
     optimizer = 2 * gradients + FLOAT * len(trainable)
     activations, going_back = _activations(model, B, T)
-    text = is_tied(model)
+    text = scores_tokens(model)
     logits = FLOAT * min(chunk, B * T) * model.config.vocab_size if text else 0
     tied = model.tok_emb.weight.nbytes if text and trains(model.tok_emb) else 0
     residual = FLOAT * B * T * model.config.emb_dim
@@ -78,7 +78,7 @@ def _activations(model, B, T):
         computes all tokens, 0 if there is none (a classifier's last block computes one token of each row)
     """
     tape = Tape()
-    text = is_tied(model)
+    text = scores_tokens(model)
     config = model.config
     ids = Storage(LONG * B * (T + text))    # text: one more, to predict
     at = None if text else (Storage(LONG * B), Storage(LONG * B))

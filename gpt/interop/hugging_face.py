@@ -1,7 +1,8 @@
 """Export: a GPTModel, its LoRAs merged, as a folder that Hugging Face's transformers loads with from_pretrained.
 
-A language model becomes a GPT2LMHeadModel, a model with a swapped head a GPT2ForSequenceClassification. The tokenizer
-is GPT-2's own, AutoTokenizer.from_pretrained("gpt2"), so the folder has none.
+A language model becomes a GPT2LMHeadModel, a model with a swapped head a GPT2ForSequenceClassification. GPT-2's
+tokenizer is written beside it where the vocabulary has room for its tokens, so that pipeline("text-classification", folder)
+finds all that it needs. `gpt.weights.load_huggingface` reads the folder back.
 
 Read along: chapters/07_lora_writer.py. Source: the files of transformers 5.23.0.
 """
@@ -13,28 +14,34 @@ import torch
 from safetensors.torch import save_file
 
 from gpt.adapters import is_held, is_tied, plain_head
+from gpt.download import fetch
 from gpt.lora import lora_layers
+from gpt.model import scores_tokens, unwrapped
 from gpt.storage.files import written_whole_folder
+from gpt.tokenizer import END_OF_TEXT, byte_alphabet, read_ranks
 from gpt.weights import NAMES
 
 THEIRS = {ours: hugging_face for _, hugging_face, ours in NAMES}
 
 
 def export_hf(model, folder, *, labels=()):
-    """Write config.json and model.safetensors into a folder, whole or not at all. The model stays as it is.
+    """Write config, weights and tokenizer into a folder, whole or not at all. The model stays as it is.
 
     Their classifier reads at the last token that is not <|endoftext|>, because that token also pads. So do we, as long
     as no message itself ends in <|endoftext|>, and our tokenizer never makes it from text. A classifier that was
-    trained the blog's way, to be read at its padding, answers differently there. Do not export one: this function
-    cannot refuse it, because nothing in the model says how it was trained.
+    trained the blog's way, to be read at its padding, answers differently there. It is refused where an adapter said
+    so (model.pad_to). Straight after training nothing in the model tells it: do not export one.
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
     Raises: ValueError for labels that do not fit the head or are not different texts, for numbers that are not finite,
-        and what `fold_bias` refuses; FileExistsError for a folder that holds anything else (see
+        for a model that is read at its padding, and what `fold_bias` refuses; FileExistsError for a folder that holds anything else (see
         `gpt.storage.files.written_whole_folder`)
     """
+    model = unwrapped(model)
     tensors = hf_tensors(model)
     config = hf_config(model, labels)
+    with_tokenizer = model.config.vocab_size > END_OF_TEXT
+    merges = fetch("vocab.bpe").read_text(encoding="utf-8") if with_tokenizer else ""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{folder} was not written: {name} holds numbers that are not finite: did the training "
@@ -42,6 +49,19 @@ def export_hf(model, folder, *, labels=()):
     with written_whole_folder(folder) as temporary:
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if with_tokenizer:
+            write_tokenizer(temporary, merges, model.config.context_length)
+
+
+def write_tokenizer(folder, merges, context_length):
+    """Write GPT-2's tokenizer as transformers reads it: the merges as they stand in vocab.bpe, and each token's id."""
+    sign = {byte: sign for sign, byte in byte_alphabet().items()}
+    tokens = {"".join(sign[byte] for byte in token): i for token, i in read_ranks(merges).items()}
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context_length, "add_prefix_space": False} | {
+        f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk", "pad")}
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    for name, content in (("vocab.json", tokens | {"<|endoftext|>": END_OF_TEXT}), ("tokenizer_config.json", settings)):
+        (folder / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def hf_config(model, labels=()):
@@ -49,12 +69,15 @@ def hf_config(model, labels=()):
     if is_held(model):
         raise ValueError("this model's weights are rounded (gpt.cost.precision.hold): load the base again, lay its "
                          "adapter over that, and export it")
+    if getattr(model, "pad_to", None):
+        raise ValueError(f"this model is read at its padding (pad_to {model.pad_to}), and Hugging Face's classifier "
+                         f"reads at the last real token, where it answers differently: train one that is read there")
     config = model.config
-    K = 0 if is_tied(model) else plain_head(model).out_features
+    K = 0 if scores_tokens(model) else plain_head(model).out_features
     if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):
         raise ValueError(f"{len(labels)} labels for a head of {K or 'no'} classes, {list(labels)}: each class needs a "
                          f"name of its own")
-    end = config.vocab_size - 1    # <|endoftext|>, which is GPT-2's last token: 50256
+    end = min(END_OF_TEXT, config.vocab_size - 1)    # <|endoftext|>, or what stands for it in a toy's vocabulary
     found = {
         "architectures": ["GPT2ForSequenceClassification" if K else "GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -72,7 +95,7 @@ def hf_config(model, labels=()):
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": K > 0 or is_tied(model),
         "torch_dtype": str(model.tok_emb.weight.dtype).removeprefix("torch."),
     }
     if K:
@@ -85,15 +108,15 @@ def hf_config(model, labels=()):
 def hf_tensors(model):
     """The model's tensors, merged, under Hugging Face's names: {"transformer.h.0.attn.c_attn.weight": (C, 3 C), ...}.
 
-    Linear weights of the blocks are (in, out) there, and query, key and value stand side by side. A head is called
-    score and has no bias (see `fold_bias`). A model without query, key and value biases gets zeros, because theirs
+    Linear weights of the blocks are (in, out) there, and query, key and value stand side by side. A head for classes is
+    called score and has no bias (see `fold_bias`). A model without query, key and value biases gets zeros, because theirs
     always has these biases.
     """
     weights = merged_weights(model)
     head, bias = weights.pop("out_head.weight", None), weights.pop("out_head.bias", None)
     if bias is not None:
         weights["final_norm.shift"] = fold_bias(head, bias, weights["final_norm.shift"])
-    tensors = {} if head is None else {"score.weight": head}
+    tensors = {} if head is None else {"lm_head.weight" if scores_tokens(model) else "score.weight": head}
     for name in [name for name in weights if "W_query" in name]:
         parts = [weights.pop(name.replace("W_query", part)) for part in ("W_query", "W_key", "W_value")]
         weights[name.replace("W_query", "c_attn")] = torch.cat(parts)                 # (3 * C, C) or (3 * C,)

@@ -27,11 +27,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gpt.adapters import fingerprint, is_tied, remove_adapter, trained_besides
+from gpt.adapters import fingerprint, remove_adapter, trained_besides
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
 from gpt.interop.hugging_face import fold_bias, hf_config, merged_weights
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
+from gpt.model import scores_tokens, unwrapped
 from gpt.storage.files import naming_file, read_json, read_safetensors, written_whole_folder
 from gpt.weights import check_tensors
 
@@ -251,7 +252,7 @@ def head_tensors(model):
 
     Their head has no bias. Ours goes into the shift of the final norm, which is then saved with the head.
     """
-    if is_tied(model):
+    if scores_tokens(model):
         return {}
     merged, norm = merged_weights(nn.ModuleDict({"out_head": model.out_head})), model.final_norm
     weight, bias = merged["out_head.weight"], merged["out_head.bias"]                 # (K, C), (K,)

@@ -4,6 +4,7 @@ Read along: chapters/04_weights.py.
 """
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -175,6 +176,17 @@ def read_safetensors(file):
             beginning = opened.read(32)
         what = next((what for sign, what in NO_SAFETENSORS.items() if beginning.startswith(sign)), "it is damaged")
         raise ValueError(f"no safetensors file: {what} ({error})") from error
+
+
+def digest(tensors, text=""):
+    """The sha256 of {name: tensor}, with shapes and types of numbers, and of a text: 64 hexadecimal digits."""
+    import torch    # see `read_state_dict`
+
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def read_state_dict(file):

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from gpt.classify import swap_head
 from gpt.config import GPTConfig
-from gpt.interop.hugging_face import export_hf, fold_bias
+from gpt.interop.hugging_face import export_hf, fold_bias, hf_config
+from gpt.interop.peft import export_peft
 from gpt.lora import merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
-from gpt.weights import load_huggingface, load_openai
+from gpt.weights import load_gpt2, load_huggingface, load_openai
 
 
 def trained(model, K=None, rank=3, everywhere=False):
@@ -205,3 +206,65 @@ def test_a_model_that_diverged_is_not_exported(small_model, tmp_path, where):
 def swap(model):
     swap_head(model, 2, zero=False)
     return model
+
+
+# What is read back, and what is refused
+
+def test_a_folder_is_read_back_with_its_heads_and_its_classes(small_model, sizes, tmp_path):
+    ids = torch.arange(6)[None]
+    export_hf(small_model, tmp_path / "writer")
+    back = load_huggingface(tmp_path / "writer")
+    assert back.config == small_model.config and torch.equal(back(ids), small_model(ids))
+    classifier = trained(small_model, 3)
+    export_hf(classifier, tmp_path / "classifier", labels=["a", "b", "c"])
+    back = load_huggingface(tmp_path / "classifier")
+    assert torch.allclose(back(ids)[:, -1], classifier(ids)[:, -1], atol=1e-5)
+
+
+def test_minis_heads_survive_the_journey_with_and_without_the_config(tmp_path):
+    model, ids = load_gpt2("mini"), torch.arange(9)[None]
+    export_hf(model, tmp_path / "mini")
+    assert torch.equal(load_huggingface(tmp_path / "mini" / "model.safetensors")(ids), model(ids))
+    (tmp_path / "mini" / "config.json").unlink()
+    assert load_huggingface(tmp_path / "mini" / "model.safetensors").config.n_heads == 4
+
+
+def test_a_language_model_with_a_head_of_its_own_keeps_it(small_model, tmp_path):
+    small_model.out_head = torch.nn.Linear(small_model.config.emb_dim, small_model.config.vocab_size, bias=False)
+    export_hf(small_model, tmp_path / "out")
+    tensors, config = read(tmp_path / "out")
+    assert config["architectures"] == ["GPT2LMHeadModel"] and config["tie_word_embeddings"] is False
+    assert torch.equal(tensors["lm_head.weight"], small_model.out_head.weight)
+    assert torch.equal(load_huggingface(tmp_path / "out").out_head.weight, small_model.out_head.weight)
+
+
+@pytest.mark.parametrize("size, end", [(50257, 50256), (50258, 50256), (50304, 50256)])
+def test_the_end_of_a_text_is_50256_however_large_the_vocabulary_is(size, end):
+    model = GPTModel(GPTConfig(vocab_size=size, context_length=4, emb_dim=8, n_heads=2, n_layers=1))
+    assert {hf_config(model)[f"{which}_token_id"] for which in ("pad", "eos", "bos")} == {end}
+
+
+def test_gpt2s_tokenizer_is_written_beside_a_model_of_its_vocabulary(small_model, tmp_path):
+    export_hf(GPTModel(GPTConfig(context_length=4, emb_dim=8, n_heads=2, n_layers=1)), tmp_path / "out")
+    tokens = json.loads((tmp_path / "out" / "vocab.json").read_text(encoding="utf-8"))
+    assert len(tokens) == 50257 and tokens["<|endoftext|>"] == 50256
+    assert [tokens[word] for word in ("!", "\u0120the", "\u0120")] == [0, 262, 220]
+    assert (tmp_path / "out" / "merges.txt").read_text(encoding="utf-8").startswith("#version: 0.2\n\u0120 t\n")
+    export_hf(small_model, tmp_path / "small")
+    assert sorted(file.name for file in (tmp_path / "small").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_classifier_that_is_read_at_its_padding_is_refused(small_model, tmp_path):
+    model = trained(small_model.requires_grad_(False), 2)
+    model.pad_to = 24    # as load_adapter notes it
+    for export in (export_hf, export_peft):
+        with pytest.raises(ValueError, match=r"read at its padding \(pad_to 24\)"):
+            export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_compiled_model_is_exported_as_the_model_in_it(small_model, tmp_path):
+    export_hf(small_model, tmp_path / "plain")
+    export_hf(torch.compile(small_model), tmp_path / "compiled")
+    assert (tmp_path / "plain" / "model.safetensors").read_bytes() == \
+        (tmp_path / "compiled" / "model.safetensors").read_bytes()

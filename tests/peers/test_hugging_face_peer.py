@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from conftest import TINY
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from gpt.classify import class_logits, swap_head
+from gpt.classify import class_logits, classify, swap_head
 from gpt.interop.hugging_face import export_hf
 from gpt.lora import merge_lora, replace_linear_with_lora
+from gpt.tokenizer import gpt2_tokenizer
 from gpt.weights import load_gpt2, load_huggingface, load_openai
 
 pytestmark = pytest.mark.peers
@@ -147,3 +148,43 @@ def test_a_head_that_was_trained_from_zero_arrives(tmp_path):
     export_hf(model, tmp_path / "out", labels=["ham", "spam"])
     theirs = loaded(AutoModelForSequenceClassification, tmp_path / "out")
     assert_same(theirs(batch[0]).logits, class_logits(model, *batch[:-1]))
+
+
+TEXTS = ["You won a prize, call now!", "see you at 5", "  two  spaces\n\nlines", "Größe 你好 👍🏽", "x" * 300, "don't we'll"]
+
+
+@torch.no_grad()
+def test_the_folder_is_all_that_a_pipeline_needs(tmp_path):
+    model, names = trained(load_gpt2("mini"), 2), ["ham", "spam"]
+    tokenizer = gpt2_tokenizer()
+    export_hf(model, tmp_path / "out", labels=names)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(TEXTS)["input_ids"] == [tokenizer.encode_ordinary(text) for text in TEXTS]
+    assert theirs.pad_token_id == 50256 and theirs.padding_side == "right" and theirs.model_max_length == 256
+    ours = classify(model, TEXTS, tokenizer, names)
+    for batch_size in (1, 4):
+        said = pipeline("text-classification", str(tmp_path / "out"))(TEXTS, batch_size=batch_size)
+        assert [answer["label"] for answer in said] == [answer.label for answer in ours]
+        assert [answer["score"] for answer in said] == pytest.approx([answer.probability for answer in ours], abs=1e-5)
+
+
+@torch.no_grad()
+def test_their_shards_and_their_classifiers_are_read(tmp_path):
+    model, ids = trained(load_gpt2("mini"), 3), tokens(load_gpt2("mini"), 2, 9)
+    export_hf(model, tmp_path / "out")
+    theirs = loaded(AutoModelForSequenceClassification, tmp_path / "out")
+    theirs.score.weight.mul_(2)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="5MB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
+    assert_same(theirs(ids).logits, load_huggingface(tmp_path / "theirs")(ids)[:, -1])
+
+
+@torch.no_grad()
+def test_a_language_model_with_a_head_of_its_own_is_one_there_too(tmp_path):
+    model = load_openai(TINY)
+    model.out_head = torch.nn.Linear(model.config.emb_dim, model.config.vocab_size, bias=False)
+    export_hf(model, tmp_path / "out")
+    theirs, ids = loaded(AutoModelForCausalLM, tmp_path / "out"), tokens(model, 2, 9)
+    assert_same(theirs(ids).logits, model(ids))
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert torch.equal(load_huggingface(tmp_path / "theirs").out_head.weight, model.out_head.weight)

@@ -15,10 +15,11 @@ from torch import nn
 import gpt.weights
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.download import DownloadError
+from gpt.generate import generate
 from gpt.model import GPTModel
 from gpt.storage.openai_checkpoint import open_checkpoint
 from gpt.weights import (
-    NAMES, OPENAI_FILES, download_and_load_gpt2, load_book, load_gpt2, load_huggingface, load_model, load_openai,
+    MINI, NAMES, OPENAI_FILES, download_and_load_gpt2, load_book, load_gpt2, load_huggingface, load_model, load_openai,
     load_weights_into_gpt, nest, our_name, save_model,
 )
 
@@ -115,22 +116,169 @@ def test_the_books_file_may_hold_the_optimizer_too(tmp_path, model):
     assert same(load_book(tmp_path / "both.pth", n_heads=4), model)
 
 
-def test_a_model_that_was_trained_untied_is_refused(tmp_path, model):
-    file = book_file(tmp_path / "model.pth", model, **{"out_head.weight": torch.randn(97, 48)})
-    with pytest.raises(ValueError, match="model.pth: out_head.weight differs .* trained untied"):
-        load_book(file, n_heads=4)
+def test_what_the_books_code_has_trained_keeps_the_head_that_it_got(tmp_path, model):
+    """The book does not tie the head to the embedding, so training moves the two apart."""
+    head, ids = torch.randn(97, 48), torch.arange(9)[None]
+    again = load_book(book_file(tmp_path / "model.pth", model, **{"out_head.weight": head}), n_heads=4)
+    assert torch.equal(again.out_head.weight, head) and torch.equal(again.tok_emb.weight, model.tok_emb.weight)
+    assert torch.equal(again(ids), model.hidden(ids) @ head.T) and not again.training
+    assert generate(again, ids, 3).shape == (1, 12), "it is a language model"
 
 
-def test_a_file_without_a_config_has_heads_of_64_channels_unless_told(tmp_path):
-    model = GPTModel(GPTConfig(vocab_size=11, context_length=32, emb_dim=128, n_heads=8, qkv_bias=False))
+def test_a_classifier_of_the_books_is_read_as_one(tmp_path, model):
+    """What its chapter 6 saves as review_classifier.pth: model.out_head is a new nn.Linear for two classes."""
+    head = nn.Linear(48, 2)
+    file = book_file(tmp_path / "review_classifier.pth", model,
+                     **{"out_head.weight": head.weight.data, "out_head.bias": head.bias.data})
+    again = load_book(file, n_heads=4)
+    ids = torch.arange(9)[None]
+    assert torch.equal(again(ids), head(model.hidden(ids))) and again.out_head.bias.requires_grad
+    with pytest.raises(ValueError, match="this model is a classifier"):
+        generate(again, ids, 3)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+def test_the_names_that_a_wrapper_gave_are_understood(tmp_path, model, arrays, prefix):
+    torch.save({prefix + name: tensor for name, tensor in model.state_dict().items()}, tmp_path / "model.pth")
+    assert same(load_book(tmp_path / "model.pth", n_heads=4), model)
+    file = hugging_face_file(tmp_path / "model.safetensors", arrays, "transformer.")
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file)
+    assert_gives_the_oracles_logits(load_huggingface(file, n_heads=4))
+
+
+def test_heads_leave_no_trace_and_are_not_guessed(tmp_path):
+    model = GPTModel(GPTConfig(vocab_size=11, context_length=32, emb_dim=128, n_heads=8, n_layers=2, qkv_bias=False))
     file = book_file(tmp_path / "model.pth", model)
-    assert load_book(file).config.n_heads == 2
+    with pytest.raises(ValueError, match="2 blocks of 128 channels are no known GPT-2, .* give n_heads"):
+        load_book(file)
     assert load_book(file, n_heads=8).config == model.config
     with pytest.raises(ValueError, match="at least 1, got 0"):
         load_book(file, n_heads=0)
-    file = book_file(tmp_path / "tiny.pth", load_openai(TINY))
-    with pytest.raises(ValueError, match="48 channels .* give n_heads"):
-        load_book(file)
+    known = GPTModel(GPTConfig(vocab_size=11, context_length=32, emb_dim=128, n_heads=4, n_layers=4))
+    assert load_book(book_file(file, known)).config == known.config, "mini has 4 heads, not 128 / 64"
+
+
+def test_float32_is_float32_whatever_torchs_default_is():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert {p.dtype for p in load_gpt2("mini").parameters()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# ---- the settings beside the weights -------------------------------------------------------------------------------
+
+CONFIG = dict(model_type="gpt2", vocab_size=97, n_positions=32, n_embd=48, n_head=4, n_layer=3, n_inner=None,
+              activation_function="gelu_new", layer_norm_epsilon=1e-5)
+
+
+def hugging_face_folder(folder, arrays, shards=(), weights="model.safetensors", tensors=None, **settings):
+    """A folder as save_pretrained writes it: config.json beside the weights, in one file or in several."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG | settings), encoding="utf-8")
+    tensors = load_file(hugging_face_file(folder / weights, arrays, "transformer.")) | (tensors or {})
+    save_file(tensors, folder / weights)
+    if shards:
+        (folder / weights).unlink()
+        places = {name: shards[i % len(shards)] for i, name in enumerate(tensors)}
+        for shard in shards:
+            save_file({name: tensors[name] for name in tensors if places[name] == shard}, folder / shard)
+        (folder / f"{weights}.index.json").write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    return folder
+
+
+def test_the_number_of_heads_is_read_from_the_config_beside_the_weights(tmp_path, arrays):
+    folder = hugging_face_folder(tmp_path / "hf", arrays)
+    assert_gives_the_oracles_logits(load_huggingface(folder))
+    assert_gives_the_oracles_logits(load_huggingface(folder / "model.safetensors"))
+    hugging_face_folder(folder, arrays, n_head=8)
+    assert load_huggingface(folder).config.n_heads == 8
+    with pytest.raises(ValueError, match="n_heads is 4, config.json says 8"):
+        load_huggingface(folder, n_heads=4)
+
+
+@pytest.mark.parametrize("settings, reason", [
+    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06; here it is 1e-05"),
+    (dict(activation_function="relu"), "activation_function is 'relu'"),
+    (dict(activation_function="gelu"), "activation_function is 'gelu'"),
+    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
+    (dict(scale_attn_weights=False), "scale_attn_weights is False"),
+    (dict(add_cross_attention=True), "add_cross_attention is True"),
+    (dict(n_inner=100), "n_inner is 100; here it is 4 n_embd, 192"), (dict(model_type="gpt_neo"), "model_type is 'gpt_neo'"),
+    (dict(n_layer=2), "n_layers is said to be 2, the tensors make it 3"), (dict(n_head=0), "at least 1, got 0"),
+    (dict(n_head=None), "at least 1, got None")])
+def test_settings_that_are_not_gpt2s_are_refused_by_name(tmp_path, arrays, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, **settings))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "{}", "[" * 100_000])
+def test_a_damaged_config_is_an_error_with_its_name(tmp_path, arrays, text):
+    folder = hugging_face_folder(tmp_path / "hf", arrays)
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json: "):
+        load_huggingface(folder)
+
+
+def test_settings_that_change_no_answer_are_no_obstacle(tmp_path, arrays):
+    folder = hugging_face_folder(tmp_path / "hf", arrays, activation_function="gelu_pytorch_tanh", n_inner=192,
+                                 reorder_and_upcast_attn=True, resid_pdrop=0.1)
+    assert_gives_the_oracles_logits(load_huggingface(folder))
+
+
+def test_weights_in_several_files_are_read_together(tmp_path, arrays):
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    folder = hugging_face_folder(tmp_path / "hf", arrays, shards)
+    assert_gives_the_oracles_logits(load_huggingface(folder))
+    assert_gives_the_oracles_logits(load_huggingface(folder / "model.safetensors.index.json"))
+    (folder / shards[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=shards[1]):
+        load_huggingface(folder)
+    (folder / "model.safetensors.index.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="no index of the files of a model"):
+        load_huggingface(folder)
+
+
+def test_weights_in_a_pickle_are_read_without_running_it(tmp_path, arrays):
+    folder = hugging_face_folder(tmp_path / "hf", arrays)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert_gives_the_oracles_logits(load_huggingface(folder))
+
+
+def test_a_folder_without_weights_says_what_is_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has none of model.safetensors, .*pytorch_model.bin"):
+        load_huggingface(tmp_path)
+
+
+def test_a_head_of_its_own_is_kept_where_the_config_says_so(tmp_path, arrays):
+    head = {"lm_head.weight": torch.randn(97, 48)}
+    untied = load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, tensors=head, tie_word_embeddings=False))
+    assert torch.equal(untied.out_head.weight, head["lm_head.weight"])
+    with pytest.raises(ValueError, match="lm_head.weight differs from wte.weight, .* trained untied"):
+        load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, tensors=head))
+
+
+def test_a_classifier_of_hugging_faces_is_read_as_one(tmp_path, arrays, model):
+    score = torch.randn(3, 48)
+    folder = hugging_face_folder(tmp_path / "hf", arrays, tensors={"score.weight": score})
+    ids = torch.arange(9)[None]
+    assert torch.allclose(load_huggingface(folder)(ids), model.hidden(ids) @ score.T, atol=1e-5)
+
+
+def test_a_flipped_bit_in_our_own_files_is_found(tmp_path, small_model, monkeypatch):
+    save_model(small_model, tmp_path / "model.safetensors")
+    content = bytearray((tmp_path / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="its sha256 is not that of its content"):
+        load_model(tmp_path / "model.safetensors")
+    content = bytearray(MINI.read_bytes())
+    content[9_000_001] ^= 1
+    (tmp_path / "mini.safetensors").write_bytes(content)
+    monkeypatch.setattr(gpt.weights, "MINI", tmp_path / "mini.safetensors")
+    with pytest.raises(ValueError, match="mini.safetensors: its sha256 is not that of its content"):
+        load_gpt2("mini")
 
 
 # ---- files that are no model, or worse --------------------------------------------------------------------------
