@@ -144,6 +144,9 @@ def remove_adapter(model):
         if layer.original is not None:
             layer.unmerge()
         model.set_submodule(name, layer.linear)
+    for name, tensor in getattr(model, "changed_base", {}).items():
+        model.get_parameter(name).data = tensor
+    model.changed_base = {}    # {name: the base's tensor}, where import_peft puts another in its place
     if model.out_head.weight is not model.tok_emb.weight:
         weight = model.tok_emb.weight
         model.out_head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -191,8 +194,8 @@ def is_held(model):
 
 
 def trained_besides(model):
-    """The names of the parameters that train and that no adapter holds, because they are of no LoRA and no head."""
-    return [name for name, p in model.named_parameters()
+    """The names of the parameters that train, or that import_peft has changed, and that are of no LoRA and no head."""
+    return [*getattr(model, "changed_base", {})] + [name for name, p in model.named_parameters()
             if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
 
 
@@ -211,7 +214,8 @@ def _plain_tensors(model):
     tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
     tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
                 if layer.original is not None}
-    return {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
+    tensors = {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
+    return tensors | getattr(model, "changed_base", {})
 
 
 def _check_tensors(model, adapter, tensors, file):

@@ -11,8 +11,8 @@ by side, with one update for all three. There the three A's are stacked, and eac
               A_key^T    (r, in)                0          B_key^T  0
               A_value^T  (r, in)                0          0        B_value^T
 
-PEFT's settings have no place for the base's fingerprint and the names of the classes. Both stand in the header of the
-safetensors file, where PEFT does not look. Answers there and here agree to 1e-5 of the largest.
+PEFT's settings have no place for the base's fingerprint, the names of the classes and a checksum. They stand in the
+header of the safetensors file, where PEFT does not look. Answers there and here agree to 1e-5 of the largest.
 
 Read along: chapters/07_lora_writer.py. Source: the files of peft 0.21.2.
 """
@@ -33,8 +33,8 @@ from gpt.config import GPT2_SIZES
 from gpt.interop.hugging_face import fold_bias, hf_config, merged_weights
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
 from gpt.model import scores_tokens, unwrapped
-from gpt.storage.files import naming_file, read_json, read_safetensors, written_whole_folder
-from gpt.weights import check_tensors
+from gpt.storage.files import digest, naming_file, read_json, read_safetensors, written_whole_folder
+from gpt.weights import check_tensors, from_openai
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."    # PEFT's wrapper, and Hugging Face's model in it
@@ -56,23 +56,25 @@ def export_peft(model, folder, *, base=None, labels=()):
         blocks, or one is outside of blocks and head; if dropouts differ, labels do not fit the head or numbers are not
         finite; and what `fold_bias` refuses. FileExistsError: see `gpt.storage.files.written_whole_folder`
     """
+    model = unwrapped(model)
     base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
     with naming_file(f"{folder} was not written"):
         if lost := trained_besides(model):
             raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
         labels = list(hf_config(model, list(labels)).get("id2label", {}).values())
         modules, head = pack_model(model), head_tensors(model)
-        tensors = dict(head)
+        tensors = {PREFIX + name: tensor for name, tensor in head.items()}
         for name, packed in modules.items():
-            tensors |= {f"{name}.lora_A.weight": packed.A, f"{name}.lora_B.weight": packed.B}
+            tensors |= {f"{PREFIX}{name}.lora_A.weight": packed.A, f"{PREFIX}{name}.lora_B.weight": packed.B}
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} holds numbers that are not finite: did the training diverge?")
-        settings = json.dumps(settings_of(model, modules, head, base), indent=2)
+        settings = settings_of(model, modules, head, base)
         notes = {"base": base or "a base without name", "fingerprint": fingerprint(model), "labels": labels}
+        notes["sha256"] = digest(tensors, checked(settings, notes))
     with written_whole_folder(folder) as temporary:
-        (temporary / CONFIG).write_text(settings + "\n", encoding="utf-8")
-        save_file({PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
                   temporary / TENSORS, metadata={"adapter": json.dumps(notes)})
 
 
@@ -80,34 +82,47 @@ def import_peft(model, folder):
     """Lay PEFT's adapter over a model, in place. Afterwards everything is frozen but each A and B and the head.
 
     An adapter that the model wears is taken off first. Numbers of another type become the model's. Query, key and value
-    share an A, as they do in c_attn, unless zeros in lora_B tell them apart (`unpack`). A final norm that was trained
-    goes into the head (`head_of`), so that the base stays what it was. Only a folder of `export_peft` says which
-    weights it was trained on; for any other, giving the right base is up to you.
+    share an A, as they do in c_attn, unless zeros in lora_B tell them apart (`unpack`). A classifier's final norm that
+    was trained goes into the head (`head_of`). Other norms and biases that were trained take the place of the base's
+    until `remove_adapter` puts those back; such a model can be exported by `export_hf`, and not saved as an adapter.
+    wte and lm_head may be in the file where they were not trained. Rows beyond this model's vocabulary are left out:
+    they are of tokens such as [PAD], which nobody reads. Only a folder of `export_peft` says which weights it was
+    trained on, and has a checksum; for any other, giving the right base is up to you.
 
     Output: the names of the classes, LABEL_0, LABEL_1, ... if the folder has none; [] for a language model
     Raises: ValueError that begins with the folder's or file's name, before anything is changed, for a damaged file, a
-        pickle, a setting that is not a plain LoRA's (`read_settings`), another base, and tensors that are missing,
-        left over, of another shape than settings and model want, or not finite. OSError if there is no file
+        pickle, a setting that is not a plain LoRA's (`read_settings`), another base, wte or lm_head with other numbers
+        than this base's, and tensors that are missing, left over, of another shape than settings and model want, or not
+        finite. OSError if there is no file
     """
-    folder = Path(folder)
+    model, folder = unwrapped(model), Path(folder)
     if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
         raise ValueError(f"{folder}: adapter_model.bin is a pickle, which can run any program when it is read: let "
                          f"PEFT load it and save it again, as {TENSORS}")
     settings = read_settings(folder / CONFIG)
     with naming_file(folder / TENSORS):
         tensors, header = read_safetensors(folder / TENSORS)
+        notes = read_notes(header, tensors, read_json(folder / CONFIG))
         modules, rest = sort_tensors(model, settings, tensors)
         head = head_of(model, rest)
-        labels = read_labels(model, header, 0 if head is None else len(head[1]))
+        base = from_openai({name: tensor for name, tensor in rest.items()
+                            if name != "score.weight" and (head is None or ".ln_f." not in name)})
+        labels = read_labels(model, notes, 0 if head is None else len(head[1]))
     with torch.random.fork_rng(devices=[]):    # what new layers draw is overwritten
-        wear(model, modules, head, settings["lora_dropout"])
+        wear(model, modules, head, base, settings["lora_dropout"])
     return labels
 
 
 @torch.no_grad()
-def wear(model, modules, head, dropout):
-    """Put these LoRAs, {PEFT's layer: Packed}, and this head on the model, in place of any adapter that it wears."""
+def wear(model, modules, head, base, dropout):
+    """Put these LoRAs, {PEFT's layer: Packed}, this head, and these biases and norms of the base, {our name: tensor},
+    on the model, in place of any adapter that it wears.
+    """
     remove_adapter(model)
+    for name, tensor in base.items():
+        parameter = model.get_parameter(name)
+        model.changed_base[name] = parameter.data
+        parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
     model.requires_grad_(False)
     if head is not None:
         weight, bias = head
@@ -271,14 +286,12 @@ def head_of(model, tensors):
         W (scale' n + shift') = W' z + b     with W' = W scale' / scale, b = W shift' - W' shift
 
     Input: tensors, {} or "score.weight" (K, C) and perhaps "transformer.ln_f.weight" and "transformer.ln_f.bias" (C,)
-    Output: W' (K, C), b (K,) in the model's type; None without tensors
-    Raises: ValueError for a norm without a head, for a channel that our norm multiplies by 0 and the file's does not,
-        and for a head that is too large for the model's type
+    Output: W' (K, C), b (K,) in the model's type; None of a language model, which has no score.weight
+    Raises: ValueError for a channel that our norm multiplies by 0 and the file's does not, and for a head that is too
+        large for the model's type
     """
-    if not tensors:
-        return None
     if "score.weight" not in tensors:
-        raise ValueError("ln_f was trained, and the head of a language model, its embedding, cannot take that up")
+        return None
     norm, dtype = model.final_norm, model.tok_emb.weight.dtype
     scale, shift = norm.scale.cpu().double(), norm.shift.cpu().double()               # (C,), (C,)
     their_scale = tensors.get("transformer.ln_f.weight", scale).double()
@@ -302,7 +315,10 @@ def sort_tensors(model, settings, tensors):
     Output: {PEFT's layer: Packed}; what is saved whole, {"score.weight": (K, C), ...}. A norm keeps its own type
     Raises: ValueError, see `import_peft`
     """
-    wanted, alphas = saved_shapes(model.config.emb_dim, settings, tensors), {}
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        check_embedding(model, name, tensors.pop(PREFIX + name, None))
+    wanted, alphas = saved_shapes(model, settings, tensors), {}
     for theirs, ours in places(model.config.n_layers).items():
         lora = lora_of(settings, theirs)
         if lora is not None:
@@ -326,30 +342,65 @@ def sort_tensors(model, settings, tensors):
     return modules, found
 
 
-def saved_shapes(C, settings, tensors):
-    """{name in the file: shape} of what is saved whole: a head of as many classes as the file's has, a final norm."""
-    saved = {SAVED[name] for name in settings["modules_to_save"] or ()}
-    wanted = {}
+def check_embedding(model, name, tensor):
+    """Refuse an embedding, (V, C) or with rows for more tokens, that is not this base's: it was trained."""
+    ours = model.tok_emb.weight.detach().cpu()
+    if tensor is not None and not torch.equal(tensor[:len(ours)], ours.to(tensor.dtype)):
+        raise ValueError(f"{name} has other numbers than this model's embedding: was it trained, or is this another "
+                         f"base? {WAY_OUT}")
+
+
+def saved_shapes(model, settings, tensors):
+    """{name in the file: shape} of what is saved whole: a head of as many classes as the file's has, norms, biases."""
+    C, saved, wanted = model.config.emb_dim, settings["modules_to_save"] or (), {}
     if "score" in saved or settings["task_type"] == "SEQ_CLS":    # PEFT adds a classifier's head by itself
         score = tensors.get(f"{PREFIX}score.weight")
-        wanted[f"{PREFIX}score.weight"] = (1 if score is None or score.ndim == 0 else max(1, len(score)), C)
-    if "ln_f" in saved:
-        wanted |= {f"{PREFIX}transformer.ln_f.weight": (C,), f"{PREFIX}transformer.ln_f.bias": (C,)}
-    return wanted
+        wanted["score.weight"] = (1 if score is None or score.ndim == 0 else max(1, len(score)), C)
+    widths = {"ln_1": C, "attn.c_attn": 3 * C, "attn.c_proj": C, "ln_2": C, "mlp.c_fc": 4 * C, "mlp.c_proj": C}
+    modules = {f"transformer.h.{i}.{part}": n for i in range(model.config.n_layers) for part, n in widths.items()}
+    for name, n in (modules | {"transformer.ln_f": C}).items():
+        norm = ".ln_" in name
+        if norm and is_meant(saved, name):
+            wanted |= {f"{name}.weight": (n,), f"{name}.bias": (n,)}
+        elif settings["bias"] == "all" or settings["bias"] == "lora_only" and not norm and lora_of(settings, name):
+            wanted[f"{name}.bias"] = (n,)
+    if settings["bias"] != "none" and not model.config.qkv_bias:
+        raise ValueError("its biases were trained, and query, key and value of this model have none")
+    return {PREFIX + name: shape for name, shape in wanted.items()}
 
 
-def read_labels(model, header, K):
-    """The names of the K classes in a file's header. Older versions wrote more there, which is not needed.
+def checked(settings, notes):
+    """What a folder's checksum covers besides the tensors, as one text: the settings that matter, and the notes."""
+    return json.dumps([{name: value for name, value in settings.items() if name not in NO_MATTER},
+                       {name: value for name, value in notes.items() if name != "sha256"}], sort_keys=True)
 
-    Raises: ValueError for a header that is not an adapter's, for another base and another number of classes
+
+def read_notes(header, tensors, settings):
+    """What `export_peft` noted in a file's header, as a dict, {} in a file of PEFT's own.
+
+    Raises: ValueError for notes that are not an adapter's, and for a sha256 that is not that of the content
     """
     if "adapter" not in header:
-        return [f"LABEL_{i}" for i in range(K)]
+        return {}
     try:
         notes = json.loads(header["adapter"])
-        base, wanted, labels = str(notes["base"]), str(notes["fingerprint"]), notes["labels"]
+        notes["base"], notes["fingerprint"], notes["labels"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its header is not that of an adapter ({type(error).__name__}: {error})") from error
+    older = notes.keys() <= {"base", "fingerprint", "labels", "pad_to", "layers", "bias"}    # before December 2026
+    if not older and notes.get("sha256") != digest(tensors, checked(settings, notes)):
+        raise ValueError("its sha256 is not that of its content: it is damaged, or was changed by hand")
+    return notes
+
+
+def read_labels(model, notes, K):
+    """The names of the K classes in a folder's notes.
+
+    Raises: ValueError for another base and another number of classes
+    """
+    if not notes:
+        return [f"LABEL_{i}" for i in range(K)]
+    base, wanted, labels = str(notes["base"]), str(notes["fingerprint"]), notes["labels"]
     if wanted != (here := fingerprint(model)):
         raise ValueError(f"it was trained on {base!r} with weights {wanted[:12]}..., this model's are {here[:12]}...: "
                          f"load the same base first")
@@ -380,8 +431,10 @@ def is_pattern(value, right):
     return type(value) is dict and len(value) <= 256 and all(map(right, value.values()))    # gpt2-xl has 192 layers
 
 
+WAY_OUT = ("PEFT can merge what is not read here (merge_and_unload, then save_pretrained): load_huggingface reads that "
+           "folder")
 PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
-SAVED = {"score": "score", "classifier": None, "ln_f": "ln_f", "transformer.ln_f": "ln_f"}    # None: GPT-2 has no such
+SAVED = re.compile(r"score|classifier|lm_head|(transformer\.)?wte|((transformer\.)?h\.\d+\.)?ln_[12]|(transformer\.)?ln_f")
 NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
              "megatron_core", "qalora_group_size", "eva_config", "runtime_config"}    # they change no answer
 SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and which values can
@@ -391,15 +444,15 @@ SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and w
     "lora_alpha": (8, is_number, "a finite number"),
     "lora_dropout": (0.0, lambda value: is_number(value) and 0 <= value < 1, "a probability below 1"),
     "use_rslora": (False, lambda value: type(value) is bool, "true or false"),
-    "bias": ("none", lambda value: value == "none", "none, because the base's biases must stay what they are"),
+    "bias": ("none", lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     "init_lora_weights": (True, lambda value: str(value).lower() in PLAIN, f"one of {PLAIN}: others change the base"),
     "target_modules": (None, is_targets, "a pattern or a list of names"),
     "exclude_modules": (None, is_targets, "a pattern or a list of names"),
     "layers_to_transform": (None, lambda value: value is None or type(value) is int or is_list(value, int),
                             "the number of a block or a list of them"),
     "layers_pattern": (None, lambda value: value in (None, "", [], "h", ["h"]), "h, where GPT-2 has its blocks"),
-    "modules_to_save": (None, lambda value: value is None or is_list(value, str) and SAVED.keys() >= set(value),
-                        "a list with no other names than score and ln_f"),
+    "modules_to_save": (None, lambda value: value is None or is_list(value, str) and all(map(SAVED.fullmatch, value)),
+                        "a list with no other names than score, ln_f, ln_1 and ln_2"),
     "rank_pattern": ({}, lambda value: is_pattern(value, is_rank), "up to 256 patterns, each with a rank"),
     "alpha_pattern": ({}, lambda value: is_pattern(value, is_number), "up to 256 patterns, each with an alpha"),
 }
@@ -443,7 +496,7 @@ def read_settings(file):
         for name in sorted(settings.keys() - NO_MATTER):
             _, right, what = SETTINGS.get(name, unknown)
             if not right(settings[name]):
-                raise ValueError(f"{name:.60} is {settings[name]!r:.60}, and must be {what}")
+                raise ValueError(f"{name:.60} is {settings[name]!r:.60}, and must be {what}. {WAY_OUT}")
         for name in ("target_modules", "exclude_modules"):
             text = settings[name]
             if type(text) is str:

@@ -158,7 +158,7 @@ def naming_file(file):
 def read_json(file):
     """The content of a JSON file. Raises ValueError with the file's name where it is damaged."""
     with naming_file(file):
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))    # without a byte-order mark
 
 
 def read_safetensors(file):

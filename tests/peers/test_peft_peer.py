@@ -3,12 +3,14 @@
 import pytest
 import torch
 from conftest import TINY
-from write_peft import CLASSES, TEXT, answers, read_by_peft, tokens, trained_by_peft, trained_by_us
+from write_peft import (
+    CLASSES, TEXT, answers, hugging_face_model, read_by_peft, tokens, trained_by_peft, trained_by_us,
+)
 
 from gpt.classify import class_logits
 from gpt.interop.peft import export_peft, import_peft
 from gpt.lora import LinearWithLoRA, lora_layers, merge_lora
-from gpt.weights import load_gpt2, load_openai
+from gpt.weights import load_gpt2, load_huggingface, load_openai
 
 pytestmark = pytest.mark.peers
 BASES = {"tiny": lambda: load_openai(TINY), "mini": lambda: load_gpt2("mini")}
@@ -51,6 +53,13 @@ THEIRS = {    # PEFT's settings, and how many classes
     "random B": (dict(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"], init_lora_weights=False), None),
     "dropout": (dict(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"], lora_dropout=0.25), None),
 }
+CHANGED_BASES = {    # these train numbers of the base too, which no adapter file of ours can hold
+    "all biases": (dict(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"], bias="all"), None),
+    "biases beside a LoRA": (dict(task_type="SEQ_CLS", r=2, target_modules=["c_attn", "c_fc"], bias="lora_only"), 3),
+    "all biases, classes": (dict(task_type="SEQ_CLS", r=2, target_modules=["c_attn"], bias="all"), 2),
+    "norms": (dict(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"], modules_to_save=["ln_1", "ln_f"]), None),
+    "norms, classes": (dict(task_type="SEQ_CLS", r=2, target_modules=["c_proj"], modules_to_save=["ln_2", "ln_f"]), 2),
+}
 
 
 @torch.no_grad()
@@ -79,9 +88,9 @@ def test_peft_answers_with_our_adapter_as_our_model_does(tmp_path, base, kind):
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("kind", THEIRS)
+@pytest.mark.parametrize("kind", [*THEIRS, *CHANGED_BASES])
 def test_our_model_answers_with_an_adapter_of_peft_as_peft_does(tmp_path, base, kind):
-    settings, K = THEIRS[kind]
+    settings, K = (THEIRS | CHANGED_BASES)[kind]
     model = BASES[base]()
     expected = trained_by_peft(model, tmp_path, settings, K)
     before, ids = ours(model, tokens(model, 3, 20), None), tokens(model, 3, 20)
@@ -118,3 +127,35 @@ def test_a_start_that_changes_the_base_is_refused(tmp_path, start):
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="init_lora_weights"):
         import_peft(load_openai(TINY), tmp_path)
+
+
+@pytest.mark.parametrize("K", [None, 2])
+def test_a_padding_token_that_was_added_is_no_obstacle(tmp_path, K):
+    """resize_token_embeddings, then LoRA: PEFT saves the whole embedding beside it."""
+    from peft import LoraConfig, get_peft_model
+    model = BASES["tiny"]()
+    theirs = hugging_face_model(model, K)
+    theirs.save_pretrained(tmp_path / "base")
+    theirs = type(theirs).from_pretrained(tmp_path / "base")
+    theirs.resize_token_embeddings(model.config.vocab_size + 1)
+    settings = LoraConfig(task_type="SEQ_CLS" if K else "CAUSAL_LM", r=2, target_modules=["c_attn"],
+                          init_lora_weights=False)
+    theirs = get_peft_model(theirs, settings).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    ids = tokens(model, 3, 20)
+    import_peft(model, tmp_path / "adapter")
+    expected = answers(theirs, ids)
+    assert_close(ours(model, ids, K), expected if K else expected[..., :model.config.vocab_size])
+
+
+@pytest.mark.parametrize("settings", [dict(use_dora=True), dict(lora_bias=True), dict(init_lora_weights="pissa")], ids=str)
+def test_what_is_refused_goes_the_way_that_the_message_shows(tmp_path, settings):
+    model = BASES["tiny"]()
+    theirs = trained_by_peft(model, tmp_path / "adapter", dict(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"])
+                             | settings)
+    with pytest.raises(ValueError, match="merge_and_unload, then save_pretrained"):
+        import_peft(model, tmp_path / "adapter")
+    ids = tokens(model, 3, 20)
+    expected = answers(theirs, ids)
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert_close(ours(load_huggingface(tmp_path / "merged"), ids, None), expected)
