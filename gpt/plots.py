@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
-STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+STYLE = {"text.parse_math": False,    # a label may hold a $, and it is no formula
+         "font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
          "axes.titlelocation": "left", "axes.titlesize": 12, "figure.figsize": (7, 4.2)}
 
 

@@ -4,8 +4,10 @@ Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spa
 Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's chapter 6 and appendix E.
 """
 
+import gzip
 import io
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,8 @@ def read_sms(path, blog=False):
     the file is empty; "expected a label, a tab and a message", where one is missing; the label, if it is neither ham
     nor spam; a byte that is not UTF-8 (`decode_utf8` says so)
     """
-    lines = decode_utf8(path).removesuffix("\n").split("\n")   # splitlines() would also cut at U+0085 and the like
+    content = decode_utf8(path)
+    lines = content.removesuffix("\n").split("\n")    # splitlines() would also cut at U+0085 and the like
     if lines == [""]:
         raise ValueError(f"{path}:1: the file is empty")
     rows = []
@@ -41,18 +44,27 @@ def read_sms(path, blog=False):
             raise ValueError(f"{path}:{number}: the label must be one of {list(LABELS)}, got {label[:60]!r}")
         rows.append((label, text))
     if blog:
-        return pd.read_csv(path, sep="\t", header=None, names=["Label", "Text"])
+        return pd.read_csv(io.StringIO(content), sep="\t", header=None, names=["Label", "Text"])
     return pd.DataFrame(rows, columns=["Label", "Text"])
 
 
-def decode_utf8(path):
-    """The text of a file, without a byte-order mark. Raises: ValueError with file:line where it is not UTF-8."""
+def decode_utf8(path, keep_mark=False):
+    """The text of a file, which may be compressed by gzip, without a byte-order mark, unless keep_mark.
+
+    Raises: ValueError with file:line where it is not UTF-8, and for a file that gzip cannot unpack
+    """
+    content = Path(path).read_bytes()
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        return content.decode("utf-8" if keep_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
-        raise ValueError(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8; was the file saved "
-                         f"in another encoding, or is it still zipped?") from error
+        kind = "a zip or a spreadsheet" if content.startswith(b"PK") else "the file saved in another encoding"
+        raise ValueError(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: was it, or is it, {kind}? Save it as "
+                         f"CSV UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
 
 
 def create_balanced_dataset(df, random_state=123):

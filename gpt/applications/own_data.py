@@ -7,6 +7,8 @@ import csv
 import io
 import os
 import re
+import unicodedata
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,34 +23,37 @@ from gpt.spam import decode_utf8, normalised
 from gpt.storage.files import naming_file, written_whole
 from gpt.weights import load_gpt2
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+BEFORE_THE_NAMES = re.compile("\ufeff?(?:sep=([,;\t|])\r?\n)?")    # a byte-order mark, and Excel's line "sep=;"
 NEW_COLUMNS = ["predicted_label", "predicted_probability"]    # of `predict_file`
 
 
-def open_table(file, *columns):
-    """The delimiter of a CSV, its column names, and its rows.
+def open_table(file, *columns, text=None):
+    """The delimiter of a CSV, which may be compressed by gzip, its column names, and its rows.
 
-    The file is UTF-8, and its first line has the names. The delimiter, a comma, a semicolon or a tab, is the one that
-    gives that line the wanted columns, or, of several that do, most columns. A cell in quotation marks may hold line
-    ends, delimiters, and a mark as two marks. Blank lines are skipped. (pandas takes the first column for an index if
+    The file is UTF-8, and its first line has the names. The delimiter, one of DELIMITERS, is what a line "sep=;" before
+    that says, as Excel writes it, or else the one that gives the names the wanted columns, or, of several that do, most
+    columns. A cell in quotation marks may hold line ends, delimiters, and a mark as two marks; but in a file with tabs
+    a quotation mark is a sign like any other, unless the names are in quotation marks too. Blank lines are skipped. (pandas takes the first column for an index if
     the first row has one cell too many.)
 
+    Input: text, the file's, where it is read already; a pipe can be read once only
     Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
         begins, and as many strings as there are names
     Raises: OSError; ValueError that begins with the file's name for an empty file, and a wanted column that is missing
         or there twice; with file:line for a byte that is not UTF-8, another number of cells than names, an open quote
     """
-    text = decode_utf8(file)
-    headers = {sign: next(_rows(file, text, sign, strict=False), (1, []))[1] for sign in DELIMITERS}
+    text = decode_utf8(file, keep_mark=True) if text is None else text
+    start = BEFORE_THE_NAMES.match(text)
+    text, first = text[start.end():], 1 + bool(start[1])
+    headers = {sign: next(_rows(file, text, sign, first, strict=False), (1, []))[1] for sign in start[1] or DELIMITERS}
     delimiter = max(headers, key=lambda sign: (set(columns) <= set(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
     if not header:
         raise ValueError(f"{file}: the file is empty: not even a line of column names")
     for column in columns:
-        if header.count(column) != 1:
-            found = f"{header.count(column)} columns are" if column in header else "no column is"
-            raise ValueError(f"{file}: {found} named {column}: the columns are {header}")
-    rows = list(_rows(file, text, delimiter))[1:]
+        _check_column(file, header, column)
+    rows = list(_rows(file, text, delimiter, first))[1:]
     for line, cells in rows:
         if len(cells) != len(header):
             raise ValueError(f"{file}:{line}: {len(cells)} cells, but {len(header)} columns have a name: does a cell "
@@ -56,23 +61,38 @@ def open_table(file, *columns):
     return delimiter, header, rows
 
 
-def _rows(file, text, delimiter, strict=True):
+def _check_column(file, header, column):
+    if header.count(column) != 1:
+        found = f"{header.count(column)} columns are" if column in header else "no column is"
+        raise ValueError(f"{file}: {found} named {column}: the columns are {header}")
+
+
+def _quoting(text, delimiter):
+    """Options for csv: tab-separated values have no quotation marks around cells (IANA), unless the names have them."""
+    plain = delimiter == "\t" and not text.startswith('"')
+    return dict(quoting=csv.QUOTE_NONE, quotechar=None) if plain else {}
+
+
+def _rows(file, text, delimiter, line=1, strict=True):
     """(line, cells) for each line that is not blank. Strict: "a";b cut at commas is an error, not one odd cell."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
-    line = 1
+    csv.field_size_limit(2 ** 31 - 1)    # of a long text only the first tokens are read, but that is no fault of its file
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict,
+                        **_quoting(text, delimiter))
+    before = line - 1
     try:
         for cells in reader:
             if cells:
                 yield line, cells
-            line = reader.line_num + 1
+            line = before + reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{file}:{line}: {error}: does the row that begins there have a quotation mark that is not "
                          f"closed or, within a quoted cell, one that is not doubled?") from error
 
 
-def read_table(file, *columns):
+def read_table(file, *columns, leave_out_empty=False):
     """These columns of a CSV as a DataFrame of strings, each cell as it stands in the file: "NA" and "007" are texts.
 
+    Input: leave_out_empty, whether to leave out rows that have an empty cell in one of these columns, and print which
     Raises: what `open_table` does; ValueError with the numbers for a table without rows and for cells that are empty
     """
     _, header, rows = open_table(file, *columns)
@@ -82,20 +102,26 @@ def read_table(file, *columns):
     empty = (table == "").to_numpy()
     if empty.any():
         row, column = empty.nonzero()
-        raise ValueError(f"{file}:{rows[row[0]][0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} "
-                         f"cells in {len(table):,} rows are: fill them or leave these rows out")
+        lines = list(dict.fromkeys(rows[i][0] for i in row))    # a row may have two
+        named = ", ".join(map(str, lines[:9])) + ", ..." * (len(lines) > 9)
+        if not leave_out_empty:
+            raise ValueError(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} cells "
+                             f"in {len(table):,} rows are (lines {named}): fill them, or leave these rows out "
+                             f"(--leave-out-empty)")
+        print(f"{file}: {len(lines):,} of {len(table):,} rows have an empty cell and are left out: lines {named}")
+        table = table[~empty.any(axis=1)].reset_index(drop=True)
     return table.set_axis(list(columns), axis=1)
 
 
-def labelled_table(file, text_column, label_column):
+def labelled_table(file, text_column, label_column, leave_out_empty=False):
     """Texts and classes from a CSV: a DataFrame with the columns Label and Text, and the names of the classes.
 
-    Output: what `number_classes` gives
+    Input: leave_out_empty: see `read_table`. Output: what `number_classes` gives
     Raises: what `read_table` and `number_classes` do; ValueError for one column as text and label
     """
     if text_column == label_column:
         raise ValueError(f"{file}: column {text_column} cannot be text and label at once")
-    table = read_table(file, label_column, text_column).set_axis(["Label", "Text"], axis=1)
+    table = read_table(file, label_column, text_column, leave_out_empty=leave_out_empty).set_axis(["Label", "Text"], axis=1)
     with naming_file(file):
         return number_classes(table)
 
@@ -107,28 +133,42 @@ def number_classes(table):
 
     Input: table, a DataFrame with the columns Label and Text, both strings
     Output: a new DataFrame, Label a class number 0..K-1; names, the K labels in the order of their numbers
-    Raises: ValueError with counts: one class only; two labels that differ in case or outer spaces alone; a class with
-        fewer than three texts that stay different after `normalised`
+    Raises: ValueError with counts: one class only; a label with a control character; two labels that look alike
+        (`_as_seen`); a class with fewer than three texts that stay different after `normalised`
     """
     counts = table["Label"].value_counts()
     names = sorted(counts.index)
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
-        names.sort(key=int)
+        names.sort(key=Decimal)
+    strange = [name for name in names if any(unicodedata.category(sign) == "Cc" for sign in name)]
+    if strange:
+        raise ValueError(f"the label {strange[0]!r} holds a line end, a tab or another control character")
     if len(names) < 2:
         raise ValueError(f"all {len(table):,} rows have the label {names[0]!r}: there is nothing to tell apart")
     alike = {}
     for name in names:
-        other = alike.setdefault(name.strip().casefold(), name)
+        other = alike.setdefault(_as_seen(name), name)
         if other != name:
             raise ValueError(f"the labels {other!r} ({counts[other]:,} rows) and {name!r} ({counts[name]:,} rows) "
-                             f"differ in case or outer spaces alone: are they one class? Then write them alike")
+                             f"look alike (case, spaces, invisible signs, two codes of one letter or two ways to write "
+                             f"a number apart): are they one class? Then write them alike")
     texts = table["Text"].map(normalised).groupby(table["Label"]).nunique()
     for name in names:
         if texts[name] < 3:
-            raise ValueError(f"class {name!r} has {counts[name]:,} rows and {texts[name]} different texts: training, "
-                             f"validation and test need one each, so 3")
+            many = f". There are {len(names):,} labels in {len(table):,} rows: is this a score, or another column?"
+            raise ValueError(f"class {name!r} has {counts[name]:,} rows and {texts[name]} different texts (texts with "
+                             f"the same letters count as one, because they go to one split): training, validation and "
+                             f"test need one each, so 3{many if len(names) > 20 else ''}")
     numbers = {name: number for number, name in enumerate(names)}
     return table.assign(Label=table["Label"].map(numbers).astype(int)), names
+
+
+def _as_seen(label):
+    """What the eye sees of a label: without case, extra spaces and invisible signs; a number as its value."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf" and not "\ufe00" <= sign <= "\ufe0f")
+    text = " ".join(text.split())
+    return Decimal(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text) else text
 
 
 # ---- Label a whole file: a CSV in, the same rows with a label and its probability out --------------------------------
@@ -160,19 +200,21 @@ def load_classifier(adapter_file):
 def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None):
     """Copy a CSV and give each row the most probable label of its text and its probability.
 
-    `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter. It appears when all is
-    done; an interrupted run changes nothing. An empty text gets an empty label, a text that is too long is cut.
+    `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter, and begins as the
+    source does (a byte-order mark tells Excel that it is UTF-8). It appears when all is done; an interrupted run changes
+    nothing. An empty text gets an empty label, a text that is too long is cut.
 
     Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter. Output: Counts
     Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are
         one file, where the new columns are there already, where no column is named and none is called text
     """
+    content = decode_utf8(source, keep_mark=True)
+    delimiter, header, rows = open_table(source, *([] if text_column is None else [text_column]), text=content)
     if text_column is None:
-        header = open_table(source)[1]
         text_column = next((name for name in header if name in ("text", "Text")), None)
         if text_column is None:
             raise ValueError(f"{source}: no column is named text or Text: which one holds the texts? {header}")
-    delimiter, header, rows = open_table(source, text_column)
+        _check_column(source, header, text_column)
     if Path(out).is_dir():
         raise IsADirectoryError(f"{out} is a folder: name a file in it")
     if Path(out).exists() and os.path.samefile(source, out):
@@ -185,7 +227,10 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     with tqdm(total=len(token_ids), unit="text", disable=None, leave=False) as bar:
         predictions = iter(most_probable_labels(model, token_ids, labels, pad_to, bar))
     with written_whole(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")    # with "\n" a "\r" is not quoted
+        start = BEFORE_THE_NAMES.match(content)
+        file.write(start[0])
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n",    # with "\n" a "\r" is not quoted
+                            **_quoting(content[start.end():], delimiter))
         writer.writerow(header + NEW_COLUMNS)
         for (_, cells), text in zip(rows, texts):
             label, probability = next(predictions) if text else ("", None)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import threading
 
 import pytest
 import torch
@@ -43,8 +44,9 @@ def label(model, tmp_path):
     source, out = tmp_path / "in.csv", tmp_path / "new" / "out.csv"
 
     def label(rows, delimiter=",", pad_to=None):
+        quoting = csv.QUOTE_ALL if delimiter == "\t" else csv.QUOTE_MINIMAL
         with open(source, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, delimiter=delimiter).writerows(rows)
+            csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(rows)
         counts = predict_file(model, source, out, "text", Letters(), NAMES, pad_to)
         with open(out, encoding="utf-8", newline="") as file:
             return counts, list(csv.reader(file, delimiter=delimiter))
@@ -211,3 +213,35 @@ def test_labels_that_do_not_fit_the_head_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="2 labels, but the head has 3 outputs"):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES[:2])
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "sep=;\r\n", "\ufeffsep=;\r\n"])
+def test_the_copy_begins_as_the_source_does(model, tmp_path, start):
+    """Without the mark Excel shows "cafÃ©" for "café"."""
+    (tmp_path / "in.csv").write_text(f"{start}id;text\r\n1;café\r\n", encoding="utf-8", newline="")
+    predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", None, Letters(), NAMES)
+    content = (tmp_path / "out.csv").read_bytes().decode("utf-8")
+    assert content.startswith(f"{start}id;text;predicted_label;predicted_probability\r\n1;café;")
+
+
+def test_a_file_with_tabs_goes_out_without_new_quotation_marks(model, tmp_path):
+    (tmp_path / "in.tsv").write_text('id\ttext\n1\t"Wait\n2\ta "b"\n', encoding="utf-8")
+    predict_file(model, tmp_path / "in.tsv", tmp_path / "out.tsv", None, Letters(), NAMES)
+    lines = (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [["id", "text"], ["1", '"Wait'], ["2", 'a "b"']]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as Unix has them")
+@pytest.mark.parametrize("column", [None, "text"])
+def test_texts_may_come_from_a_pipe_and_labels_go_into_one(model, tmp_path, column):
+    for name in ("in", "out"):
+        os.mkfifo(tmp_path / name)
+    got, content = [], "text\n" + "win now\n" * 9000
+    threads = [threading.Thread(target=(tmp_path / "in").write_text, args=(content,), kwargs={"encoding": "utf-8"}),
+               threading.Thread(target=lambda: got.append((tmp_path / "out").read_text(encoding="utf-8")))]
+    for thread in threads:
+        thread.start()
+    assert predict_file(model, tmp_path / "in", tmp_path / "out", column, Letters(), NAMES).rows == 9000
+    for thread in threads:
+        thread.join(20)
+    assert len(got[0].splitlines()) == 9001
