@@ -183,5 +183,7 @@ def reason_of(report):
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash:
         return crash.message.strip().partition("\n")[0]
-    lines = str(report.longrepr).strip().splitlines() or [f"error in {report.when}"]
-    return lines[-1].removeprefix("E").strip()
+    said = str(report.longrepr).replace(f"{ROOT}{os.sep}", "")
+    lines = [line.removeprefix("E").strip() for line in said.strip().splitlines()] or [f"error in {report.when}"]
+    place = [f"{line}: " for line in lines if line.startswith("File ")]    # of a syntax error
+    return "".join([*place[-1:], lines[-1]])

@@ -61,7 +61,7 @@ def parsed(source, file):
     try:
         return ast.parse(source.removeprefix("\ufeff"))    # an editor's mark, no part of the program
     except (RecursionError, MemoryError):
-        where, what = file, "an expression is too long or too deeply nested"
+        where, what = file, "something in it is too long or too deeply nested"
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)    # there is none for a zero byte, and some versions call that ValueError
         where, what = f"{file}, line {line}" if line else file, getattr(error, "msg", error)

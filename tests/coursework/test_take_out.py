@@ -77,7 +77,9 @@ def test_signature_and_docstring_stay_and_the_bodys_comments_go():
 @pytest.mark.parametrize("function, source, complaint", [
     ("A.f", "class A:\n    def g(self): pass\n", "x.py has no A.f, and exercise 1.1 needs exactly one: was it renamed"),
     ("f", "def f(): pass\ndef f(): pass\n", "x.py has 2 f, .* or written twice"),
-    ("f", "def f(:\n    pass\n", "x.py, line 1: .*: Python cannot read the file, so this must be corrected first")])
+    ("f", "def f(:\n    pass\n", "x.py, line 1: .*: Python cannot read the file, so this must be corrected first"),
+    ("f", f"def f():\n    return {'not ' * 3200}1\n", "x.py: something in it is too long or too deeply nested: Python"),
+    ("f", "def f(): pass\n\0", "^x.py: .*null bytes: Python cannot read the file")])
 def test_a_function_that_cannot_be_found_is_an_error_that_says_why(function, source, complaint):
     with pytest.raises(Problem, match=complaint):
         take_out(source, Exercise("1.1", "x.py", function, "do it", 1, "easy", ()))
