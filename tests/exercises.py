@@ -117,7 +117,7 @@ def parser():
     command.add_argument("--gradescope", metavar="FILE", type=Path, help="write Gradescope's results.json")
     command.add_argument("--seed", type=int, help="of the hidden sizes and numbers; by default drawn, and printed")
     command.add_argument("--seconds", type=float, default=60, help="for one exercise (default: 60)")
-    command.add_argument("--gigabytes", type=float, default=4, help="of memory for one exercise (default: 4)")
+    command.add_argument("--gigabytes", type=float, default=4, help="of memory for each process (default: 4)")
     return result
 
 

@@ -64,10 +64,10 @@ class Grader:
                 return Run({}, problem, "", None)
             secret = secrets.token_hex()
             order = dict(report=str(report), secret=secret)
-            most = limits(self.memory, self.seconds, space)
+            limit = limits(self.memory, self.seconds, space)
             # Both files are open before the submission runs: whatever it puts in their places is not read.
             with open(report, "w+b") as told, tempfile.TemporaryFile() as output:
-                status = run_pytest(exercise.id, self.seed, tree, temporary, order, output, self.seconds, most)
+                status = run_pytest(exercise.id, self.seed, tree, temporary, order, output, self.seconds, limit)
                 output.seek(0)
                 said = output.read()[-8000:].decode("utf-8", errors="replace")
                 outcomes, _, key = told.read(2 ** 24).decode("utf-8", errors="replace").rpartition("\n")
@@ -88,23 +88,24 @@ def lay_student(tree, exercise, files, memory):
     """Put the student's file of the exercise into the tree (lay_student.py); "" or why there is none to test."""
     order = dict(exercise=exercise.id, files={name: content.decode("latin-1") for name, content in files.items()})
     try:
-        run = subprocess.run([sys.executable, tree / "tests" / "coursework" / "lay_student.py"], cwd=tree,
-                             input=json.dumps(order).encode(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                             timeout=PARSING, preexec_fn=limits(memory, PARSING, None))
-        what = f"it ends with exit status {run.returncode}"
+        run = subprocess.run([sys.executable, "-W", "ignore", tree / "tests" / "coursework" / "lay_student.py"],
+                             cwd=tree, input=json.dumps(order).encode(), capture_output=True, timeout=PARSING,
+                             preexec_fn=limits(memory, PARSING, None))
+        if run.returncode == 0:
+            return json.loads(run.stdout)
+        last = run.stderr.decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+        what = f"exit status {run.returncode}{last and ', '}{last}"
     except subprocess.TimeoutExpired:
-        run, what = None, f"it is not done after {PARSING} seconds"
-    if run and run.returncode == 0:
-        return json.loads(run.stdout)
-    return f"{exercise.file}: Python cannot read the file, {what}: look for an expression that is far too long"
+        what = f"not done after {PARSING} seconds"
+    return f"{exercise.file}: Python cannot read the file ({what}): look for an expression that is far too long"
 
 
 def limits(memory, seconds, space):
     """A function that sets a process's limits before it begins; None on Windows, which has no such limits.
 
-    Input: bytes of memory; seconds that it may last; space, the bytes of addresses that the original used, or None.
-        Memory that processes share counts in no limit but that of the addresses. CPU time is twice the seconds, because
-        of threads
+    Input: bytes of memory; seconds that it may last (twice as many of computing, because of threads); space, the bytes
+        of addresses that the original used, or None. Memory that processes share counts in no limit but that of the
+        addresses, and importing torch alone takes many of them
     """
     if os.name != "posix":
         return None
@@ -121,7 +122,7 @@ def set_limits(most):
             resource.setrlimit(getattr(resource, name), (int(value), int(value)))
 
 
-def run_pytest(name, seed, tree, temporary, order, output, seconds, most):
+def run_pytest(name, seed, tree, temporary, order, output, seconds, limit):
     """Run an exercise's tests; their exit status, or None if time was up. No process of theirs is left behind."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "grading_report", "-p", "no:cacheprovider",
                "--exercise", name, "--hidden", str(seed)]
@@ -132,9 +133,9 @@ def run_pytest(name, seed, tree, temporary, order, output, seconds, most):
     group = dict(start_new_session=True) if os.name == "posix" else dict(creationflags=0x200)    # NEW_PROCESS_GROUP
     if LINUX:    # PR_SET_CHILD_SUBREAPER: a process whose parent has ended becomes a child of this one (`children`)
         ctypes.CDLL(None).prctl(36, 1)
-    # the output goes to a file, not a pipe: a forked child would hold it open
-    process = subprocess.Popen(command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=output,
-                               stderr=subprocess.STDOUT, preexec_fn=most, **group)
+    process = subprocess.Popen(command, cwd=tree, env=environment, stdin=subprocess.PIPE,
+                               stdout=output,    # a file, not a pipe, which a forked child would hold open
+                               stderr=subprocess.STDOUT, preexec_fn=limit, **group)
     try:
         with contextlib.suppress(OSError):    # it has ended already
             process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -65,8 +65,7 @@ def total(row):
 
 
 def prepare():
-    """{name: bytes} of what git tracks here, without answers, and of the two small files that tests read, if they are
-    here.
+    """{name: bytes} of what git tracks here, without answers, and of two small files that tests read, if there are any.
     """
     needed = ("tests/coursework/grading_report.py", "tests/coursework/lay_student.py")
     clean = {name: (ROOT / name).read_bytes() for name in tracked() if name not in INSTRUCTORS or name in needed}

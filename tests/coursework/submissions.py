@@ -17,8 +17,8 @@ def submissions(folder):
     """{student: {"gpt/lora.py": its bytes} or the Problem with this submission}, in the order of their names.
 
     Of what a student handed in, the Python files under gpt/ are taken, however deep; all else is left where it is.
-
-    Whatever else lies in the folder is a Problem, so that it gets a row; only hidden files and __MACOSX are passed over.
+    What is neither a folder nor a .zip is a Problem, so that it gets a row. Only hidden files and names that begin with
+    __ are passed over.
 
     Input: folder, with a sub-folder or a .zip for each student; or one submission itself, which is what Gradescope
         hands over

@@ -98,7 +98,7 @@ def test_the_last_line_on_the_screen_says_what_is_wrong_with_the_exercise(course
     assert "2 failed" in call(course, "pytest", "--exercise", "1.1", "--maxfail=9", expect=1)
     assert "def test_double" in call(course, "pytest", "--exercise", "1.1", "--tb=long", expect=1)
     assert "2 failed" in call(course, "pytest", "--exercise", "1.1", "--hidden", "7", expect=1), "grading runs all"
-    for text, last in ((TOY.replace("x + x    # doubled", "no_such_name"), "NameError: name 'no_such_name' is not defined"),
+    for text, last in ((TOY.replace("x + x    # doubled", "other"), "NameError: name 'other' is not defined"),
                        ("\ndef (:\n", 'File "gpt/x.py", line 2: SyntaxError: invalid syntax'),
                        ("import nothing", "ModuleNotFoundError: No module named 'nothing'")):
         file.write_text(text)

@@ -130,7 +130,7 @@ def poison():
     for test in Path(PLACE).rglob("test_toy.py"):
         if Path.cwd() not in test.parents:
             with open(test, "a") as file:
-                file.write("\\n@pytest.mark.exercise('1.1')\\ndef test_poison():\\n    assert False, 'POISON'\\n")
+                file.write("\\n@pytest.mark.exercise('1.1')\\ndef test_poison(): assert False, 'POISON'\\n")
 
 def attack():
     poison()
@@ -154,16 +154,16 @@ def test_the_points_do_not_depend_on_when_a_hostile_submission_is_graded(course,
     folder, temporary = tmp_path / "handed in", tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    lines = {name: "return 2 * x" for name in ("b", "c", "e", "m", "n", "o")}
-    hand_in(folder, **lines, d="return x", l="return 3 * x", p="import nothing")
-    hostile = {"first": "a", "in the middle": "k", "last": "z"}[place]
-    hand_in(folder, **{hostile: "return attack() or 2 * x"})
+    right, hostile = "bcemno", {"first": "a", "in the middle": "k", "last": "z"}[place]
+    hand_in(folder, **dict.fromkeys(right, "return 2 * x"), d="return x", l="return 3 * x", p="import nothing",
+            **{hostile: "return attack() or 2 * x"})
     with open(folder / hostile / "gpt" / "x.py", "a") as file:
         file.write(HOSTILE.replace("PLACE", repr(str(tmp_path))))
     (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("1.2".*\n', "", TABLE))
     said = call(course, "grade", str(folder), "1", "--csv", "points.csv")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert {name: points for name, points, _ in table[2:]} == {**dict.fromkeys(lines, "2"), "d": "0", "l": "0", "p": "0", hostile: "2"}, said
+    points = dict.fromkeys([*right, hostile], "2") | dict.fromkeys("dlp", "0")
+    assert {name: theirs for name, theirs, _ in table[2:]} == points, said
     assert not list(temporary.iterdir()), "what it wrote for the time being is still there"
     alive = tmp_path / "alive"
     before = alive.exists() and alive.read_text()
@@ -176,15 +176,15 @@ def test_memory_that_processes_share_and_files_and_processes_are_limited(course,
     hand_in(tmp_path, greedy="return greedy() or 2 * x")
     with open(tmp_path / "greedy" / "gpt" / "x.py", "a") as file:
         file.write("""
-import mmap, resource, tempfile
+import contextlib, mmap, resource
 
 def greedy():
-    for take in (lambda: mmap.mmap(-1, 2 << 30), lambda: open("large", "wb").write(bytes(65 << 20))):
-        try:
-            assert take() == 65 << 20 or not "taken"
-        except (OSError, MemoryError, ValueError):
-            pass
-    assert os.stat("large").st_size <= 64 << 20, "more than 64 MB"
+    with contextlib.suppress(OSError):
+        mmap.mmap(-1, 2 << 30)
+        raise AssertionError("2 GB of shared memory under a limit of 1 GB")
+    with contextlib.suppress(OSError), open("large", "wb") as file:
+        file.write(bytes(65 << 20))
+    assert os.stat("large").st_size <= 64 << 20, "a file of more than 64 MB"
     assert resource.getrlimit(resource.RLIMIT_NPROC)[0] <= 4096, "any number of processes"
 """)
     said = call(course, "grade", str(tmp_path / "greedy"), "1", "--gigabytes", "1")
@@ -196,10 +196,11 @@ def test_a_parser_that_crashes_or_does_not_end_costs_that_file_alone(tmp_path, m
     monkeypatch.setattr(grade_submission, "PARSING", 1)
     script = tmp_path / "tests" / "coursework" / "lay_student.py"
     script.parent.mkdir(parents=True)
-    for does, complaint in (("import os; os.abort()", "exit status"), ("while True: pass", "not done after 1 seconds")):
+    for does, complaint in (("import os; os.abort()", "exit status"), ("while True: pass", "not done after 1 seconds"),
+                            ("raise MemoryError", "MemoryError")):
         script.write_text(does)
         said = grade_submission.lay_student(tmp_path, EXERCISES["6.2"], {"gpt/lora.py": b""}, 2 ** 30)
-        assert said.startswith("gpt/lora.py: Python cannot read the file, ") and complaint in said
+        assert said.startswith("gpt/lora.py: Python cannot read the file (") and complaint in said
 
 
 def test_a_students_file_is_parsed_once(monkeypatch):
@@ -234,7 +235,8 @@ def test_the_table_has_the_rows_so_far_whatever_ends_the_grading(tmp_path, monke
     for name, value in (("Grader", Grader), ("submissions", lambda folder: students), ("prepare", dict),
                         ("refuse_open", list)):
         monkeypatch.setattr(grading, name, value)
-    args = SimpleNamespace(seed=1, seconds=1, gigabytes=1, csv=tmp_path / "points.csv", gradescope=tmp_path / "points.json")
+    args = SimpleNamespace(seed=1, seconds=1, gigabytes=1, csv=tmp_path / "points.csv",
+                           gradescope=tmp_path / "points.json")
     with pytest.raises(KeyboardInterrupt):
         grading.grade(tmp_path, [EXERCISES["2.1"], EXERCISES["6.2"]], args)
     assert args.csv.read_text().split() == [",2.1,6.2,total", "points,4,1,5", "ann,4,1,5", "bob,0,0,0", "cat,4,1,5"]
@@ -279,16 +281,19 @@ def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
     course = new_course(tmp_path / "a course")
     (course / "gpt" / "deep").mkdir()
     (course / "gpt" / "x.py").rename(course / "gpt" / "deep" / "x.py")
-    (course / "tests" / "test_toy.py").write_text((course / "tests" / "test_toy.py").read_text().replace("gpt.x", "gpt.deep.x"))
+    tests = course / "tests" / "test_toy.py"
+    tests.write_text(tests.read_text().replace("gpt.x", "gpt.deep.x"))
     (course / "tests" / "coursework" / "exercise_table.py").write_text(TABLE.replace("gpt/x.py", "gpt/deep/x.py"))
     subprocess.run(["git", "add", "-A"], cwd=course, check=True)
     own = TOY.replace("return x + x    # doubled", "return times(TWO, x)").replace("class Double", (
         "from gpt.gone import what_has_moved\nTWO = 2\n\ndef times(a, b):\n    return a * b\n\nclass Double"))
     for student, file, text in (("new", "gpt/deep/x.py", TOY), ("old", "gpt/x.py", own),
-                                ("old-in-its-place", "gpt/deep/x.py", own), ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
+                                ("old-in-its-place", "gpt/deep/x.py", own),
+                                ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
         path = tmp_path / "handed in" / student / file
         path.parent.mkdir(parents=True)
         path.write_text(text)
     call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"], ["old-wrong", "0", "3", "3"]]
+    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"],
+                         ["old-wrong", "0", "3", "3"]]
