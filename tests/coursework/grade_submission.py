@@ -158,10 +158,12 @@ def end(process):
     process.wait()
     until = time.monotonic() + 10    # one that may not be killed must not hold up the others
     while (left := children()) and time.monotonic() < until:
-        for child in left:
+        for child in left:           # first all, then wait: no time for them to start others
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+        with contextlib.suppress(OSError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def children():
