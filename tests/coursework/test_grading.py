@@ -60,9 +60,8 @@ GRADED = {"right": ("return x + x", 2, ""),
           "vanishes": ("os._exit(0)", 0, "the process ended, with exit status 0, before"),
           "skips": ("pytest.skip()", 0, "skipped: look for pytest.skip"),
           "stops": ("pytest.exit('that is all', 4)", 0, "exit status 4, .*look for pytest.exit.*that is all"),
-          "nested": (f"x = {'not ' * 3200}1", 0, "gpt/x.py: .*nested: Python cannot read the file"),
-          "deeper": (f"x = {'not ' * 6000}1", 0, "gpt/x.py: .*nested: Python cannot read the file"),
-          "sums": (f"x = {'1 + ' * 100_000}1", 0, "gpt/x.py: .*nested: Python cannot read the file"),
+          "nested": (f"x = {'not ' * 6000}1", 0, "gpt/x.py: .*nested: Python cannot read the file"),
+          "sums": (f"x = {'1 + ' * 100_000}1", 0, "gpt/x.py: .*nested: Python cannot read the file|RecursionError"),
           "zero": ("\0", 0, "gpt/x.py: .*null bytes: Python cannot read the file")}
 
 
@@ -70,7 +69,7 @@ def hand_in(folder, **edits):
     """Each student's gpt/x.py: the line in forward(), or at the top, where it runs while the file is imported."""
     for name, line in edits.items():
         text = TOY.replace("return x + x    # doubled", line)
-        if name in ("raises", "exits", "vanishes", "nested", "deeper", "sums", "zero"):
+        if name in ("raises", "exits", "vanishes", "nested", "sums", "zero"):
             text = f"{line}\n{TOY}"
         (folder / name / "gpt").mkdir(parents=True)
         (folder / name / "gpt" / "x.py").write_text(f"import os, sys, time, pytest\n{text}")
