@@ -1,6 +1,6 @@
 """Puts the repository root on the path, names the fixtures that several test files share, and runs single exercises.
 
-    python -m pytest --exercise 6.1      the tests of one exercise: exit status 0 if all pass, 1 if one fails
+    python -m pytest --exercise 6.1      the tests of one exercise until one fails; the last line says what is wrong
     python -m pytest --hidden 7          other sizes and other random numbers, drawn from the seed 7: what grading runs
 
 A test says which exercises it checks: @pytest.mark.exercise("6.1", "6.3"). The ids are those of exercise_table.py.
@@ -115,6 +115,10 @@ def pytest_configure(config):
     wanted = config.getoption("--exercise")
     if wanted is not None and wanted not in EXERCISES:
         raise pytest.UsageError(f"there is no exercise {wanted}: there are {', '.join(EXERCISES)}")
+    if wanted is not None and config.getoption("--hidden") is None:    # a learner: the first that fails, and briefly
+        option = config.option
+        option.maxfail = option.maxfail or 1
+        option.tbstyle = "short" if option.tbstyle == "auto" else option.tbstyle
 
 
 def marked(source):
@@ -164,3 +168,22 @@ def pytest_sessionfinish(session):
     """A student's file that cannot be imported is a failed exercise, exit status 1, as a failed test is."""
     if session.config.getoption("--exercise") is not None and session.testsfailed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config):
+    """With --exercise, the last line on the screen says what is wrong: it is the first failing test's own sentence."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and config.getoption("--exercise") is not None:
+        for report in [*terminal.stats.get("error", []), *terminal.stats.get("failed", [])][:1]:
+            terminal.write_line(reason_of(report).removeprefix("AssertionError: "))
+
+
+def reason_of(report):
+    """Why a test failed, or a file could not be imported, in one line: the exception and its message's first line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash:
+        return crash.message.strip().partition("\n")[0]
+    said = str(report.longrepr).replace(f"{ROOT}{os.sep}", "")
+    lines = [line.removeprefix("E").strip() for line in said.strip().splitlines()] or [f"error in {report.when}"]
+    place = [f"{line}: " for line in lines if line.startswith("File ")]    # of a syntax error
+    return "".join([*place[-1:], lines[-1]])

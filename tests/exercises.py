@@ -16,7 +16,6 @@ import json
 import os
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "coursework"))
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "coursework"))
 import originals  # noqa: E402  (the path comes first)
 from exercise_table import EXERCISES  # noqa: E402
 from originals import KEPT, shown, write  # noqa: E402
-from take_out import Problem, cut  # noqa: E402
+from take_out import Problem  # noqa: E402
 
 HINTS = KEPT / "hints.json"    # how many hints were given: {"6.1": 2}
 
@@ -81,9 +80,7 @@ def show_hint(args):
 
 def show_answer(args):
     exercise = exercise_of(args.id)
-    function = originals.original(exercise).replace("\r\n", "\n")
-    alone = replace(exercise, function=exercise.function.rpartition(".")[2])      # without the class around it
-    parts = cut("if True:\n" + function if function[0].isspace() else function, alone)
+    parts = originals.alone(originals.original(exercise).replace("\r\n", "\n"), exercise)
     print(textwrap.dedent(parts.head + parts.body.rstrip()))
 
 
@@ -120,7 +117,7 @@ def parser():
     command.add_argument("--gradescope", metavar="FILE", type=Path, help="write Gradescope's results.json")
     command.add_argument("--seed", type=int, help="of the hidden sizes and numbers; by default drawn, and printed")
     command.add_argument("--seconds", type=float, default=60, help="for one exercise (default: 60)")
-    command.add_argument("--gigabytes", type=float, default=4, help="of memory for one exercise (default: 4)")
+    command.add_argument("--gigabytes", type=float, default=4, help="of memory for each process (default: 4)")
     return result
 
 
@@ -136,6 +133,8 @@ def main():
         sys.exit("this is a released copy: the instructor's has release and grade")
     except Problem as problem:
         sys.exit(str(problem))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
     except BrokenPipeError:    # list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

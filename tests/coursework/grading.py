@@ -2,8 +2,9 @@
 
 A student's files of the graded exercises are laid over the copy; tests and everything else are the instructor's. An
 exercise's points are given if each of its tests reports that it passed, and otherwise not. A crash, an endless loop or
-a sys.exit costs that student's points of that exercise, and nobody else anything. It is no prison: a submission runs as
-whoever grades, so grade what you do not trust in a container.
+a sys.exit costs that student's points of that exercise, and nobody else anything. The table is written anew after each
+student, so what ends the grading leaves the rows of those before. It is no prison: a submission runs as whoever grades,
+so grade what you do not trust in a container.
 """
 
 import csv
@@ -11,14 +12,13 @@ import io
 import json
 import os
 import secrets
-import shutil
-import tempfile
+import traceback
 from pathlib import Path
 
 from exercise_table import EXERCISES
-from grade_submission import Grader
+from grade_submission import Grader, Result
 from originals import ROOT, write
-from release import INSTRUCTORS, copy, refuse_open, tracked
+from release import INSTRUCTORS, refuse_open, tracked
 from submissions import submissions
 
 
@@ -28,39 +28,50 @@ def grade(folder, exercises, args):
     students = submissions(folder)
     seed = secrets.randbelow(10 ** 6) if args.seed is None else args.seed
     print(f"submissions: {len(students)}, exercises: {len(exercises)}, hidden numbers: --seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        clean = Path(place) / "clean"
-        prepare(clean)
-        grader = Grader(clean, seed, args.seconds, args.gigabytes * 2 ** 30)
-        expected = {exercise: grader.expected(exercise) for exercise in exercises}
-        results = {}
+    grader = Grader(prepare(), seed, args.seconds, args.gigabytes * 2 ** 30)
+    expected = {exercise: grader.expected(exercise) for exercise in exercises}
+    results = {}
+    try:
         for name, files in students.items():
-            results[name] = {exercise: grader.result(exercise, files, expected[exercise]) for exercise in exercises}
-            print(f"{name}: {total(results[name])}", flush=True)
-    table = as_table(exercises, results)
-    print(f"\n{as_text(table)}\n")
-    for name, row in results.items():
-        for exercise, result in row.items():
-            if result.reason:
-                print(f"{name} {exercise.id}: {result.reason}")
-    if args.csv:
-        write(args.csv, as_csv(table))
-    if args.gradescope:
-        write_gradescope(args.gradescope, results)
+            print(f"{name}: ", end="", flush=True)    # first, so that one sees who was graded when the grader died
+            row = {exercise: result_of(grader, exercise, files, expected[exercise]) for exercise in exercises}
+            results[name] = row
+            print(total(row), flush=True)
+            if args.csv:
+                write(args.csv, as_csv(as_table(exercises, results)))
+            if args.gradescope:
+                file = args.gradescope
+                several = file.with_name(f"{file.stem}-{name}{file.suffix}")
+                write(several if len(students) > 1 else file, as_gradescope(row))
+    finally:
+        print(f"\n{as_text(as_table(exercises, results))}\n")
+        for name, row in results.items():
+            for exercise, result in row.items():
+                if result.reason:
+                    print(f"{name} {exercise.id}: {result.reason}")
+
+
+def result_of(grader, exercise, files, expected):
+    """The Result, whatever goes wrong: a mistake in the grader, or a full disk, costs the others nothing."""
+    try:
+        return grader.result(exercise, files, expected)
+    except Exception as error:
+        reason = f"not graded, because the grader itself failed: {type(error).__name__}: {error}"
+        return Result(0, reason, traceback.format_exc())
 
 
 def total(row):
     return sum(result.points for result in row.values())
 
 
-def prepare(clean):
-    """A copy of what git tracks here, without answers, and of the two small files that tests read, if they are here."""
-    copy(clean, [name for name in tracked() if name not in INSTRUCTORS or name == "tests/coursework/grading_report.py"])
+def prepare():
+    """{name: bytes} of what git tracks here, without answers, and of two small files that tests read, if there are any.
+    """
+    needed = ("tests/coursework/grading_report.py", "tests/coursework/lay_student.py")
+    clean = {name: (ROOT / name).read_bytes() for name in tracked() if name not in INSTRUCTORS or name in needed}
     downloads = Path(os.environ.get("GPT_DATA_DIR") or ROOT / "data").expanduser()
-    for name in ("sms", "vocab.bpe"):
-        if (downloads / name).is_file():
-            (clean / "data").mkdir(exist_ok=True)
-            shutil.copy2(downloads / name, clean / "data" / name)
+    found = [name for name in ("sms", "vocab.bpe") if (downloads / name).is_file()]
+    return clean | {f"data/{name}": (downloads / name).read_bytes() for name in found}
 
 
 def as_table(exercises, results):
@@ -77,16 +88,16 @@ def as_text(table):
 
 
 def as_csv(table):
+    """The table for a spreadsheet, which takes a name that begins like a formula for one, unless a ' comes first."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(table)
+    csv.writer(text).writerows([f"'{row[0]}" if row[0].startswith(tuple("=+-@\t\r")) else row[0], *row[1:]]
+                               for row in table)
     return text.getvalue()
 
 
-def write_gradescope(file, results):
-    """Gradescope's results.json; a file for each student, with the name in its name, if there are several."""
-    for name, row in results.items():
-        tests = [dict(name=f"{exercise.id} {exercise.function}", score=result.points, max_score=exercise.points,
-                      output=f"{exercise.task}\n{result.reason or 'passed'}\n\n{result.output}".strip())
-                 for exercise, result in row.items()]
-        path = file if len(results) == 1 else file.with_name(f"{file.stem}-{name}{file.suffix}")
-        write(path, json.dumps({"output_format": "text", "tests": tests}, indent=1))
+def as_gradescope(row):
+    """Gradescope's results.json for one student."""
+    tests = [dict(name=f"{exercise.id} {exercise.function}", score=result.points, max_score=exercise.points,
+                  output=f"{exercise.task}\n{result.reason or 'passed'}\n\n{result.output}".strip())
+             for exercise, result in row.items()]
+    return json.dumps({"output_format": "text", "tests": tests}, indent=1)

@@ -9,6 +9,7 @@ Nothing here imports gpt/: the tool must work while a student's file there does 
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from take_out import Problem, cut, is_out, put_back, take_out
@@ -88,7 +89,7 @@ def start(exercise):
 def restore(exercise):
     """Put the original function back; the file in which the student's own was saved, or None if there was none yet."""
     _refuse_without_original(exercise, "nothing to restore")
-    source, original = read(ROOT / exercise.file), read(kept(exercise))
+    source, original = read(ROOT / exercise.file), _kept_function(exercise)
     try:
         whole, theirs = put_back(source, exercise, original)
     except Problem as problem:
@@ -112,7 +113,25 @@ def original(exercise):
     if not is_open(exercise):
         return cut(read(ROOT / exercise.file), exercise).function
     _refuse_without_original(exercise, "no answer to show")
-    return read(kept(exercise))
+    return _kept_function(exercise)
+
+
+def alone(function, exercise):
+    """The Parts of a function's own text, which may be a method's, without the class around it."""
+    text = "if True:\n" + function if function[:1].isspace() else function
+    return cut(text, replace(exercise, function=exercise.function.rpartition(".")[2]))
+
+
+def _kept_function(exercise):
+    """The text that is kept of the function. Raises: Problem if the function is not in it"""
+    try:
+        text = read(kept(exercise))
+        alone(text, exercise)
+    except Problem:
+        raise Problem(f"{shown(kept(exercise))}, which kept the original of {exercise.function}, is damaged: save your "
+                      f"{exercise.file} elsewhere, delete the damaged file, and get the original with: "
+                      f"git checkout {exercise.file}") from None
+    return text
 
 
 def _refuse_without_original(exercise, what):

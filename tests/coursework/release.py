@@ -14,8 +14,8 @@ from take_out import Problem, cut, take_out
 
 INSTRUCTORS = [f"tests/coursework/{name}.py" for name in (
     "museum", "test_museum",                                                  # they quote answers
-    "release", "grading", "grade_submission", "grading_report", "submissions",        # these are of no use there
-    "toy_course", "test_take_out", "test_exercises", "test_grading")]
+    "release", "grading", "grade_submission", "lay_student", "grading_report", "submissions",    # of no use there
+    "toy_course", "test_take_out", "test_exercises", "test_grading", "test_submissions")]
 SHORT = 25    # characters: a line up to this length says too little to be called a quotation
 ACCEPTED = """
     alphabet = byte_alphabet()

@@ -56,34 +56,39 @@ def cut(source, exercise):
 
 
 @lru_cache(maxsize=64)    # a release reads some files eight times
-def _functions_of(source):
-    """[(qualified name, node), ...] of a source text."""
-    return list(functions(ast.parse(source.removeprefix("\ufeff"))))    # an editor's mark, no part of the program
+def parsed(source, file):
+    """The syntax tree of a source text. Raises: Problem, which names the file, if Python cannot read the text"""
+    try:
+        return ast.parse(source.removeprefix("\ufeff"))    # an editor's mark, no part of the program
+    except (RecursionError, MemoryError):
+        where, what = file, "something in it is too long or too deeply nested"
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)    # there is none for a zero byte, and some versions call that ValueError
+        where, what = f"{file}, line {line}" if line else file, getattr(error, "msg", error)
+    raise Problem(f"{where}: {what}: Python cannot read the file, so this must be corrected first")
 
 
 def _find(source, exercise):
     """The exercise's function as a node of the syntax tree."""
-    try:
-        everything = _functions_of(source)
-    except SyntaxError as error:
-        raise Problem(f"{exercise.file}, line {error.lineno}: {error.msg}: Python cannot read the file, so this must "
-                      f"be corrected first") from None
-    found = [node for name, node in everything if name == exercise.function]
+    found = [node for name, node in functions(source, exercise.file) if name == exercise.function]
     if len(found) != 1:
         raise Problem(f"{exercise.file} has {len(found) or 'no'} {exercise.function}, and exercise {exercise.id} needs "
                       f"exactly one: was it renamed, moved, deleted or written twice?")
     return found[0]
 
 
-def functions(tree, prefix=""):
-    """Every function in the tree with its name as Python qualifies it: ("LoRALayer.forward", node)."""
-    for node in ast.iter_child_nodes(tree):
-        inner = prefix
+@lru_cache(maxsize=64)
+def functions(source, file):
+    """Every function of a source text, its name as Python qualifies it: [("LoRALayer.forward", node), ...]."""
+    found, waiting = [], [(parsed(source, file), "")]    # a list, because recursion fails on a deep tree
+    while waiting:
+        node, prefix = waiting.pop()
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            inner = f"{prefix}{node.name}."
             if not isinstance(node, ast.ClassDef):
-                yield inner[:-1], node
-        yield from functions(node, inner)
+                found.append((prefix + node.name, node))
+            prefix = f"{prefix}{node.name}."
+        waiting += [(child, prefix) for child in ast.iter_child_nodes(node)]
+    return found
 
 
 def _end(lines, node):

@@ -1,6 +1,7 @@
 """The command line of the exercises, and pytest's option --exercise."""
 
 import re
+import subprocess
 
 import pytest
 from exercise_table import Exercise
@@ -72,6 +73,38 @@ def test_a_students_file_that_cannot_be_restored_is_left_alone(course, edit, com
     edited = edit(file.read_text())
     file.write_text(edited)
     assert re.search(complaint, call(course, "restore", "1.1", expect=1)) and file.read_text() == edited
+
+
+@pytest.mark.parametrize("kept", [b"", b"    def other(self, x):\n        return x\n", b"def f(:", b"\xff"])
+def test_a_damaged_original_is_named_with_the_way_out(course, kept):
+    call(course, "start", "1.1")
+    (course / "data" / "exercises" / "1.1.py").write_bytes(kept)
+    before = (course / "gpt" / "x.py").read_bytes()
+    for command in ("answer", "restore"):
+        said = call(course, command, "1.1", expect=1)
+        assert re.search("data/exercises/1.1.py, which kept the original .* is damaged: .* git checkout gpt/x.py", said)
+    assert (course / "gpt" / "x.py").read_bytes() == before
+    (course / "data" / "exercises" / "1.1.py").unlink()
+    subprocess.run(["git", "checkout", "-q", "gpt/x.py"], cwd=course, check=True)
+    assert "doubled" in call(course, "answer", "1.1"), "the way out is none"
+
+
+def test_the_last_line_on_the_screen_says_what_is_wrong_with_the_exercise(course):
+    file = course / "gpt" / "x.py"
+    file.write_text(TOY.replace("x + x    # doubled", "x"))
+    said = call(course, "pytest", "--exercise", "1.1", expect=1)
+    assert said.splitlines()[-1] == "not twice as much: is it added once?"
+    assert "1 failed" in said and "def test_double" not in said, "more than the first failing test, or a long traceback"
+    assert "2 failed" in call(course, "pytest", "--exercise", "1.1", "--maxfail=9", expect=1)
+    assert "def test_double" in call(course, "pytest", "--exercise", "1.1", "--tb=long", expect=1)
+    assert "2 failed" in call(course, "pytest", "--exercise", "1.1", "--hidden", "7", expect=1), "grading runs all"
+    for text, last in ((TOY.replace("x + x    # doubled", "other"), "NameError: name 'other' is not defined"),
+                       ("\ndef (:\n", 'File "gpt/x.py", line 2: SyntaxError: invalid syntax'),
+                       ("import nothing", "ModuleNotFoundError: No module named 'nothing'")):
+        file.write_text(text)
+        assert call(course, "pytest", "--exercise", "1.1", expect=1).splitlines()[-1] == last
+    file.write_text(TOY)
+    assert " passed" in call(course, "pytest", "--exercise", "1.1").splitlines()[-1]
 
 
 def test_the_option_exercise_runs_its_tests_and_says_how_they_went(course):

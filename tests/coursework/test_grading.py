@@ -1,5 +1,7 @@
 """What the instructor does with the exercises: release and grade."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -7,9 +9,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from types import SimpleNamespace
 
+import grade_submission
+import grading
+import lay_student
 import pytest
 import release
+import take_out
 from conftest import ROOT
 from exercise_table import EXERCISES
 from toy_course import TABLE, TOY, call, new_course
@@ -51,14 +58,18 @@ GRADED = {"right": ("return x + x", 2, ""),
           "raises": ("import nothing", 0, "No module named 'nothing'"),
           "exits": ("sys.exit(0)", 0, "exit status 3"),
           "vanishes": ("os._exit(0)", 0, "the process ended, with exit status 0, before"),
-          "skips": ("pytest.skip()", 0, "skipped")}
+          "skips": ("pytest.skip()", 0, "skipped: look for pytest.skip"),
+          "stops": ("pytest.exit('that is all', 4)", 0, "exit status 4, .*look for pytest.exit.*that is all"),
+          "nested": (f"x = {'not ' * 6000}1", 0, "gpt/x.py: .*nested: Python cannot read the file"),
+          "sums": (f"x = {'1 + ' * 100_000}1", 0, "gpt/x.py: .*nested: Python cannot read the file|RecursionError"),
+          "zero": ("\0", 0, "gpt/x.py: .*null bytes: Python cannot read the file")}
 
 
 def hand_in(folder, **edits):
-    """Each student's gpt/x.py: in forward() or, for all but loops and skips, while it is imported."""
+    """Each student's gpt/x.py: the line in forward(), or at the top, where it runs while the file is imported."""
     for name, line in edits.items():
         text = TOY.replace("return x + x    # doubled", line)
-        if name in ("raises", "exits", "vanishes"):
+        if name in ("raises", "exits", "vanishes", "nested", "sums", "zero"):
             text = f"{line}\n{TOY}"
         (folder / name / "gpt").mkdir(parents=True)
         (folder / name / "gpt" / "x.py").write_text(f"import os, sys, time, pytest\n{text}")
@@ -98,8 +109,9 @@ def test_a_loop_in_one_exercise_does_not_cost_another_that_calls_it(course, tmp_
 @pytest.mark.skipif(os.name == "nt", reason="no process can be forked there")
 def test_gradescopes_file_for_one_submission_whose_forked_child_ends_with_it(course, tmp_path):
     alive = tmp_path / "alive"
+    leave = "os.setsid()" if sys.platform == "linux" else "pass"    # its group: elsewhere it would then live on
     child = f"while True: open({str(alive)!r}, 'a').write('.'), time.sleep(0.01)"
-    hand_in(tmp_path, fork=f"if not os.fork():\n            {child}\n        return 2 * x")
+    hand_in(tmp_path, fork=f"if not os.fork():\n            {leave}\n            {child}\n        return 2 * x")
     call(course, "grade", str(tmp_path / "fork"), "1", "--gradescope", str(tmp_path / "results.json"))
     tests = json.loads((tmp_path / "results.json").read_text())["tests"]
     assert [(test["name"], test["score"], test["max_score"]) for test in tests] == [
@@ -107,6 +119,144 @@ def test_gradescopes_file_for_one_submission_whose_forked_child_ends_with_it(cou
     size = alive.stat().st_size
     time.sleep(0.2)
     assert alive.stat().st_size == size > 0, "a child that it forked goes on"
+
+
+HOSTILE = """
+import os, tempfile, time
+from pathlib import Path
+
+def poison():
+    for test in Path(PLACE).rglob("test_toy.py"):
+        if Path.cwd() not in test.parents:
+            with open(test, "a") as file:
+                file.write("\\n@pytest.mark.exercise('1.1')\\ndef test_poison(): assert False, 'POISON'\\n")
+
+def attack():
+    poison()
+    if not os.fork():
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        for second in range(20):
+            Path(PLACE, "alive").write_text(str(second))
+            time.sleep(1)
+            poison()
+    for number in range(5):
+        Path(tempfile.gettempdir(), str(number)).write_bytes(bytes(10 ** 7))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process that leaves its group lives on there")
+@pytest.mark.parametrize("place", ["first", "in the middle", "last"])
+def test_the_points_do_not_depend_on_when_a_hostile_submission_is_graded(course, tmp_path, monkeypatch, place):
+    """It looks for the tests of the others, leaves a process that goes on doing so, and litters."""
+    folder, temporary = tmp_path / "handed in", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    right, hostile = "bcemno", {"first": "a", "in the middle": "k", "last": "z"}[place]
+    hand_in(folder, **dict.fromkeys(right, "return 2 * x"), d="return x", l="return 3 * x", p="import nothing",
+            **{hostile: "return attack() or 2 * x"})
+    with open(folder / hostile / "gpt" / "x.py", "a") as file:
+        file.write(HOSTILE.replace("PLACE", repr(str(tmp_path))))
+    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("1.2".*\n', "", TABLE))
+    said = call(course, "grade", str(folder), "1", "--csv", "points.csv")
+    table = [line.split(",") for line in (course / "points.csv").read_text().split()]
+    points = dict.fromkeys([*right, hostile], "2") | dict.fromkeys("dlp", "0")
+    assert {name: theirs for name, theirs, _ in table[2:]} == points, said
+    assert not list(temporary.iterdir()), "what it wrote for the time being is still there"
+    alive = tmp_path / "alive"
+    before = alive.exists() and alive.read_text()
+    time.sleep(1.5)
+    assert (alive.exists() and alive.read_text()) == before, "a process that it left behind goes on"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not all of these limits are there")
+def test_memory_that_processes_share_and_files_and_processes_are_limited(course, tmp_path):
+    hand_in(tmp_path, greedy="return greedy() or 2 * x")
+    with open(tmp_path / "greedy" / "gpt" / "x.py", "a") as file:
+        file.write("""
+import contextlib, mmap, resource
+
+def greedy():
+    with contextlib.suppress(OSError):
+        mmap.mmap(-1, 2 << 30)
+        raise AssertionError("2 GB of shared memory under a limit of 1 GB")
+    with contextlib.suppress(OSError), open("large", "wb") as file:
+        file.write(bytes(65 << 20))
+    assert os.stat("large").st_size <= 64 << 20, "a file of more than 64 MB"
+    assert resource.getrlimit(resource.RLIMIT_NPROC)[0] <= 4096, "any number of processes"
+""")
+    said = call(course, "grade", str(tmp_path / "greedy"), "1", "--gigabytes", "1")
+    assert "greedy: 5" in said, said
+
+
+def test_a_parser_that_crashes_or_does_not_end_costs_that_file_alone(tmp_path, monkeypatch):
+    """Whatever Python's parser does, it does so in a process of its own."""
+    monkeypatch.setattr(grade_submission, "PARSING", 1)
+    script = tmp_path / "tests" / "coursework" / "lay_student.py"
+    script.parent.mkdir(parents=True)
+    for does, complaint in (("import os; os.abort()", "exit status"), ("while True: pass", "not done after 1 seconds"),
+                            ("raise MemoryError", "MemoryError")):
+        script.write_text(does)
+        said = grade_submission.lay_student(tmp_path, EXERCISES["6.2"], {"gpt/lora.py": b""}, 2 ** 30)
+        assert said.startswith("gpt/lora.py: Python cannot read the file (") and complaint in said
+
+
+def test_a_students_file_is_parsed_once(monkeypatch):
+    """And not for each of the other exercises in it, whose functions become the original ones."""
+    parsed, parse = [], take_out.ast.parse
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(take_out.ast, "parse", lambda text: parsed.append(text) or parse(text))
+    clean = lay_student.ours("gpt/lora.py")
+    theirs = clean + "\nMINE = 1\n"
+    for exercise in ("6.1", "6.3"):
+        theirs = take_out.take_out(theirs, EXERCISES[exercise])[0]
+    parsed.clear()
+    laid = lay_student.file_to_grade(EXERCISES["6.2"], {"gpt/lora.py": theirs.encode()})
+    assert laid.decode() == clean + "\nMINE = 1\n" and parsed.count(theirs) <= 1 and len(parsed) <= 20
+
+
+def test_the_table_has_the_rows_so_far_whatever_ends_the_grading(tmp_path, monkeypatch, capsys):
+    """A mistake in the grader costs one student a row of 0, and Ctrl-C nobody the row that is written."""
+    class Grader:
+        def __init__(self, *settings):
+            pass
+
+        def expected(self, exercise):
+            return set()
+
+        def result(self, exercise, files, expected):
+            if isinstance(files, BaseException):
+                raise files
+            return grading.Result(exercise.points, "", "")
+
+    students = {"ann": {}, "bob": ZeroDivisionError("a mistake"), "cat": {}, "dan": KeyboardInterrupt(), "eve": {}}
+    for name, value in (("Grader", Grader), ("submissions", lambda folder: students), ("prepare", dict),
+                        ("refuse_open", list)):
+        monkeypatch.setattr(grading, name, value)
+    args = SimpleNamespace(seed=1, seconds=1, gigabytes=1, csv=tmp_path / "points.csv",
+                           gradescope=tmp_path / "points.json")
+    with pytest.raises(KeyboardInterrupt):
+        grading.grade(tmp_path, [EXERCISES["2.1"], EXERCISES["6.2"]], args)
+    assert args.csv.read_text().split() == [",2.1,6.2,total", "points,4,1,5", "ann,4,1,5", "bob,0,0,0", "cat,4,1,5"]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [
+        "points-ann.json", "points-bob.json", "points-cat.json"]
+    said = capsys.readouterr().out
+    assert "bob 6.2: not graded, because the grader itself failed: ZeroDivisionError: a mistake" in said
+    assert re.search(r"^cat +4 +1 +5$", said, re.M), f"the table is not printed: {said}"
+
+
+def test_a_name_in_the_table_is_no_formula():
+    names = ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "ann", "'=1", "a=b"]
+    rows = list(csv.reader(io.StringIO(grading.as_csv([["", "1.1"], *([name, 2] for name in names)]), newline="")))
+    assert [row[0] for row in rows] == ["", *(f"'{name}" for name in names[:6]), *names[6:]]
+
+
+def test_grading_runs_all_tests_of_an_exercise_though_a_learner_sees_the_first_that_fails(course, tmp_path):
+    hand_in(tmp_path, wrong="return x")
+    call(course, "grade", str(tmp_path / "wrong"), "1", "--gradescope", str(tmp_path / "results.json"))
+    output = json.loads((tmp_path / "results.json").read_text())["tests"][0]["output"]
+    assert "2 failed" in output and "\nAssertionError: not twice as much: is it added once?\n" in output
 
 
 def test_every_chapter_can_be_released_and_the_tests_that_a_release_keeps_can_be_collected(tmp_path, monkeypatch):
@@ -130,16 +280,19 @@ def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
     course = new_course(tmp_path / "a course")
     (course / "gpt" / "deep").mkdir()
     (course / "gpt" / "x.py").rename(course / "gpt" / "deep" / "x.py")
-    (course / "tests" / "test_toy.py").write_text((course / "tests" / "test_toy.py").read_text().replace("gpt.x", "gpt.deep.x"))
+    tests = course / "tests" / "test_toy.py"
+    tests.write_text(tests.read_text().replace("gpt.x", "gpt.deep.x"))
     (course / "tests" / "coursework" / "exercise_table.py").write_text(TABLE.replace("gpt/x.py", "gpt/deep/x.py"))
     subprocess.run(["git", "add", "-A"], cwd=course, check=True)
     own = TOY.replace("return x + x    # doubled", "return times(TWO, x)").replace("class Double", (
         "from gpt.gone import what_has_moved\nTWO = 2\n\ndef times(a, b):\n    return a * b\n\nclass Double"))
     for student, file, text in (("new", "gpt/deep/x.py", TOY), ("old", "gpt/x.py", own),
-                                ("old-in-its-place", "gpt/deep/x.py", own), ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
+                                ("old-in-its-place", "gpt/deep/x.py", own),
+                                ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
         path = tmp_path / "handed in" / student / file
         path.parent.mkdir(parents=True)
         path.write_text(text)
     call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"], ["old-wrong", "0", "3", "3"]]
+    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"],
+                         ["old-wrong", "0", "3", "3"]]

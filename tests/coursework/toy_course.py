@@ -7,7 +7,7 @@ import sys
 from conftest import ROOT
 
 TOOL = ["conftest", "exercises", *(f"coursework/{name}" for name in (
-    "take_out originals release grading grade_submission grading_report submissions").split())]
+    "take_out originals release grading grade_submission lay_student grading_report submissions").split())]
 TABLE = '''from dataclasses import dataclass
 
 @dataclass(frozen=True)
