@@ -13,7 +13,7 @@ import time
 
 import pandas as pd
 import torch
-from book import figure, load_weights, or_stop, predict, report, run_folder, section, show, start
+from book import at_least_one, figure, load_weights, predict, report, run_folder, section, show, start
 
 from gpt.adapters import load_adapter, read_adapter, save_adapter
 from gpt.applications.own_data import read_table
@@ -42,7 +42,7 @@ from gpt.weights import blank
 
 QUICK, FULL = dict(texts=240, scored=40, looks=3), dict(texts=None, scored=None, looks=8)
 TEXT = ("--text", dict(metavar="FILE", help="texts of your own, with empty lines between them, or one a line"))
-PARTS = ("--parts", dict(type=int, default=1, help="compute each batch in so many parts"))
+PARTS = ("--parts", dict(type=at_least_one, default=1, help="compute each batch in so many parts"))
 args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", TEXT, "--csv", "--column", PARTS)
 RANK, ALPHA, TARGETS, BATCH_SIZE = 4, 32, ("W_query", "W_value"), 8    # KerasHub's example, but for its batch of 32
 # KerasHub trains both ways at 5e-5; we have not run that on 124M. mini's: by validation losses of runs that end at step
@@ -58,10 +58,10 @@ section("7.1  From messages to rows")
 # that ends a text from those that fill the row. The texts are the SMS messages, near-copies in one split; or yours. A
 # table with columns title and description, as AG News, needs no --column: "TITLE: ... DESCRIPTION: ...".
 
-own = or_stop(read_documents, args.text) if args.text else None
+own = read_documents(args.text) if args.text else None
 if args.csv:
     columns = [args.column] if args.column else ["title", "description"]
-    own = or_stop(read_table, args.csv, *columns)
+    own = read_table(args.csv, *columns)
     own = own[args.column].tolist() if args.column else titled(own)
 table = read_sms(fetch("sms")) if own is None else pd.DataFrame({"Label": "text", "Text": own})
 texts = {name: split["Text"].tolist()[:args.texts if name == "train" else args.scored] for name, split in

@@ -12,7 +12,7 @@ import copy
 from functools import cache, partial
 
 import torch
-from book import figure, load_weights, or_stop, peak_memory, predict, report, run_folder, section, show, start
+from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
 
 from gpt.download import fetch
 from gpt.evaluate.significance import beside, mean_interval
@@ -63,7 +63,7 @@ section("8.2  Accuracy over rank")
 # training images, on which nothing is trained here: one seed. No test image chose anything.
 
 image_folder = args.idx or [fetch(name) for name in FASHION_MNIST][0].parent
-images, labels, *test_images = (part.to(args.device) for part in or_stop(read_mnist, image_folder))
+images, labels, *test_images = (part.to(args.device) for part in read_mnist(image_folder))
 training = images[:args.images], labels[:args.images], args.image_epochs
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from book import figure, load_weights, or_stop, peak_memory, predict, report, run_folder, section, show, start
+from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
 
 from gpt.adapters import save_adapter
 from gpt.applications.own_data import NEW_COLUMNS, labelled_table, load_classifier, predict_file, read_table
@@ -34,23 +34,22 @@ from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import class_loss, class_weights
 from gpt.plots import plot_accuracies
 from gpt.spam import normalised, random_split, read_sms, split_without_leaks
-from gpt.storage.files import written_whole
+from gpt.storage.files import naming_file, written_whole
 from gpt.tokenizer import gpt2_tokenizer
 from gpt.train import train, warmup_then_cosine
 
 QUICK, FULL = dict(epochs=1), dict(epochs=3)
 RANK, ALPHA, BATCH_SIZE, RATE, WARMUP = 16, 16, 8, 5e-4, 20    # the default recipe of chapter 6
 args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--epochs", "--resume", "--csv",
-             "--text-column", "--label-column", "--predict", "--adapter", "--out")
+             "--text-column", "--label-column", "--leave-out-empty", "--predict", "--adapter", "--out")
 tokenizer = gpt2_tokenizer()
 
 if args.predict is not None:    # not a lesson, only labels
     if args.adapter is None or args.out is None:
         sys.exit("--predict FILE needs --adapter FILE, which a run without --predict makes, and --out FILE")
-    model, adapter = or_stop(load_classifier, args.adapter)
+    model, adapter = load_classifier(args.adapter)
     hold(model.to(args.device), choose_precision(args.precision, args.device, adapter.base)[0])
-    counts = or_stop(predict_file, model, args.predict, args.out, args.text_column, tokenizer, adapter.labels,
-                     adapter.pad_to)
+    counts = predict_file(model, args.predict, args.out, args.text_column, tokenizer, adapter.labels, adapter.pad_to)
     print(f"{args.out}: {counts.rows:,} rows, {counts.empty:,} of them without a text and so without a label, "
           f"{counts.cut:,} too long to be read to the end")
     sys.exit()
@@ -88,7 +87,7 @@ if args.csv is None:
     with written_whole(folder / "example.csv") as temporary:
         sms.assign(Label=kinds).to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
     args.csv, args.text_column, args.label_column = folder / "example.csv", "Text", "Label"
-table, names = or_stop(labelled_table, args.csv, args.text_column, args.label_column)
+table, names = labelled_table(args.csv, args.text_column, args.label_column, args.leave_out_empty)
 K, counts = len(names), table["Label"].value_counts()
 print(f"{len(table):,} rows, {K} classes: " + "; ".join(f"{k} {names[k]} ({counts[k]:,})" for k in range(K)))
 #> 5,574 rows, 3 classes: 0 ham (4,827); 1 spam with number (607); 2 spam without (140)
@@ -133,7 +132,8 @@ even = torch.tensor([0.5, 0.5]) / weights
 predict("weights divided out", [0.9, 0.1], [round(p, 4) for p in (even / even.sum()).tolist()])
 #> weights divided out: predicted [0.9, 0.1], measured [0.9, 0.1]
 show(class_loss)
-weights = or_stop(class_weights, torch.tensor(splits[0]["Label"].to_numpy()), K).to(args.device)    # (K,)
+with naming_file(args.csv):
+    weights = class_weights(torch.tensor(splits[0]["Label"].to_numpy()), K).to(args.device)    # (K,)
 print("weights: " + "; ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights.tolist())))
 #> weights: ham 0.38; spam with number 3.06; spam without 13.27
 
@@ -179,7 +179,8 @@ progress = train(
     after_epoch=lambda progress: print(f"epoch {progress.epoch}: validation mean recall " "{mean_recall:.2%}".format(
         **classification_report(*predict_logits(model, loaders[1], args.device), names))), checkpoint=checkpoint)
 model.eval()
-print(f"{progress.step:,} steps in {progress.seconds:.0f} s")
+save_adapter(model, folder / "adapter.safetensors", base=base, labels=names)
+print(f"{progress.step:,} steps in {progress.seconds:.0f} s; saved: {folder / 'adapter.safetensors'}")
 
 # %%
 section("9.7  Is it any good?")
@@ -247,10 +248,9 @@ print(f"loss: {class_loss(logits, labels):.3f}; {class_loss(undone.log(), labels
 
 # %%
 section("9.9  Carry it away, and label a file")
-# The adapter's file has the names of the classes in it. predict_file sorts the texts of a table by length, so that
-# little padding is computed, and writes the rows in their old order. Here: the texts of the test.
+# The adapter's file, saved in 9.6, has the names of the classes in it. predict_file sorts the texts of a table by
+# length, so that little padding is computed, and writes the rows in their old order. Here: the texts of the test.
 
-save_adapter(model, folder / "adapter.safetensors", base=base, labels=names)
 with written_whole(folder / "to_label.csv") as temporary:
     splits[2][["Text"]].to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
 counts = predict_file(model, folder / "to_label.csv", folder / "labelled.csv", "Text", tokenizer, names)

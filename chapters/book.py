@@ -24,13 +24,20 @@ from gpt.config import GPT2_SIZES  # noqa: E402
 from gpt.cost.precision import TYPES, choose_precision, float32_by_onednn  # noqa: E402
 from gpt.download import DownloadError, data_dir  # noqa: E402
 from gpt.model import GPTModel  # noqa: E402
-from gpt.storage.files import written_whole  # noqa: E402
+from gpt.storage.files import BadFile, written_whole  # noqa: E402
 from gpt.weights import load_gpt2  # noqa: E402
 
 
 def at_least_one(text):
     """A whole number from 1 on: argparse prints this function's name where it is not."""
     if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def from_0_to_4_billion(text):
+    """A seed: what pandas, NumPy and torch all take."""
+    if not 0 <= int(text) <= 4_000_000_000:
         raise ValueError
     return int(text)
 
@@ -60,8 +67,15 @@ FLAGS = {
     "--label-column": dict(metavar="NAME", help="the column of --csv that holds the classes"),
     "--predict": dict(metavar="FILE", help="a CSV whose texts get a label each, from --adapter, into --out"),
     "--out": dict(metavar="FILE", help="the CSV that --predict writes"),
+    "--leave-out-empty": dict(action="store_true", help="leave out the rows of --csv that have an empty cell"),
     "--idx": dict(metavar="FOLDER", help="MNIST's four idx files, in place of Fashion-MNIST"),
 }
+NEEDS = {    # flag: what must be there too, one of these; as far as a chapter has them
+    "--column": ["--csv"], "--text-column": ["--csv", "--predict"], "--label-column": ["--csv"],
+    "--leave-out-empty": ["--csv"], "--adapter": ["--predict", "--text"], "--out": ["--predict"], "--resume": ["--full"],
+}
+NOT_BOTH = [("--csv", "--text"), ("--csv", "--predict"), ("--text", "--seeds"), ("--text", "--resume"),
+            ("--seeds", "--resume")]
 
 
 def start(doc, quick, full, *flags):
@@ -77,13 +91,14 @@ def start(doc, quick, full, *flags):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()    # --quick --full: a minute's training would become the shipped mini
     size.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
-    parser.add_argument("--seed", type=int, default=123, help="of initialisation, data order and sampling")
+    parser.add_argument("--seed", type=from_0_to_4_billion, default=123, help="of initialisation, data order and sampling")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     for flag in flags:
         name, options = (flag, FLAGS[flag]) if isinstance(flag, str) else flag
         (size if name == "--full" else parser).add_argument(name, **options)
     notebook = "ipykernel" in sys.modules
     args = parser.parse_args([] if notebook else None)
+    _check_flags(args, parser)
     for name, value in (quick if args.quick else full).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
@@ -93,6 +108,18 @@ def start(doc, quick, full, *flags):
     torch.manual_seed(args.seed)
     sys.excepthook = _last_words
     return args
+
+
+def _check_flags(args, parser):
+    """Stop where a flag would be ignored, because another one is missing or takes its place."""
+    flags = {f"--{name.replace('_', '-')}": value not in (None, False) for name, value in vars(args).items()}
+    for flag, others in NEEDS.items():
+        others = [other for other in others if other in flags]
+        if flags.get(flag) and others and not any(flags[other] for other in others):
+            parser.error(f"{flag} has no meaning without {' or '.join(others)}")
+    for one, other in NOT_BOTH:
+        if flags.get(one) and flags.get(other):
+            parser.error(f"{one} and {other} do different things: give one of them")
 
 
 def _model_name(asked, parser):
@@ -115,8 +142,9 @@ def _last_words(kind, error, traceback):
     if kind is KeyboardInterrupt:
         print(f"\n{str(error) or 'stopped'}", file=sys.stderr)
         sys.exit(130)    # what a shell expects after Ctrl-C
-    if isinstance(error, (DownloadError, OSError)):    # no network, no such file, a full disk
-        print(f"\n{error}", file=sys.stderr)
+    if isinstance(error, (DownloadError, OSError, BadFile, FloatingPointError)):    # no network, a full disk, damage, NaN
+        hint = " (GPT_DATA_DIR can name another folder for downloads and runs)" * isinstance(error, PermissionError)
+        print(f"\n{error}{hint}", file=sys.stderr)
         sys.exit(1)
     sys.__excepthook__(kind, error, traceback)
 
@@ -156,8 +184,12 @@ def answer(args, tokenizer):
     if not args.adapter and not saved:
         sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
     file = args.adapter or saved[-1]
-    model, adapter = or_stop(load_classifier, file)
-    for label, probability in classify(model, [args.text], tokenizer, adapter.labels, adapter.pad_to):
+    model, adapter = load_classifier(file)
+    try:
+        args.text.encode()
+    except UnicodeEncodeError:    # LC_ALL=C: Python did not know that the command line is UTF-8
+        args.text = os.fsencode(args.text).decode(errors="replace")
+    for label, probability in classify(model, [args.text], tokenizer, adapter):
         print(f"{label} ({probability:.1%}), says {file}")
 
 
@@ -184,14 +216,6 @@ def repeat(args, condition, methods):
     folder = run_folder(args)
     folder = folder.with_name(f"{folder.name}-to-{seeds[-1]}" + f"-epochs{args.epochs}" * bool(args.epochs))
     report(folder, args, recipe=getattr(args, "recipe", "default"), weights=weights, seeds=seeds, results=results)
-
-
-def or_stop(function, *arguments):
-    """What the function returns; where a file of the reader's is damaged, its error is the last line on the screen."""
-    try:
-        return function(*arguments)
-    except ValueError as error:
-        sys.exit(str(error))
 
 
 def peak_memory(device):

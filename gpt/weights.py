@@ -22,11 +22,11 @@ from torch.overrides import TorchFunctionMode
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.download import ASSETS, DownloadError, data_dir, fetch
 from gpt.model import GPTModel
-from gpt.storage.files import digest, naming_file, read_json, read_safetensors, read_state_dict, written_whole
+from gpt.storage.files import naming_file, read_json, read_safetensors, read_state_dict, sha256_of, written_whole
 from gpt.storage.openai_checkpoint import open_checkpoint
 
 MINI = Path(__file__).resolve().parent.parent / "data" / "mini" / "model.safetensors"
-MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"    # what `digest` says
+MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"    # what `sha256_of` says
 OPENAI_FILES = ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 HUGGING_FACE_MASK = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")    # constants, not weights
 BOOK_MASK = re.compile(r"trf_blocks\.[0-9]+\.att\.mask")
@@ -55,7 +55,7 @@ def load_huggingface(file, n_heads=None):
         for part in files:
             tensors |= read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)[0]
         tensors = {WRAPPER.sub("", name): tensor for name, tensor in tensors.items()}
-        score = tensors.pop("score.weight", None)    # (K, C)
+        score = tensors.pop("score.weight", None)    # a classifier's head
         tensors = from_openai({name: t for name, t in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)})
         if (settings := files[0].with_name("config.json")).is_file():
             config, tied = read_config(settings)
@@ -94,7 +94,7 @@ def load_model(file):
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"no GPTConfig in its metadata: was it written by save_model? ({error!r})") from error
         wanted = metadata.get("sha256", MINI_SHA256 if file == MINI else None)    # older files have none
-        if wanted not in (None, digest(tensors, metadata["config"])):
+        if wanted not in (None, sha256_of(tensors, metadata["config"])):
             raise ValueError("its sha256 is not that of its content: it is damaged")
         return assemble(config, tensors)
 
@@ -113,7 +113,7 @@ def save_model(model, file, dtype=None, **metadata):
             if stored[name].dtype != weight.dtype and stored[name].isinf().any() and not weight.isinf().any():
                 raise ValueError(f"{name} holds numbers that are too large for {dtype}")
     config = json.dumps(asdict(model.config))
-    notes = {key: str(value) for key, value in metadata.items()} | {"config": config, "sha256": digest(stored, config)}
+    notes = {key: str(value) for key, value in metadata.items()} | {"config": config, "sha256": sha256_of(stored, config)}
     with written_whole(file) as temporary:
         save_file(stored, temporary, notes)
 

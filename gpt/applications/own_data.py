@@ -20,7 +20,7 @@ from gpt.batches import encode
 from gpt.classify import most_probable_labels
 from gpt.config import GPT2_SIZES
 from gpt.spam import decode_utf8, normalised
-from gpt.storage.files import naming_file, written_whole
+from gpt.storage.files import BadFile, naming_file, written_whole
 from gpt.weights import load_gpt2
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -50,21 +50,21 @@ def open_table(file, *columns, text=None):
     delimiter = max(headers, key=lambda sign: (set(columns) <= set(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
     if not header:
-        raise ValueError(f"{file}: the file is empty: not even a line of column names")
+        raise BadFile(f"{file}: the file is empty: not even a line of column names")
     for column in columns:
         _check_column(file, header, column)
     rows = list(_rows(file, text, delimiter, first))[1:]
     for line, cells in rows:
         if len(cells) != len(header):
-            raise ValueError(f"{file}:{line}: {len(cells)} cells, but {len(header)} columns have a name: does a cell "
-                             f"hold {DELIMITERS[delimiter]} or a line end, and no quotation marks around it?")
+            raise BadFile(f"{file}:{line}: {len(cells)} cells, but {len(header)} columns have a name: does a cell "
+                          f"hold {DELIMITERS[delimiter]} or a line end, and no quotation marks around it?")
     return delimiter, header, rows
 
 
 def _check_column(file, header, column):
     if header.count(column) != 1:
         found = f"{header.count(column)} columns are" if column in header else "no column is"
-        raise ValueError(f"{file}: {found} named {column}: the columns are {header}")
+        raise BadFile(f"{file}: {found} named {column}: the columns are {header}")
 
 
 def _quoting(text, delimiter):
@@ -85,8 +85,8 @@ def _rows(file, text, delimiter, line=1, strict=True):
                 yield line, cells
             line = before + reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{file}:{line}: {error}: does the row that begins there have a quotation mark that is not "
-                         f"closed or, within a quoted cell, one that is not doubled?") from error
+        raise BadFile(f"{file}:{line}: {error}: does the row that begins there have a quotation mark that is not "
+                      f"closed or, within a quoted cell, one that is not doubled?") from error
 
 
 def read_table(file, *columns, leave_out_empty=False):
@@ -97,7 +97,7 @@ def read_table(file, *columns, leave_out_empty=False):
     """
     _, header, rows = open_table(file, *columns)
     if not rows:
-        raise ValueError(f"{file}: a line of column names, {header}, and no rows")
+        raise BadFile(f"{file}: a line of column names, {header}, and no rows")
     table = pd.DataFrame([cells for _, cells in rows], dtype=str)[[header.index(column) for column in columns]]
     empty = (table == "").to_numpy()
     if empty.any():
@@ -105,9 +105,9 @@ def read_table(file, *columns, leave_out_empty=False):
         lines = list(dict.fromkeys(rows[i][0] for i in row))    # a row may have two
         named = ", ".join(map(str, lines[:9])) + ", ..." * (len(lines) > 9)
         if not leave_out_empty:
-            raise ValueError(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} cells "
-                             f"in {len(table):,} rows are (lines {named}): fill them, or leave these rows out "
-                             f"(--leave-out-empty)")
+            raise BadFile(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} cells "
+                          f"in {len(table):,} rows are (lines {named}): fill them, or leave these rows out "
+                          f"(--leave-out-empty)")
         print(f"{file}: {len(lines):,} of {len(table):,} rows have an empty cell and are left out: lines {named}")
         table = table[~empty.any(axis=1)].reset_index(drop=True)
     return table.set_axis(list(columns), axis=1)
@@ -120,7 +120,7 @@ def labelled_table(file, text_column, label_column, leave_out_empty=False):
     Raises: what `read_table` and `number_classes` do; ValueError for one column as text and label
     """
     if text_column == label_column:
-        raise ValueError(f"{file}: column {text_column} cannot be text and label at once")
+        raise BadFile(f"{file}: column {text_column} cannot be text and label at once")
     table = read_table(file, label_column, text_column, leave_out_empty=leave_out_empty).set_axis(["Label", "Text"], axis=1)
     with naming_file(file):
         return number_classes(table)
@@ -189,11 +189,11 @@ def load_classifier(adapter_file):
     """
     base = read_adapter(adapter_file)[0].base
     if base not in GPT2_SIZES:
-        raise ValueError(f"{adapter_file} was trained on {base!r}, weights that no file holds: take another adapter")
+        raise BadFile(f"{adapter_file} was trained on {base!r}, weights that no file holds: take another adapter")
     model = load_gpt2(base)
     adapter = load_adapter(model, adapter_file)
     if not adapter.labels:
-        raise ValueError(f"{adapter_file} has no labels: it was trained to write text, not to tell classes apart")
+        raise BadFile(f"{adapter_file} has no labels: it was trained to write text, not to tell classes apart")
     return model.eval(), adapter
 
 
@@ -213,15 +213,15 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     if text_column is None:
         text_column = next((name for name in header if name in ("text", "Text")), None)
         if text_column is None:
-            raise ValueError(f"{source}: no column is named text or Text: which one holds the texts? {header}")
+            raise BadFile(f"{source}: no column is named text or Text: which one holds the texts? {header}")
         _check_column(source, header, text_column)
     if Path(out).is_dir():
         raise IsADirectoryError(f"{out} is a folder: name a file in it")
     if Path(out).exists() and os.path.samefile(source, out):
-        raise ValueError(f"{out} would be overwritten with its own labels: write them to another file")
+        raise BadFile(f"{out} would be overwritten with its own labels: write them to another file")
     taken = [column for column in NEW_COLUMNS if column in header]
     if taken:
-        raise ValueError(f"{source} has a column {taken[0]} already: was it labelled before? Rename it or leave it out")
+        raise BadFile(f"{source} has a column {taken[0]} already: was it labelled before? Rename it or leave it out")
     texts = [cells[header.index(text_column)] for _, cells in rows]
     token_ids = encode([text for text in texts if text], tokenizer)
     with tqdm(total=len(token_ids), unit="text", disable=None, leave=False) as bar:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from gpt.storage.files import read_json, written_whole
+from gpt.storage.files import BadFile, read_json, written_whole
 
 
 def remembered(folder, settings, run):
@@ -20,7 +20,7 @@ def remembered(folder, settings, run):
     Input: settings, a dict, and run() -> a dict, both of numbers, text, None, lists and dicts
     """
     file = Path(folder) / f"{digest(settings)[:16]}.json"
-    return made_once(file, lambda: {"settings": settings, "result": run()})["result"]
+    return made_once(file, lambda: {"settings": settings, "result": run()}, ["settings", "result"])["result"]
 
 
 def digest(settings):
@@ -28,16 +28,20 @@ def digest(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def made_once(file, make):
+def made_once(file, make, keys=()):
     """The content of a JSON file. If there is none, it is made by make() and written whole.
 
-    Raises: ValueError with the file's name where it is damaged
+    Input: make() -> a dict; keys, which the content must have
+    Raises: BadFile, with what to do, where it is damaged
     """
     if file.exists():
         try:
-            return read_json(file)
-        except ValueError as error:
-            raise ValueError(f"{error}: delete this file, and the run is made anew") from error
+            found = read_json(file)
+            if isinstance(found, dict) and found.keys() >= set(keys):
+                return found
+            raise BadFile(f"{file}: it is no record of a run, which has {', '.join(keys)}")
+        except BadFile as error:
+            raise BadFile(f"{error}: delete this file, and the run is made anew") from error
     made = make()
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(made, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -33,7 +33,7 @@ from gpt.config import GPT2_SIZES
 from gpt.interop.hugging_face import fold_bias, hf_config, merged_weights
 from gpt.lora import SCALES, LinearWithLoRA, lora_layers
 from gpt.model import scores_tokens, unwrapped
-from gpt.storage.files import digest, naming_file, read_json, read_safetensors, written_whole_folder
+from gpt.storage.files import naming_file, read_json, read_safetensors, sha256_of, written_whole_folder
 from gpt.weights import check_tensors, from_openai
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -71,7 +71,7 @@ def export_peft(model, folder, *, base=None, labels=()):
                 raise ValueError(f"{name} holds numbers that are not finite: did the training diverge?")
         settings = settings_of(model, modules, head, base)
         notes = {"base": base or "a base without name", "fingerprint": fingerprint(model), "labels": labels}
-        notes["sha256"] = digest(tensors, checked(settings, notes))
+        notes["sha256"] = sha256_of(tensors, checked(settings, notes))
     with written_whole_folder(folder) as temporary:
         (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -388,7 +388,7 @@ def read_notes(header, tensors, settings):
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its header is not that of an adapter ({type(error).__name__}: {error})") from error
     older = notes.keys() <= {"base", "fingerprint", "labels", "pad_to", "layers", "bias"}    # before December 2026
-    if not older and notes.get("sha256") != digest(tensors, checked(settings, notes)):
+    if not older and notes.get("sha256") != sha256_of(tensors, checked(settings, notes)):
         raise ValueError("its sha256 is not that of its content: it is damaged, or was changed by hand")
     return notes
 

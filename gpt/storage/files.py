@@ -146,17 +146,21 @@ def written_whole_folder(path):
             raise
 
 
+class BadFile(ValueError):
+    """A file that cannot be used. The message begins with its name and says all that whoever gave it needs to know."""
+
+
 @contextmanager
 def naming_file(file):
-    """Turn a reader's error about damaged content into a ValueError with the file's name in front."""
+    """Turn a reader's error about damaged content into a BadFile with the file's name in front."""
     try:
         yield
     except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
-        raise ValueError(f"{file}: {error}") from error
+        raise BadFile(f"{file}: {error}") from error
 
 
 def read_json(file):
-    """The content of a JSON file. Raises ValueError with the file's name where it is damaged."""
+    """The content of a JSON file. Raises BadFile where it is damaged."""
     with naming_file(file):
         return json.loads(Path(file).read_text(encoding="utf-8-sig"))    # without a byte-order mark
 
@@ -178,7 +182,7 @@ def read_safetensors(file):
         raise ValueError(f"no safetensors file: {what} ({error})") from error
 
 
-def digest(tensors, text=""):
+def sha256_of(tensors, text=""):
     """The sha256 of {name: tensor}, with shapes and types of numbers, and of a text: 64 hexadecimal digits."""
     import torch    # see `read_state_dict`
 

@@ -20,6 +20,7 @@ from gpt.cost import fresh_process
 from gpt.download import DownloadError
 from gpt.generate import generate
 from gpt.model import GELU
+from gpt.storage.files import BadFile
 
 sys.path.insert(0, str(ROOT / "chapters"))
 import book  # noqa: E402  (the path comes first)
@@ -63,7 +64,10 @@ def test_quick_and_full_choose_the_settings_and_the_command_line_wins(start):
     (["--quick", "--full"], "not allowed with argument --quick"),
     (["--model", "125M"], "--model 125M: one of gpt2-small.*mini"),
     (["--quick", "--model", "125M"], "--model 125M"),
-    (["--model", "gpt2"], "--model gpt2: one of")])
+    (["--model", "gpt2"], "--model gpt2: one of"),
+    (["--seed", "-1"], "--seed: invalid from_0_to_4_billion value: '-1'"),
+    (["--seed", "99999999999999999999"], "--seed: invalid from_0_to_4_billion value"),
+    (["--seed", "1.5"], "--seed: invalid from_0_to_4_billion value")])
 def test_a_word_that_is_misspelled_stops_the_chapter_and_says_why(start, capsys, words, complaint):
     with pytest.raises(SystemExit) as stopped:
         start(*words)
@@ -74,6 +78,41 @@ def test_a_flag_that_a_chapter_has_no_use_for_is_misspelled_too(start, capsys):
     with pytest.raises(SystemExit):
         start("--recipe", "blog", flags=("--model",))
     assert "unrecognized arguments: --recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words, complaint", [
+    (["--csv", "--column"], ["--column", "text"], "--column has no meaning without --csv"),
+    (["--csv", "--predict", "--text-column"], ["--text-column", "t"], "--text-column has no meaning without --csv or --predict"),
+    (["--csv", "--label-column"], ["--label-column", "t"], "--label-column has no meaning without --csv"),
+    (["--csv", "--leave-out-empty"], ["--leave-out-empty"], "--leave-out-empty has no meaning without --csv"),
+    (["--predict", "--out"], ["--out", "o.csv"], "--out has no meaning without --predict"),
+    (["--predict", "--adapter"], ["--adapter", "a"], "--adapter has no meaning without --predict"),
+    (["--text", "--adapter"], ["--adapter", "a"], "--adapter has no meaning without --text"),
+    (["--full", "--resume"], ["--resume"], "--resume has no meaning without --full"),
+    (["--text", "--csv"], ["--text", "t", "--csv", "c"], "--csv and --text do different things"),
+    (["--predict", "--csv"], ["--predict", "p", "--csv", "c"], "--csv and --predict do different things"),
+    (["--text", "--seeds"], ["--text", "t", "--seeds", "3"], "--text and --seeds do different things"),
+    (["--resume", "--seeds"], ["--resume", "--seeds", "3"], "--seeds and --resume do different things")])
+def test_a_flag_that_would_be_ignored_stops_the_chapter(start, capsys, flags, words, complaint):
+    """07 --column text, without --csv, trained on the SMS messages and said nothing."""
+    with pytest.raises(SystemExit) as stopped:
+        start(*words, flags=flags)
+    assert stopped.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_a_flag_whose_partner_the_chapter_does_not_have_needs_none(start):
+    assert start("--resume", flags=["--resume", "--epochs"]).resume
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locales as Unix has them")
+def test_a_text_on_the_command_line_is_read_as_utf_8_in_any_locale(start, capsys, monkeypatch):
+    read = []
+    monkeypatch.setattr("gpt.applications.own_data.load_classifier", lambda file: (None, None))
+    monkeypatch.setattr(book, "classify", lambda model, texts, tokenizer, adapter: read.extend(texts) or [])
+    for text in ("Grüße 你好", "Grüße 你好".encode().decode("ascii", "surrogateescape")):    # the second: LC_ALL=C
+        monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+        book.answer(start("--text", text, "--adapter", "a"), None)
+    assert read == ["Grüße 你好"] * 2
 
 
 def test_help_is_the_chapters_own_text(start, capsys):
@@ -396,12 +435,21 @@ def test_importing_the_book_needs_no_screen_and_finds_gpt():
     assert run.stdout.strip().lower() == "agg", run.stderr
 
 
-def test_an_error_in_a_file_of_the_readers_is_the_last_line():
-    def read(name):
-        if name == "bad.csv":
-            raise ValueError(f"{name}: no column is named text")
-        return name
+@pytest.mark.parametrize("error", [BadFile("bad.csv: no column is named text"), FloatingPointError("the loss is nan"),
+                                   OSError("the disk is full"), ValueError("this is another error")])
+def test_what_the_reader_can_help_is_one_line(start, capsys, error):
+    start()
+    if isinstance(error, BadFile) or not isinstance(error, ValueError):
+        with pytest.raises(SystemExit) as stopped:
+            sys.excepthook(type(error), error, None)
+        assert stopped.value.code == 1 and capsys.readouterr().err == f"\n{error}\n"
+    else:
+        sys.excepthook(type(error), error, None)
+        assert capsys.readouterr().err == f"ValueError: {error}\n", "a mistake in the code keeps its traceback"
 
-    assert book.or_stop(read, "good.csv") == "good.csv"
-    with pytest.raises(SystemExit, match=r"^bad.csv: no column is named text$"):
-        book.or_stop(read, "bad.csv")
+
+def test_where_nothing_may_be_written_the_way_out_is_said(start, capsys):
+    start()
+    with pytest.raises(SystemExit):
+        sys.excepthook(PermissionError, PermissionError(13, "Permission denied", "/data/runs"), None)
+    assert "/data/runs' (GPT_DATA_DIR can name another folder" in capsys.readouterr().err

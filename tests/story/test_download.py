@@ -1,5 +1,6 @@
 """What gpt/download.py promises, against a site on this machine that breaks off and lies."""
 
+import email.utils
 import hashlib
 import http.server
 import io
@@ -13,6 +14,7 @@ import threading
 import time
 import venv
 import zipfile
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
@@ -323,6 +325,47 @@ def test_a_connection_that_falls_silent_is_given_up_and_resumed(offer, monkeypat
     assert time.monotonic() - began < 3
 
 
+def test_a_server_that_drips_is_given_up(offer, monkeypatch):
+    """A byte now and then is progress, and the file would come in five days."""
+    def drips(handler, start):
+        handler.send(200, {"Content-Length": len(BODY)})
+        for byte in BODY[:60]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+
+    monkeypatch.setattr(download, "SLOW", 0.3)
+    offer("file", drips, honest)
+    began = time.monotonic()
+    assert fetch("file").read_bytes() == BODY
+    assert time.monotonic() - began < 2
+
+
+def test_what_a_bad_source_began_does_not_spoil_the_next_one(offer):
+    offer("file", partial(stuck_at_90_000, body=bytes(len(BODY))), honest)
+    assert fetch("file").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("when", ["0", "1", "a date"])
+def test_a_server_that_asks_for_a_moment_gets_it(offer, site, status, when):
+    """Otherwise the reader gets mini in place of a file of 0.5 GB that could be had a second later."""
+    def busy(handler, start):
+        if len(site.asked) > 2:
+            return honest(handler, start)
+        date = email.utils.format_datetime(datetime.now(timezone.utc) + timedelta(seconds=1), usegmt=True)
+        handler.send(status, {"Retry-After": date if when == "a date" else when, "Content-Length": 0})
+
+    offer("file", busy)
+    assert fetch("file").read_bytes() == BODY and len(site.asked) == 3
+
+
+@pytest.mark.parametrize("when", ["3600", "soon", "-1", "", None])
+def test_nobody_waits_for_an_hour_or_for_ever(offer, site, when):
+    offer("file", says(503, Retry_After=when), says(503, Retry_After="0"), honest)
+    assert fetch("file").read_bytes() == BODY
+    assert [path for path, _ in site.asked] == ["/0/file"] + ["/1/file"] * 4 + ["/2/file"]
+
+
 # A site that lies.
 
 @pytest.mark.parametrize("reason, answer", [
@@ -335,6 +378,10 @@ def test_a_connection_that_falls_silent_is_given_up_and_resumed(offer, monkeypat
     ("broke off", says(200, BODY[:100], Content_Length=None)),
     ("more than 200,000 bytes", endless),
     ("sha256 is not", says(200, BODY[::-1])),
+    ("Invalid IPv6 URL", says(302, Location="http://[::bad/")),
+    ("Exceeds the limit", lambda handler, start: (
+        honest(handler, 0, most=90_000) if not start else handler.send(206, {
+            "Content-Range": f"bytes {start}-199999/{'9' * 5000}", "Content-Length": 0}))),
 ])
 def test_the_reason_is_said_and_the_next_source_is_tried(reason, answer, offer, capsys, data):
     offer("file", answer, honest)
@@ -540,3 +587,26 @@ def test_when_all_fail_one_error_lists_them_and_says_where_to_put_the_file(offer
     assert f"{WHEEL}: ERROR: No matching distribution" in third
     assert str(data / "folder" / "file") in place and SHA256 in place
     assert (data / "folder").is_dir(), "the folder to put it into must be there"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_python_would_unpack_whole_is_not_unpacked(method, offer, data, capsys):
+    """1,258 bytes become 1.6 GB of memory, because zipfile bounds the output of deflate alone."""
+    offer("file", says(200, zip_of({MEMBER: BODY}, method)), member=MEMBER)
+    with pytest.raises(DownloadError, match="compressed in an unusual way"):
+        fetch("file")
+    assert files_in(data) == set()
+
+
+def test_a_folder_in_the_way_is_named_and_nothing_is_fetched(offer, site, data):
+    offer("file", honest)
+    (data / "file").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="a folder is in the way: .*file"):
+        fetch("file")
+    assert site.asked == []
+
+
+def test_a_web_page_under_another_type_is_no_file_even_where_no_checksum_is_known(offer, data, monkeypatch):
+    offer("file", says(200, b"<!DOCTYPE html>Please log in", Content_Type="application/octet-stream"), honest)
+    monkeypatch.setitem(ASSETS, "file", Asset(ASSETS["file"].sources))
+    assert fetch("file").read_bytes() == BODY

@@ -1,5 +1,7 @@
 """gpt/plots.py: what is drawn is what was given."""
 
+import io
+
 import matplotlib
 import pytest
 
@@ -127,3 +129,11 @@ def test_loss_and_accuracy_have_one_line_for_each_way_and_one_for_the_start():
         assert drawn == {"before training": [factor * points["LoRA"][0][place]] * 2} | {
             way: [factor * point[place] for point in way_points] for way, way_points in points.items()}
         assert list(axes.lines[0].get_xdata()) == [0, 5]
+
+
+def test_a_label_with_a_dollar_sign_is_no_formula():
+    """matplotlib takes what stands between two dollar signs for mathematics, and stopped a run after its training."""
+    names = ["$", "$$", "$_$", "$0_$50", "$5-$9", "a_b^{"]
+    fig = plot_accuracies([(name, 0.5, 0.25, 0.75) for name in names], "$ and $$", "$x", by_value=False)
+    fig.savefig(io.BytesIO(), format="png")
+    assert not any(text.get_parse_math() for text in fig.findobj(matplotlib.text.Text))

@@ -208,3 +208,12 @@ def test_half_an_emoji_is_shown_as_the_replacement_sign(tokenizer):
 
 def test_the_tokenizer_is_built_once(tokenizer):
     assert gpt2_tokenizer() is tokenizer, "reading 50,000 merges takes a moment"
+
+
+@pytest.mark.parametrize("text", [" " * 1_200_000, " " * 1_200_000 + "a", "\n" * 2_000_001 + " b", "\t\n " * 400_000 + "x"])
+def test_a_million_blanks_are_a_text(tokenizer, text):
+    """tiktoken's engine panics where a piece of white space may be as long as it likes, and no handler sees a panic."""
+    ids = tokenizer.encode_ordinary(text)
+    assert tokenizer.decode(ids) == text
+    half = tokenizer.encode_ordinary(text[:100_000]), tokenizer.encode_ordinary(text[-100_001:])
+    assert ids[:len(half[0]) - 9] == half[0][:-9] and ids[9 - len(half[1]):] == half[1][9:]
