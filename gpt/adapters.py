@@ -30,8 +30,7 @@ class Adapter:
     fingerprint: str      # of the base model's weights: see the function `fingerprint`
     labels: list          # the classes' names, [] for a language model
     pad_to: int | None    # None: read at the last real token; a number: padded to it and read at the last position
-    layers: dict          # name of a layer -> {"rank", "alpha", "scale"}; "shares_a" names the layer whose A it uses,
-                          # and "dropout" is there where it is not 0
+    layers: dict          # layer's name -> {"rank", "alpha", "scale"}, perhaps "dropout"; "shares_a": whose A it uses
 
     def __post_init__(self):
         texts = [self.base, self.fingerprint, *self.labels]
@@ -45,8 +44,7 @@ class Adapter:
             self._check_layer(name, **options)
 
     def _check_layer(self, name, rank, alpha, scale, shares_a=None, dropout=0.0):
-        if (type(rank) is not int or rank < 1 or not math.isfinite(alpha) or scale not in SCALES
-                or not 0 <= dropout <= 1):
+        if type(rank) is not int or rank < 1 or not math.isfinite(alpha + dropout) or scale not in SCALES:
             raise ValueError(f"{name}: no LoRA has the rank {rank!r}, the alpha {alpha!r} and the scale {scale!r}")
         if shares_a is not None and "shares_a" in self.layers.get(shares_a, {"shares_a": None}):
             raise ValueError(f"{name} shares the A of {shares_a!r}, which has none of its own")
@@ -103,12 +101,11 @@ def load_adapter(model, file):
     adapter, tensors = read_adapter(file)
     here, dtype = fingerprint(model), model.tok_emb.weight.dtype
     if adapter.fingerprint != here:
-        advice = "load the same base first"
-        if dtype != torch.float32 and not is_held(model):
-            advice += (f", in float32: rounded to {dtype} it cannot be recognised. Lay the adapter over it, and convert "
-                       f"it then (gpt.cost.precision.hold)")
-        raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., "
-                      f"this model's are {here[:12]}...: {advice}")
+        rounded = dtype != torch.float32 and not is_held(model)
+        raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., this "
+                      f"model's are {here[:12]}...: load the same base first" + rounded * (
+                          f", in float32: rounded to {dtype} it cannot be recognised. Lay the adapter over it, and "
+                          f"convert it then (gpt.cost.precision.hold)"))
     if scores_tokens(model) and not is_tied(model):
         raise ValueError("this model's head is a matrix of its own, not its embedding, and an adapter has no place for "
                          "it: call swap_head first if the head may go")

@@ -48,9 +48,9 @@ class Checkpoint:
         random = {"cpu": torch.get_rng_state(),
                   "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                   "own": [generator.get_state() for generator in self.generators]}
-        state = {"identity": self.identity, "progress": plain(asdict(progress)), "optimizer": self.optimizer.state_dict(),
-                 "parameters": {name: p.detach() for name, p in self._trainable().items()}, "random": random,
-                 "scaler": self.scaler.state_dict() if self.scaler else {}}
+        state = {"identity": self.identity, "progress": plain(asdict(progress)), "random": random,
+                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict() if self.scaler else {},
+                 "parameters": {name: p.detach() for name, p in self._trainable().items()}}
         with written_whole(self.path) as temporary:
             with open(temporary, "wb") as file:    # torch cannot open every name that Python can (LC_ALL=C)
                 torch.save(state, file)
@@ -138,8 +138,8 @@ def check_finite(model, step):
     """Raise FloatingPointError, with the name, if a parameter that trains is not finite after this many steps."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not parameter.isfinite().all():
-            raise FloatingPointError(f"{name} holds numbers that are not finite after step {step}, which was not saved: "
-                                     f"is the learning rate too high?")
+            raise FloatingPointError(f"{name} holds numbers that are not finite after step {step}, which was not "
+                                     f"saved: is the learning rate too high?")
 
 
 def plain(value):

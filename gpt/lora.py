@@ -191,8 +191,8 @@ def replace_linear_with_lora(model, rank, alpha, *, targets=None, scale="alpha/r
 
     Input: model, any module: a GPTModel, or model.trf_blocks to leave the rest alone (nothing outside is frozen);
         targets, the last part of the names to replace, such as "W_query" or ("W_query", "W_value"), or None for every
-        linear layer (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in TOGETHER share one
-        A; generator, for drawing A (None: torch's)
+        linear layer (`_linears_to_replace` finds them); share_a, whether layers of one parent whose names are in
+        TOGETHER share one A; generator, for drawing A (None: torch's)
     Output: how many layers were replaced; in `model` only their A's and B's train then
     Raises: ValueError, before anything is changed, for a model that has LoRA layers already, a target that matches
         nothing, a layer whose weight is tied to another module's, and what LoRALayer refuses

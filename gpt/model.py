@@ -165,7 +165,7 @@ class GPTModel(nn.Module):
 
 
 def unwrapped(model):
-    """The model inside the wrappers of torch.compile and DistributedDataParallel, which give its parameters new names."""
+    """The model inside the wrappers of torch.compile and DistributedDataParallel, which rename its parameters."""
     while hasattr(model, "_orig_mod") or hasattr(model, "module"):
         model = getattr(model, "_orig_mod", None) or model.module
     return model

@@ -61,9 +61,9 @@ def decode_utf8(path, keep_mark=False):
         return content.decode("utf-8" if keep_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
-        kind = "a zip or a spreadsheet" if content.startswith(b"PK") else "the file saved in another encoding"
-        raise BadFile(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: was it, or is it, {kind}? Save it as "
-                      f"CSV UTF-8") from error
+        kind = "is it a zip or a spreadsheet" if content[:2] == b"PK" else "was it saved in another encoding"
+        raise BadFile(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: {kind}? Save it "
+                      f"as CSV UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
         raise BadFile(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
 
@@ -113,11 +113,12 @@ def normalised(text):
 def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
     """Split the table so that no test message equals, but for digits and punctuation, one that was trained on.
 
-    Rows whose texts are equal after `normalised` form a group, and a group goes to one split. A group has the label of its first row. The labels are taken in the order in which they first
-    occur, and the groups of a label from the largest down. Each group draws its split from np.random.default_rng(seed),
-    among those that have room for all of it, with chances in proportion to their room. Where none has, the split with
-    the most room takes it. A split's room is the number of rows of that label that it still lacks: its share of the
-    table times the rows in the label's groups, plus the room, possibly negative, that earlier labels left.
+    Rows whose texts are equal after `normalised` form a group, and a group goes to one split. A group has the label of
+    its first row. The labels are taken in the order in which they first occur, and the groups of a label from the
+    largest down. Each group draws its split from np.random.default_rng(seed), among those that have room for all of it,
+    with chances in proportion to their room. Where none has, the split with the most room takes it. A split's room is
+    the number of rows of that label that it still lacks: its share of the table times the rows in the label's groups,
+    plus the room, possibly negative, that earlier labels left.
 
     Output: train, validation, test, shuffled with the same generator and renumbered from 0; every row of df is in
         exactly one of them. The first two sizes are the fractions rounded down, give or take a group without room

@@ -1,9 +1,10 @@
 """Files of weights, OpenAI's, Hugging Face's, the book's and our own, become a GPTModel.
 
 Each loader returns a model in eval mode and float32, with memory of its own. Its head is tied to its embedding, unless
-the file is a classifier's, or one of a language model that was trained with a head of its own. Each loader is strict: a tensor that is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where
-the config has another number of blocks than the file, the error names the two numbers. (A file without a config tells
-its depth by its blocks alone, so without its last block it is a GPT-2 that is one block less deep.)
+the file is a classifier's, or a language model was trained with a head of its own. Each loader is strict: a tensor that
+is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where the config has another
+number of blocks than the file, the error names the two numbers. (A file without a config tells its depth by its blocks
+alone, so without its last block it is a GPT-2 that is one block less deep.)
 
 Read along: chapters/04_weights.py. gpt/storage/openai_checkpoint.py reads OpenAI's files.
 """
@@ -46,18 +47,19 @@ def load_huggingface(file, n_heads=None):
 
     The config.json beside the weights tells the number of heads, and must have GPT-2's settings (`read_config`).
     Without it see `config_of`. The weights are in model.safetensors, in several files with an index, or in
-    pytorch_model.bin. A GPT2ForSequenceClassification becomes a classifier, whose head gets the bias 0; the names of its
-    classes are in config.json, under id2label.
+    pytorch_model.bin. A GPT2ForSequenceClassification becomes a classifier, whose head gets the bias 0; the names of
+    its classes are in config.json, under id2label.
     """
     files = files_of_weights(Path(file))
+    settings = files[0].with_name("config.json")
     with naming_file(file):
         tensors = {}
         for part in files:
-            tensors |= read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)[0]
-        tensors = {WRAPPER.sub("", name): tensor for name, tensor in tensors.items()}
+            read = read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)[0]
+            tensors |= {WRAPPER.sub("", name): tensor for name, tensor in read.items()}
         score = tensors.pop("score.weight", None)    # a classifier's head
         tensors = from_openai({name: t for name, t in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)})
-        if (settings := files[0].with_name("config.json")).is_file():
+        if settings.is_file():
             config, tied = read_config(settings)
             if n_heads not in (None, config.n_heads):
                 raise ValueError(f"n_heads is {n_heads}, config.json says {config.n_heads}")
@@ -113,7 +115,8 @@ def save_model(model, file, dtype=None, **metadata):
             if stored[name].dtype != weight.dtype and stored[name].isinf().any() and not weight.isinf().any():
                 raise ValueError(f"{name} holds numbers that are too large for {dtype}")
     config = json.dumps(asdict(model.config))
-    notes = {key: str(value) for key, value in metadata.items()} | {"config": config, "sha256": sha256_of(stored, config)}
+    notes = {key: str(value) for key, value in metadata.items()}
+    notes |= {"config": config, "sha256": sha256_of(stored, config)}
     with written_whole(file) as temporary:
         save_file(stored, temporary, notes)
 
@@ -211,18 +214,11 @@ NAMES = [
 OURS = {openai: ours for openai, _, ours in NAMES} | {hugging_face: ours for _, hugging_face, ours in NAMES}
 PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOTALL)    # number of the block, rest
 
-HUGGING_FACE_SIZES = {"vocab_size": "vocab_size", "n_positions": "context_length", "n_embd": "emb_dim",
-                      "n_head": "n_heads", "n_layer": "n_layers"}
-HUGGING_FACE_SETTINGS = {    # those that change what is computed -> the values that mean what GPTModel computes
-    "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),    # two names of one formula
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
            "n_layer": "n_layers"}
+HUGGING_FACE_SETTINGS = {    # what changes the formulas -> the values that mean GPT-2's (one GELU has two names)
+    "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)}
 
 
 def our_name(name):
@@ -294,17 +290,13 @@ def files_of_weights(path):
     """The files of tensors that Hugging Face's folder, its index of several files, or one file of it stands for."""
     if path.is_dir():
         names = [name + index for name in ("model.safetensors", "pytorch_model.bin") for index in ("", ".index.json")]
-        found = [path / name for name in names if (path / name).exists()]
-        if not found:
-            raise FileNotFoundError(f"{path} has none of {', '.join(names)}")
-        path = found[0]
+        path = next((path / name for name in names if (path / name).exists()), path / names[0])
     if path.suffix != ".json":
         return [path]
-    with naming_file(path):
-        try:
-            return [path.parent / Path(name).name for name in sorted(set(read_json(path)["weight_map"].values()))]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"it is no index of the files of a model ({error!r})") from error
+    try:
+        return [path.with_name(name) for name in sorted(set(read_json(path)["weight_map"].values()))]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: it is no index of the files of a model ({error!r})") from error
 
 
 def read_config(path):
@@ -316,15 +308,11 @@ def read_config(path):
     with naming_file(path):
         if not isinstance(settings, dict):
             raise ValueError("it must hold a config, which is a JSON object")
-        for name, taken in HUGGING_FACE_SETTINGS.items():
+        theirs = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}    # the others are called as in hparams.json
+        config = GPTConfig(**{ours: settings.get(theirs.get(name, name)) for name, ours in HPARAMS.items()})
+        for name, taken in (HUGGING_FACE_SETTINGS | {"n_inner": (4 * config.emb_dim, None)}).items():
             if settings.get(name, taken[0]) not in taken:
                 raise ValueError(f"{name} is {settings[name]!r}; here it is {taken[0]!r}, and nothing else is computed")
-        lacking = [name for name in HUGGING_FACE_SIZES if name not in settings]
-        if lacking:
-            raise ValueError(f"{', '.join(lacking)} is missing: is it a GPT-2's config?")
-        config = GPTConfig(**{ours: settings[theirs] for theirs, ours in HUGGING_FACE_SIZES.items()})
-        if settings.get("n_inner") not in (None, 4 * config.emb_dim):
-            raise ValueError(f"n_inner is {settings['n_inner']}; here it is 4 n_embd, {4 * config.emb_dim}")
         return config, settings.get("tie_word_embeddings", True) is not False
 
 
@@ -367,8 +355,9 @@ def config_of(tensors, n_heads=None):
     Without n_heads it must be a known GPT-2: one with the channels and blocks of one of GPT2_SIZES.
     """
     found = sizes(tensors)
-    known = {(config.emb_dim, config.n_layers): config.n_heads for config in GPT2_SIZES.values()}
-    n_heads = known.get((found["emb_dim"], found["n_layers"])) if n_heads is None else n_heads
+    if n_heads is None:
+        known = {(config.emb_dim, config.n_layers): config.n_heads for config in GPT2_SIZES.values()}
+        n_heads = known.get((found["emb_dim"], found["n_layers"]))
     if n_heads is None:
         raise ValueError(f"{found['n_layers']} blocks of {found['emb_dim']} channels are no known GPT-2, and how many "
                          f"heads it has, no file tells (a config.json would): give n_heads")

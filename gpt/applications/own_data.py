@@ -34,8 +34,8 @@ def open_table(file, *columns, text=None):
     The file is UTF-8, and its first line has the names. The delimiter, one of DELIMITERS, is what a line "sep=;" before
     that says, as Excel writes it, or else the one that gives the names the wanted columns, or, of several that do, most
     columns. A cell in quotation marks may hold line ends, delimiters, and a mark as two marks; but in a file with tabs
-    a quotation mark is a sign like any other, unless the names are in quotation marks too. Blank lines are skipped. (pandas takes the first column for an index if
-    the first row has one cell too many.)
+    a quotation mark is a sign like any other, unless the names are in quotation marks too. Blank lines are skipped.
+    (pandas takes the first column for an index if the first row has one cell too many.)
 
     Input: text, the file's, where it is read already; a pipe can be read once only
     Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
@@ -75,7 +75,7 @@ def _quoting(text, delimiter):
 
 def _rows(file, text, delimiter, line=1, strict=True):
     """(line, cells) for each line that is not blank. Strict: "a";b cut at commas is an error, not one odd cell."""
-    csv.field_size_limit(2 ** 31 - 1)    # of a long text only the first tokens are read, but that is no fault of its file
+    csv.field_size_limit(2 ** 31 - 1)    # a text may be longer than what the model reads of it
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict,
                         **_quoting(text, delimiter))
     before = line - 1
@@ -121,9 +121,9 @@ def labelled_table(file, text_column, label_column, leave_out_empty=False):
     """
     if text_column == label_column:
         raise BadFile(f"{file}: column {text_column} cannot be text and label at once")
-    table = read_table(file, label_column, text_column, leave_out_empty=leave_out_empty).set_axis(["Label", "Text"], axis=1)
+    table = read_table(file, label_column, text_column, leave_out_empty=leave_out_empty)
     with naming_file(file):
-        return number_classes(table)
+        return number_classes(table.set_axis(["Label", "Text"], axis=1))
 
 
 def number_classes(table):
@@ -201,8 +201,8 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     """Copy a CSV and give each row the most probable label of its text and its probability.
 
     `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter, and begins as the
-    source does (a byte-order mark tells Excel that it is UTF-8). It appears when all is done; an interrupted run changes
-    nothing. An empty text gets an empty label, a text that is too long is cut.
+    source does (a byte-order mark tells Excel that it is UTF-8). It appears when all is done; an interrupted run
+    changes nothing. An empty text gets an empty label, a text that is too long is cut.
 
     Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter. Output: Counts
     Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are

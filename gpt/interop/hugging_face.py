@@ -1,8 +1,8 @@
 """Export: a GPTModel, its LoRAs merged, as a folder that Hugging Face's transformers loads with from_pretrained.
 
 A language model becomes a GPT2LMHeadModel, a model with a swapped head a GPT2ForSequenceClassification. GPT-2's
-tokenizer is written beside it where the vocabulary has room for its tokens, so that pipeline("text-classification", folder)
-finds all that it needs. `gpt.weights.load_huggingface` reads the folder back.
+tokenizer is written beside it where the vocabulary has room for its tokens, so that the folder is all that
+pipeline("text-classification", folder) needs. `gpt.weights.load_huggingface` reads it back.
 
 Read along: chapters/07_lora_writer.py. Source: the files of transformers 5.23.0.
 """
@@ -34,8 +34,8 @@ def export_hf(model, folder, *, labels=()):
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
     Raises: ValueError for labels that do not fit the head or are not different texts, for numbers that are not finite,
-        for a model that is read at its padding, and what `fold_bias` refuses; FileExistsError for a folder that holds anything else (see
-        `gpt.storage.files.written_whole_folder`)
+        for a model that is read at its padding, and what `fold_bias` refuses; FileExistsError for a folder that holds
+        anything else (see `gpt.storage.files.written_whole_folder`)
     """
     model = unwrapped(model)
     tensors = hf_tensors(model)
@@ -109,8 +109,8 @@ def hf_tensors(model):
     """The model's tensors, merged, under Hugging Face's names: {"transformer.h.0.attn.c_attn.weight": (C, 3 C), ...}.
 
     Linear weights of the blocks are (in, out) there, and query, key and value stand side by side. A head for classes is
-    called score and has no bias (see `fold_bias`). A model without query, key and value biases gets zeros, because theirs
-    always has these biases.
+    called score and has no bias (see `fold_bias`). A model without query, key and value biases gets zeros, because
+    theirs always has these biases.
     """
     weights = merged_weights(model)
     head, bias = weights.pop("out_head.weight", None), weights.pop("out_head.bias", None)

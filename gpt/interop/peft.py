@@ -345,7 +345,7 @@ def sort_tensors(model, settings, tensors):
 def check_embedding(model, name, tensor):
     """Refuse an embedding, (V, C) or with rows for more tokens, that is not this base's: it was trained."""
     ours = model.tok_emb.weight.detach().cpu()
-    if tensor is not None and not torch.equal(tensor[:len(ours)], ours.to(tensor.dtype)):
+    if tensor is not None and (tensor.ndim != 2 or not torch.equal(tensor[:len(ours)], ours.to(tensor.dtype))):
         raise ValueError(f"{name} has other numbers than this model's embedding: was it trained, or is this another "
                          f"base? {WAY_OUT}")
 
@@ -434,7 +434,7 @@ def is_pattern(value, right):
 WAY_OUT = ("PEFT can merge what is not read here (merge_and_unload, then save_pretrained): load_huggingface reads that "
            "folder")
 PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
-SAVED = re.compile(r"score|classifier|lm_head|(transformer\.)?wte|((transformer\.)?h\.\d+\.)?ln_[12]|(transformer\.)?ln_f")
+SAVED = re.compile(r"score|classifier|lm_head|(transformer\.)?(wte|ln_f|h\.\d+\.ln_[12])|ln_[12]")
 NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
              "megatron_core", "qalora_group_size", "eva_config", "runtime_config"}    # they change no answer
 SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and which values can

@@ -9,14 +9,12 @@ import json
 import os
 import platform
 import shutil
-import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-MOST_TENSORS = 10_000
 NO_SAFETENSORS = {    # how files begin that are taken for safetensors
     b"version https://git-lfs": "it is Git LFS's note of where the file is; `git lfs pull` brings the file",
     b"<": "it is a web page, probably a login or an error in place of the download",
@@ -39,20 +37,19 @@ def written_whole(path):
 
     Raises: IsADirectoryError if `path` is a folder; OSError with the path if the disk is full
     """
-    if Path(path).is_dir():
+    path = Path(path)
+    if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it, or move it out of the way")
-    if Path(path).exists() and not Path(path).is_file():
-        yield Path(path)
+    if path.exists() and not path.is_file():
+        yield path
         return
     path = Path(os.path.realpath(path))
-    prefix = _place_for(path)
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _mode_of_new_files()
-    handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)    # readable by its owner alone until it is whole
+    handle, name = tempfile.mkstemp(prefix=_place_for(path), dir=path.parent)    # for its owner alone until it is whole
     os.close(handle)
     try:
         with _saying_if_full(path):
             yield Path(name)
-            _finish(name, mode)
+            _finish(name, path)
             os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -66,8 +63,10 @@ def _place_for(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".writing-{platform.node()}-"    # of processes on other machines nothing is known here
     for left in path.parent.glob(f"{mine}*") if os.name == "posix" else ():
-        with suppress(ValueError, OSError):    # another program's name, or removed meanwhile
-            if not _is_running(int(left.name.removeprefix(mine).partition("-")[0])):
+        with suppress(ValueError, OSError):    # another program's name, another user's process, or removed meanwhile
+            try:
+                os.kill(int(left.name.removeprefix(mine).partition("-")[0]), 0)    # sends nothing
+            except ProcessLookupError:    # it does not run any more
                 if left.is_file():
                     left.unlink()
                 elif not (left / "old").exists():    # of `written_whole_folder`
@@ -75,28 +74,12 @@ def _place_for(path):
     return f"{mine}{os.getpid()}-"
 
 
-def _is_running(process):
-    try:
-        os.kill(process, 0)    # sends nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:    # another user's
-        pass
-    return True
-
-
-def _mode_of_new_files():
-    """The permissions that open() would give a new file: the system tells the mask only to those who set another."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _finish(file, mode):
-    """Force a file's content to the disk, before its final name appears there, and set its permissions."""
+def _finish(file, path):
+    """Force a file's content to the disk, before the name `path` appears there, and give it that file's permissions."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
-    os.chmod(file, mode)    # mkstemp and safetensors make files for their owner alone
+    os.umask(mask := os.umask(0o077))    # the system tells the mask only to those who set another
+    os.chmod(file, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask)    # what open() gives a new file
 
 
 @contextmanager
@@ -105,8 +88,8 @@ def _saying_if_full(path):
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full or shutil.disk_usage(path.parent).free < 1 << 16:
+        if (getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+                or shutil.disk_usage(path.parent).free < 1 << 16):
             raise OSError(f"{path} could not be written: the disk is full, or your share of it") from error
         raise
 
@@ -129,7 +112,7 @@ def written_whole_folder(path):
         yield new
         names = [file.name for file in new.iterdir()]
         for name in names:
-            _finish(new / name, _mode_of_new_files())
+            _finish(new / name, path / name)
         if path.exists():
             if not path.is_dir():
                 raise FileExistsError(f"{path} is a file: give the name of a folder")
@@ -172,9 +155,10 @@ def read_safetensors(file):
                          "PEFT's goes to import_peft)")
     try:
         with safe_open(file, framework="pt") as opened:
-            if len(opened.keys()) > MOST_TENSORS:
-                raise ValueError(f"it has {len(opened.keys()):,} tensors: no model here has more than {MOST_TENSORS:,}")
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+            names = opened.keys()
+            if len(names) > 10_000:    # the largest GPT-2 with a LoRA everywhere has 1,500; a million take minutes
+                raise ValueError(f"it has {len(names):,} tensors: no model here has more than 10,000")
+            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except SafetensorError as error:
         with open(file, "rb") as opened:
             beginning = opened.read(32)

@@ -1,6 +1,5 @@
 """What gpt/download.py promises, against a site on this machine that breaks off and lies."""
 
-import email.utils
 import hashlib
 import http.server
 import io
@@ -14,7 +13,6 @@ import threading
 import time
 import venv
 import zipfile
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
@@ -346,20 +344,19 @@ def test_what_a_bad_source_began_does_not_spoil_the_next_one(offer):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("when", ["0", "1", "a date"])
+@pytest.mark.parametrize("when", ["0", "1"])
 def test_a_server_that_asks_for_a_moment_gets_it(offer, site, status, when):
     """Otherwise the reader gets mini in place of a file of 0.5 GB that could be had a second later."""
     def busy(handler, start):
         if len(site.asked) > 2:
             return honest(handler, start)
-        date = email.utils.format_datetime(datetime.now(timezone.utc) + timedelta(seconds=1), usegmt=True)
-        handler.send(status, {"Retry-After": date if when == "a date" else when, "Content-Length": 0})
+        handler.send(status, {"Retry-After": when, "Content-Length": 0})
 
     offer("file", busy)
     assert fetch("file").read_bytes() == BODY and len(site.asked) == 3
 
 
-@pytest.mark.parametrize("when", ["3600", "soon", "-1", "", None])
+@pytest.mark.parametrize("when", ["3600", "Fri, 31 Dec 2100 23:59:59 GMT", "soon", "-1", "", None])
 def test_nobody_waits_for_an_hour_or_for_ever(offer, site, when):
     offer("file", says(503, Retry_After=when), says(503, Retry_After="0"), honest)
     assert fetch("file").read_bytes() == BODY
