@@ -75,6 +75,9 @@ def test_a_message_counts_once_with_the_first_seed_that_tested_it():
     assert once == {"a": True, "b": False, "c": False, "d": True}, "is a later seed written over an earlier one?"
     assert outcomes[0] == {"a": True, "b": False}, "the first seed's outcome was changed"
     assert counted_once([]) == {}
+    seeds = [{"a": 1, "b": 1, "c": 1}, {"a": 0}]
+    assert counted_once(seeds) == {"a": 1, "b": 1, "c": 1} and len(seeds[0]) == 3, \
+        "the first seed is the first in the list, not the one with the fewest messages"
     answers = [{1: (0, 0.25), 2: None}, {2: (1, 0.5), 1: (0, 0.75)}]    # label and probability; not known
     assert counted_once(answers) == {1: (0, 0.25), 2: None}, "an outcome is handed on as it is, whatever it is"
 
