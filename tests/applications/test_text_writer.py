@@ -232,7 +232,7 @@ def test_a_step_in_parts_whose_gradients_are_not_finite_is_left_out(small_model,
     loss = step_in_parts(small_model, batch, loss_fn, optimizer, scaler=scaler, parts=2)
     assert loss == 1.0 and all(torch.equal(p, before[name]) for name, p in small_model.named_parameters()), \
         "scaler.step leaves such a step out, optimizer.step takes it"
-    assert scaler.get_scale() == 32.0, "scaler.update halves the scale after a step that was left out, once for all parts"
+    assert scaler.get_scale() == 32.0, "scaler.update halves the scale, once for all parts"
 
 
 def test_the_loop_takes_a_step_of_another_kind(small_model, batch):

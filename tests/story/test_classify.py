@@ -115,8 +115,8 @@ def test_without_lengths_rows_are_read_at_their_last_position_as_in_the_blog(cla
 def test_without_lengths_the_padding_token_is_read_like_any_other(reader):
     ids = torch.tensor([[5, 6, 50256], [7, 8, 9]])
     with torch.no_grad():
-        torch.testing.assert_close(class_logits(reader, ids), reader(ids)[:, -1], msg="nobody said what is padding: the "
-                                   "last position is read, and <|endoftext|> may be a part of the message")
+        answers, last = class_logits(reader, ids), reader(ids)[:, -1]
+    assert torch.allclose(answers, last, atol=1e-5), "nobody said what is padding: the last position is read"
 
 
 @pytest.mark.exercise("5.7")
@@ -210,7 +210,7 @@ def test_the_new_head_stands_where_the_model_is_and_freezes_nothing(small_model)
     after = {name for name, p in small_model.named_parameters() if p.requires_grad and "out_head" not in name}
     assert after == trained, "what trains besides the head is the caller's choice"
     swap_head(small_model.to("meta"), 2)    # a device without numbers
-    assert small_model.out_head.weight.is_meta and small_model.out_head.bias.is_meta, "made on the CPU, whose model isn't"
+    assert small_model.out_head.weight.is_meta and small_model.out_head.bias.is_meta, "made on the CPU"
 
 
 @pytest.mark.exercise("5.6")

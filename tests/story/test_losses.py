@@ -89,8 +89,8 @@ def test_a_target_that_is_impossible_in_float32_has_a_finite_loss_however_high_o
     loss = cross_entropy_by_hand(logits, torch.tensor([0, 1]))
     assert torch.equal(logits, before), "the model's scores were changed in place"
     assert math.isclose(loss.item(), (500 + math.log(2)) / 2, rel_tol=1e-6), \
-        f"the first token costs 500 nats, the second ln 2, and the mean is not {loss:g}: log of a softmax that is 0 is " \
-        "-inf, and the maximum to subtract is each row's own"
+        f"the first token costs 500 nats, the second ln 2, and the mean is not {loss:g}: the logarithm of a softmax " \
+        "that is 0 is -inf, and the maximum to subtract is each row's own"
 
 
 @pytest.mark.exercise("4.7")
