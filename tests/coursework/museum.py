@@ -719,6 +719,9 @@ CHAPTER_5 = (
         "        finally:\n"
         "            model.requires_grad_(True)\n",
         "After the first look all of a frozen model has gradients, and the memory of full fine-tuning."),
+    Bug("the same shuffle in every epoch", "5.5", "gpt/batches.py",
+        "            rng.shuffle(self.rows)\n", "            np.random.default_rng(self.seed).shuffle(self.rows)\n",
+        "The short messages come at the same time in every epoch: the loss has the same waves in each."),
 )
 
 CHAPTER_6 = (
@@ -1439,6 +1442,13 @@ CHAPTER_10 = (
         "    with evaluating(model):\n"
         "        whole",
         "Every number is right; a message of a thousand tokens is a thousand messages in one batch."),
+    Bug("the square of the mean taken from the mean of the squares", "10.1", "gpt/evaluate/significance.py",
+        "    sd = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))\n",
+        "    sd = math.sqrt(abs(sum(x * x for x in values) - n * mean**2) / (n - 1))\n",
+        "Right for accuracies; of large numbers that differ little, such as bytes, all digits are lost."),
+    Bug("p values rounded to three digits", "10.6", "gpt/evaluate/significance.py",
+        "adjusted[i] = least", "adjusted[i] = round(least, 3)",
+        "10.5 looks right; of 0.0004 nothing is left, and 0 says impossible."),
 )
 
 BUGS = (CHAPTER_1 + CHAPTER_2 + CHAPTER_3 + CHAPTER_4 + CHAPTER_5 + CHAPTER_6 + CHAPTER_7 + CHAPTER_8 + CHAPTER_9

@@ -490,6 +490,16 @@ def test_lengths_are_blurred_by_a_twentieth_and_no_more():
 
 
 @pytest.mark.exercise("5.5")
+def test_the_shortest_messages_come_at_another_time_in_each_epoch(messages):
+    loader, places = BatchesByLength(messages, Letters(), batch_size=4, seed=1), set()
+    for epoch in range(10):
+        loader.set_epoch(epoch)
+        means = [sum(len(messages["Text"][row]) for row in rows) / len(rows) for rows in loader.rows]
+        places.add(means.index(min(means)))
+    assert len(places) > 3, "ten batches are put into the same order in every epoch: their shuffle depends on it too"
+
+
+@pytest.mark.exercise("5.5")
 @pytest.mark.parametrize("thousands", [1, 10, 100, 1000, 1_000_003])
 def test_no_epoch_of_one_seed_is_an_epoch_of_another(messages, thousands):
     first, second = (BatchesByLength(messages, Letters(), seed=seed) for seed in (1, 2))
