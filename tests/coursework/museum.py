@@ -713,7 +713,7 @@ CHAPTER_5 = (
         "with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():\n"
         "        yield\n",
         "model.requires_grad_(False)\n"
-        "    with in_eval_mode(model), torch.random.fork_rng(devices):\n"
+        "    with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():\n"
         "        try:\n"
         "            yield\n"
         "        finally:\n"
