@@ -163,6 +163,8 @@ def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
     assert batches == [[1, 4, 6, 9], [0, 3], [5], [2]], "4 x 3, 2 x 5 for 3 x 6 are too many, and one too long for any"
     assert list(batches_of_tokens({0: 1, 1: 2, 2: 6})) == [[0, 1], [2]], (
         "9 tokens would fit, but with the padding they are 3 x 6: count a row as long as the longest of its batch")
+    assert list(batches_of_tokens({7: 3, 2: 3, 5: 3, 0: 2})) == [[0, 7, 2, 5]], (
+        "equal lengths keep the order in which they come")
 
 
 @pytest.mark.exercise("9.4")

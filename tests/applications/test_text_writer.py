@@ -103,6 +103,13 @@ def test_what_is_predicted_is_every_real_token_but_the_first_row_after_row(small
 
 
 @pytest.mark.exercise("7.1")
+def test_a_row_of_one_token_more_than_the_model_reads_can_be_learnt_from(small_model, sizes):
+    ids = torch.randint(sizes.V, (2, sizes.context + 1), generator=torch.Generator().manual_seed(0))
+    hidden, targets = hidden_and_targets(small_model, (ids, torch.tensor([sizes.context + 1, 5])))
+    assert len(hidden) == len(targets) == sizes.context + 4, "the last token of a row is predicted and never read"
+
+
+@pytest.mark.exercise("7.1")
 def test_the_loss_is_the_mean_over_real_tokens(small_model, batch):
     by_hand = torch.stack([loss for loss, _ in each_row(small_model, batch)])
     assert len(by_hand) == real_tokens(batch) == 25
@@ -115,10 +122,12 @@ def test_the_loss_is_the_mean_over_real_tokens(small_model, batch):
     assert torch.allclose(next_token_loss(small_model, whole), next_token_loss(small_model, ids), atol=1e-6)
 
 
+@pytest.mark.exercise("7.1")
 def test_the_gradients_are_those_of_the_loss_in_one_piece(small_model, batch):
     parameters = list(small_model.parameters())
     chunked = torch.autograd.grad(next_token_loss(small_model, batch, chunk=4), parameters)
     hidden, targets = hidden_and_targets(small_model, batch)
+    assert hidden.requires_grad, "detached, what the model knows could not become better"
     whole = torch.autograd.grad(F.cross_entropy(small_model.out_head(hidden), targets), parameters)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(chunked, whole, strict=True))
 
@@ -199,6 +208,33 @@ def test_a_loss_that_is_not_finite_in_any_part_changes_nothing(small_model, batc
     assert all(torch.equal(p, before[name]) for name, p in small_model.named_parameters()), "a step was taken"
 
 
+@pytest.mark.exercise("7.5")
+def test_a_scaled_loss_in_parts_gives_the_step_of_a_plain_one(small_model, batch):
+    moved = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        def step(model, batch, loss_fn, optimizer, clip):
+            loss = step_in_parts(model, batch, loss_fn, optimizer, clip, scaler, parts=2, size=real_tokens)
+            assert not loss.requires_grad, "with a gradient the loss holds on to what all parts kept"
+            return loss
+        moved.append(one_step(small_model, step, batch)[1])
+    for name, distance in moved[0].items():
+        assert torch.allclose(distance, moved[1][name], atol=1e-5), \
+            f"{name}: are the gradients of all parts scaled back, once, before they are clipped?"
+
+
+@pytest.mark.exercise("7.5")
+def test_a_step_in_parts_whose_gradients_are_not_finite_is_left_out(small_model, batch):
+    def loss_fn(model, part):
+        return sum((0 * p).sum() for p in model.parameters()).sqrt() + 1.0    # 1, with a slope of infinity times 0
+
+    before = {name: p.detach().clone() for name, p in small_model.named_parameters()}
+    optimizer, scaler = torch.optim.SGD(small_model.parameters(), lr=1.0), torch.amp.GradScaler("cpu", init_scale=64.0)
+    loss = step_in_parts(small_model, batch, loss_fn, optimizer, scaler=scaler, parts=2)
+    assert loss == 1.0 and all(torch.equal(p, before[name]) for name, p in small_model.named_parameters()), \
+        "scaler.step leaves such a step out, optimizer.step takes it"
+    assert scaler.get_scale() == 32.0, "scaler.update halves the scale, once for all parts"
+
+
 def test_the_loop_takes_a_step_of_another_kind(small_model, batch):
     taken = []
 
@@ -233,6 +269,15 @@ def test_only_what_trains_is_in_a_group_and_A_and_B_where_the_switch_says(small_
     decayed, plain = ({id(p) for p in group["params"]} for group in parameter_groups(small_model, 0.01, decay_lora))
     assert (decayed, plain) == ((loras, norm) if decay_lora else (set(), loras | norm)), (
         "is a frozen parameter in a group, or A and B in the other one?")
+
+
+@pytest.mark.exercise("7.3")
+def test_what_has_one_axis_is_not_decayed_whatever_its_name_and_the_decay_is_the_one_asked_for():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Embedding(5, 4))
+    decayed, plain = parameter_groups(model, 0.3)
+    assert [p.shape for p in decayed["params"]] == [(4, 3), (5, 4)], "matrices are decayed, an embedding too"
+    assert [p.shape for p in plain["params"]] == [(4,)] * 3, "a norm's weight is a scale, though its name is weight"
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0), "the decay is the caller's"
 
 
 # The whole run

@@ -108,6 +108,22 @@ def test_what_disappears_is_said(small_model):
 
 
 @pytest.mark.exercise("7.2")
+def test_changes_tell_before_and_after_in_the_order_of_the_ledger_after_and_first_what_is_gone():
+    linear = torch.nn.Linear(2, 2)
+    before = ledger(torch.nn.ModuleDict({"z": linear, "a": torch.nn.Linear(3, 3), "linear": torch.nn.Linear(4, 4)}))
+    linear.requires_grad_(False)
+    after = ledger(torch.nn.ModuleDict({"z": linear, "m": torch.nn.Linear(5, 5), "b": torch.nn.Linear(6, 6)}))
+    found = ledger_changes(before, after)
+    assert [(c.what, (c.before or c.after).name) for c in found] == [
+        ("disappeared", "a.weight"), ("disappeared", "a.bias"), ("disappeared", "linear.weight"),
+        ("disappeared", "linear.bias"), ("frozen", "z.weight"), ("frozen", "z.bias"), ("appeared", "m.weight"),
+        ("appeared", "m.bias"), ("appeared", "b.weight"), ("appeared", "b.bias")], "not sorted, and not turned round"
+    frozen = found[4]
+    assert (frozen.before, frozen.after) == (before[0], after[0]), "a change holds the row before, then the row after"
+    assert found[0].after is None and found[-1].before is None, "what is gone has no row after, what is new none before"
+
+
+@pytest.mark.exercise("7.2")
 def test_half_precision_is_another_type(small_model):
     assert {what for _, what in changes(small_model, lambda model: model.bfloat16())} == {"dtype"}
 

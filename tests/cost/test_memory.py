@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from gpt.classify import classifier_loss, swap_head
 from gpt.config import GPT2_SIZES, GPTConfig
-from gpt.cost.memory import predict_memory
-from gpt.lora import lora_layers, replace_linear_with_lora
+from gpt.cost.memory import Storage, Tape, predict_memory
+from gpt.lora import LinearWithLoRA, lora_layers, replace_linear_with_lora
 from gpt.losses import next_token_loss
 from gpt.model import GPTModel
 from gpt.train import training_step
@@ -88,6 +88,24 @@ def test_the_loss_that_leaves_padding_out_keeps_a_byte_a_token_more(kind):
     for lengths, sign in (([8, 8], 0), ([8, 5], -1)):
         kept = kept_bytes(model, lambda model, batch: next_token_loss(model, batch, CHUNK), (ids, torch.tensor(lengths)))
         assert (kept - predicted - 2 * 7 > 0) - (kept - predicted - 2 * 7 < 0) == sign
+
+
+@pytest.mark.exercise("7.6")
+@pytest.mark.parametrize("A, B, weight", [(True, True, False), (True, False, False), (False, True, False),
+                                          (False, False, True), (False, False, False)])
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_linear_layer_keeps_what_its_own_parameters_need(A, B, weight, p, grad):
+    layer = LinearWithLoRA(torch.nn.Linear(5, 8), 3, 3, dropout=p)
+    layer.requires_grad_(False)
+    layer.lora.A.requires_grad_(A), layer.lora.B.requires_grad_(B), layer.linear.weight.requires_grad_(weight)
+    tape, x = Tape(), Storage(4 * 7 * 5, grad)    # float32, 7 tokens of 5 channels
+    out = tape.linear(layer, x)
+    kept = 140 * bool(p and grad)                 # the noise of dropout, for the gradient of x
+    kept += 140 * (A or weight)                   # what A reads, or W
+    kept += 84 * B                                # the thin product, 7 x 3
+    assert tape.bytes == kept, f"{tape.bytes} bytes, not {kept}: x or what dropout left of it for A and W, x A for B"
+    assert (out.bytes, out.grad) == (4 * 7 * 8, grad or A or B or weight), "bytes of the output, and has it a gradient?"
 
 
 @pytest.mark.exercise("7.6")

@@ -65,6 +65,18 @@ CHAPTER_1 = (
     Bug("positions begin anew after a cache", "1.4", "gpt/model.py",
         "torch.arange(start, start + T, ", "torch.arange(T, ",
         "3.9 stops: generation with a cache gives other tokens than without, since each new token is the first."),
+    Bug("the last merge lost with the last line end", "1.2", "gpt/tokenizer.py",
+        "vocab_bpe.splitlines()[1:]", 'vocab_bpe.split("\\n")[1:-1]',
+        "Nothing on GPT-2's file, which ends in a line end; a text that does not lacks its last token."),
+    Bug("positions counted from the padding", "1.4", "gpt/model.py",
+        "        if padding is not None:\n"
+        "            positions =",
+        "        if False:\n"
+        "            positions =",
+        "Prompts of unequal length: the short ones are read at positions that begin in the middle of a text."),
+    Bug("padding before position 0", "1.4", "gpt/model.py",
+        "(positions - padding[:, None]).clamp(min=0) ", "(positions - padding[:, None]) ",
+        "Generating from prompts of unequal length stops: no row of pos_emb has a negative number."),
 )
 
 CHAPTER_2 = (
@@ -123,6 +135,29 @@ CHAPTER_2 = (
     Bug("what the cache gives back is dropped", "2.3", "gpt/attention.py",
         "key, value = cache.extend(key, value)", "cache.extend(key, value)",
         "A prompt read at once is right; from the second new token on each token sees itself alone."),
+    Bug("mask of -1e9 in place of -inf", "2.1", "gpt/attention.py",
+        'float("-inf")', "-1e9",
+        "Right while scores are small; where one's own is below -1e9, the future gets all the weight."),
+    Bug("mask of -1e4 in place of -inf", "2.1", "gpt/attention.py",
+        'float("-inf")', "-1e4",
+        "Right in an untrained model, whose scores are small. From scores of -1e4 on a token sees the next."),
+    Bug("mask of -100.0 in place of -inf", "2.1", "gpt/attention.py",
+        'float("-inf")', "-100.0",
+        "Hardly to be seen: the future keeps a share of e^-100, and more where its scores are high."),
+    Bug("a mask made on the CPU", "2.1", "gpt/attention.py",
+        "device=query.device).triu(S - T + 1)", 'device="cpu").triu(S - T + 1)',
+        "Nothing on a CPU; on a GPU the first forward pass stops, because mask and scores are on two devices."),
+    Bug("padding that attention is not told of", "2.3", "gpt/attention.py",
+        "            padding = cache.padding\n", "",
+        "Prompts of unequal length: the short ones look at padding, and are continued otherwise than alone."),
+    Bug("dropout on the context and not on the weights", "2.3", "gpt/attention.py",
+        "context = causal_attention(query, key, value, dropout, padding) ",
+        "context = self.dropout(causal_attention(query, key, value, 0.0, padding)) ",
+        "It trains; single channels drop out, where GPT-2 drops whole tokens out of what a token looks at."),
+    Bug("one dropout more, after the projection", "2.3", "gpt/attention.py",
+        "return self.out_proj(context.transpose(1, 2).flatten(2))",
+        "return self.dropout(self.out_proj(context.transpose(1, 2).flatten(2)))",
+        "It trains; the branch of attention is dropped twice, since the block drops it before it adds it."),
 )
 
 CHAPTER_3 = (
@@ -226,6 +261,29 @@ CHAPTER_3 = (
         "return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)",
         "return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters)",
         "6.3 stops: 124,441,346 numbers train in a model that was frozen."),
+    Bug("the stream normalised in place", "3.1", "gpt/model.py",
+        "return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)",
+        "x -= x.mean(-1, keepdim=True)\n"
+        "        return self.scale * x / torch.sqrt(x.square().mean(-1, keepdim=True) + self.eps) + self.shift",
+        "The residual stream, which the block adds to afterwards, has lost its mean; in training autograd may stop."),
+    Bug("the norm of axis 2", "3.1", "gpt/model.py",
+        "return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)",
+        "mean, variance = x.mean(2, keepdim=True), x.var(2, keepdim=True, correction=0)\n"
+        "        return self.scale * (x - mean) / torch.sqrt(variance + self.eps) + self.shift",
+        "Right for (B, T, C); of the vectors of single tokens, (B, C), there is no axis 2: an IndexError."),
+    Bug("mean and variance taken for constants", "3.1", "gpt/model.py",
+        "return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)",
+        "mean, variance = x.mean(-1, keepdim=True).detach(), x.var(-1, keepdim=True, correction=0).detach()\n"
+        "        return self.scale * (x - mean) / torch.sqrt(variance + self.eps) + self.shift",
+        "Every output is right and every gradient before the norm is not: it trains worse, and nothing says why."),
+    Bug("a cache that asks only from the second call on", "3.5", "gpt/attention.py",
+        "        if self.length + T > self.size:\n",
+        "        if self.keys is not None and self.length + T > self.size:\n",
+        "A prompt that is too long ends in an error about shapes inside torch."),
+    Bug("buffers counted as parameters", "3.7", "gpt/lora.py",
+        "if p.requires_grad), sum(p.numel() for p in parameters)",
+        "if p.requires_grad), sum(p.numel() for p in [*parameters, *model.buffers()])",
+        "After merging the total is larger: what a merged layer keeps for unmerging is a buffer."),
 )
 
 CHAPTER_4 = (
@@ -355,6 +413,31 @@ CHAPTER_4 = (
         "gpt/checkpoint.py",
         '        self.optimizer.load_state_dict(state["optimizer"])\n', "",
         "4.5 stops: the resumed run differs in all 36 tensors.", box="04"),
+    Bug("softmax and then the logarithm", "4.1", "gpt/losses.py",
+        "logits - logits.logsumexp(dim=-1, keepdim=True)", "logits.softmax(dim=-1).log()",
+        "Right until a target's probability is below 1e-45, which is 0 in float32: from there on the loss is inf."),
+    Bug("one maximum for all rows", "4.1", "gpt/losses.py",
+        "logits - logits.logsumexp(dim=-1, keepdim=True)",
+        "logits - logits.max() - (logits - logits.max()).exp().sum(dim=-1, keepdim=True).log()",
+        "Right until a row lies some 100 below another one: all its exponentials are 0, and the loss is inf."),
+    Bug("each group clipped by itself", "4.2", "gpt/train.py",
+        '        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)\n',
+        "        for group in optimizer.param_groups:\n"
+        '            torch.nn.utils.clip_grad_norm_(group["params"], clip)\n',
+        "Nothing with one group; with two the gradient can be 1.4 times as long as asked for."),
+    Bug("the model's gradients clipped and not the optimizer's", "4.2", "gpt/train.py",
+        '[p for g in optimizer.param_groups for p in g["params"]], clip)', "model.parameters(), clip)",
+        "Where a part trains that the optimizer does not have, its gradients shorten everybody's step, more and more."),
+    Bug("a step with gradients that are not finite", "4.2", "gpt/train.py",
+        "    scaler.step(optimizer)\n", "    optimizer.step()\n",
+        "In float16 the first scale is too large for some model: one step, and every weight is nan."),
+    Bug("a scale that never changes", "4.2", "gpt/train.py",
+        "    scaler.update()    # halves", "    # halves",
+        "In float16: where the first scale is too large every step is left out, and the model never moves."),
+    Bug("padding predicted by the text loss", "4.7", "gpt/losses.py",
+        "        hidden, targets = hidden_and_targets(model, batch) ",
+        "        hidden, targets = model.hidden(batch[0][:, :-1]).flatten(0, 1), batch[0][:, 1:].flatten() ",
+        "7.5 stops: padding counts like text."),
 )
 
 CHAPTER_5 = (
@@ -516,6 +599,129 @@ CHAPTER_5 = (
         "tests/story/test_train.py::test_looking_does_not_change_the_course_of_training", "gpt/train.py",
         "            generator.set_state(state)\n", "            pass\n",
         "A run that looks at its training loss has another order of messages from there on."),
+    Bug("labels read with a tolerance", "5.1", "gpt/spam.py",
+        'label, tab, text = line.removesuffix("\\r").partition("\\t")',
+        'label, tab, text = line.removesuffix("\\r").partition("\\t")\n'
+        "        label = label.strip().lower()",
+        "Nothing on this file; a damaged one is read as if it were whole."),
+    Bug("empty lines at the end thrown away", "5.1", "gpt/spam.py",
+        'removesuffix("\\n").split("\\n")', 'rstrip("\\n").split("\\n")',
+        "Nothing on this file; one whose last messages were lost is read without a word."),
+    Bug("every carriage return thrown away", "5.1", "gpt/spam.py",
+        'line.removesuffix("\\r").partition', 'line.replace("\\r", "").partition',
+        "Nothing on this file; a message with a carriage return in it has one sign less."),
+    Bug("balanced to two columns", "5.2", "gpt/spam.py",
+        "return pd.concat([ham.sample(len(spam), random_state=random_state), spam])",
+        'return pd.concat([ham.sample(len(spam), random_state=random_state), spam])[["Label", "Text"]]',
+        "Chapter 10 stops, KeyError: no column Row tells which message of the file a row is."),
+    Bug("the sample put back in order", "5.2", "gpt/spam.py",
+        "ham.sample(len(spam), random_state=random_state)",
+        "ham.sample(len(spam), random_state=random_state).sort_index()",
+        "The same messages in another order: the blog's split, which shuffles them with a seed, is another one."),
+    Bug("negative fractions let through", "5.3", "gpt/spam.py",
+        "    if sizes.min() < 0:\n", "    if sizes[2] < 0:\n",
+        "A typing error, -0.1, gives three splits that nobody asked for."),
+    Bug("sizes rounded to the nearest", "5.3", "gpt/spam.py",
+        "int(len(df) * validation_frac), 0])", "round(len(df) * validation_frac), 0])",
+        "Validation has one message more where its share ends in more than a half, and the test one less."),
+    Bug("every split with room as likely as another", "5.3", "gpt/spam.py",
+        "np.where(room >= len(rows), room, 0)", "np.where(room >= len(rows), 1, 0)",
+        "Sizes are right in the end; but the largest groups, which choose first, are in the small splits too often."),
+    Bug("no place for what just fits", "5.3", "gpt/spam.py",
+        "np.where(room >= len(rows), room, 0)", "np.where(room > len(rows), room, 0)",
+        "Sizes are right; who gets a split's last place is not drawn, but decided by the order of the rows."),
+    Bug("groups placed as they come", "5.3", "gpt/spam.py",
+        "sorted(own, key=len, reverse=True)", "own",
+        "Where a group is large, small ones have taken its room: the sizes miss 70/10/20."),
+    Bug("room in whole rows for each label", "5.3", "gpt/spam.py",
+        "room += sizes / len(df) * sum(map(len, own))", "room += (sizes / len(df) * sum(map(len, own))).astype(int)",
+        "Right with two labels, give or take a row; with many rare ones validation stays empty."),
+    Bug("numpy's own generator seeded", "5.3", "gpt/spam.py",
+        "    rng = np.random.default_rng(seed)\n"
+        "    labels =",
+        "    np.random.seed(seed)\n"
+        "    rng = np.random\n"
+        "    labels =",
+        "Whatever else draws from np.random draws the same after each split."),
+    Bug("the caller's lists padded", "5.4", "gpt/batches.py",
+        "        padded[:len(row)] = torch.tensor(row)\n",
+        "        row += [pad_token_id] * (len(padded) - len(row))\n"
+        "        padded[:] = torch.tensor(row)\n",
+        "The first pass is right; in the second each message has the length of its longest neighbour."),
+    Bug("seed 0 taken for none", "5.5", "gpt/batches.py",
+        "rng = None if self.seed is None else", "rng = None if not self.seed else",
+        "With seed 0 no epoch is shuffled: each begins with the short messages, ham, and ends with spam."),
+    Bug("a sort that is not stable", "5.5", "gpt/batches.py",
+        'lengths.argsort(kind="stable")', "lengths.argsort()",
+        "Equal lengths stand in an order that depends on the machine, and so do the batches."),
+    Bug("lengths blurred by a tenth", "5.5", "gpt/batches.py",
+        "rng.uniform(0.95, 1.05, len(lengths))", "rng.uniform(0.9, 1.1, len(lengths))",
+        "It trains as well; batches hold more padding than they need."),
+    Bug("one row at a time where no size is asked for", "5.5", "gpt/batches.py",
+        "self.rows = list(batches_of_tokens(dict(enumerate(lengths.tolist()))))",
+        'self.rows = [[row] for row in lengths.argsort(kind="stable").tolist()]',
+        "Evaluating takes several times as long; every number is right."),
+    Bug("everything but the head frozen by the swap", "5.6", "gpt/classify.py",
+        "    model.out_head.train(model.training)\n",
+        "    model.out_head.train(model.training)\n"
+        "    model.requires_grad_(False)\n"
+        "    model.out_head.requires_grad_(True)\n",
+        "Full fine-tuning trains the head alone, and its accuracy stays that of the head."),
+    Bug("a head in the type of weights that are held", "5.6", "gpt/classify.py",
+        'torch.float32 if getattr(model, "held_from", None) else weight.dtype', "weight.dtype",
+        "With --precision bfloat16 the head's small steps round to none."),
+    Bug("padding guessed where nobody spoke of any", "5.7", "gpt/classify.py",
+        "torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if lengths is None else",
+        "(ids != 50256).sum(dim=1).clamp(min=1) - 1 if lengths is None else",
+        "The blog's way reads at the last position, padding or not; this is another classifier than the one it "
+        "trained."),
+    Bug("no gradient from the head to the blocks", "5.7", "gpt/classify.py",
+        "hidden = hidden_at(model, ids, last) ", "hidden = hidden_at(model, ids, last).detach() ",
+        "The head learns and nothing else does: LoRA and full fine-tuning are as good as the head alone."),
+    Bug("reading that switches dropout off for good", "5.7", "gpt/classify.py",
+        "hidden = hidden_at(model, ids, last) ",
+        "model.eval()\n"
+        "    hidden = hidden_at(model, ids, last) ",
+        "From the first batch on the model trains without dropout; nothing says so."),
+    Bug("divided by the whole data set", "5.8", "gpt/classify.py",
+        "return (logits.argmax(dim=-1) == labels).float().mean().item()",
+        'all_of_it = len(getattr(data_loader, "dataset", labels))\n'
+        "    return (logits.argmax(dim=-1) == labels).sum().item() / all_of_it",
+        "The accuracy of 5 batches of the blog's loader is a few per cent, however good the model is."),
+    Bug("training mode after looking", "5.8", "gpt/classify.py",
+        "    return (logits.argmax(dim=-1) == labels).float()",
+        "    model.train()\n"
+        "    return (logits.argmax(dim=-1) == labels).float()",
+        "Habit of a training loop: a model that was in eval mode answers with dropout afterwards."),
+    Bug("classes sorted as texts", "5.10", "gpt/evaluate/baselines.py",
+        "self.classes = sorted(counts)", "self.classes = sorted(counts, key=str)",
+        "Right up to ten classes; from then on 10 stands before 2, and of equals another class is predicted."),
+    Bug("what the first fit counted kept", "5.10", "gpt/evaluate/baselines.py",
+        "        self.log_likelihood = {}   ", '        self.log_likelihood = getattr(self, "log_likelihood", {})   ',
+        "A model that is fitted twice, in a notebook, knows words of the first training set."),
+    Bug("gradients switched on afterwards", "5.11", "gpt/model.py",
+        "with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():\n"
+        "        yield\n",
+        "with in_eval_mode(model), torch.random.fork_rng(devices):\n"
+        "        torch.set_grad_enabled(False)\n"
+        "        try:\n"
+        "            yield\n"
+        "        finally:\n"
+        "            torch.set_grad_enabled(True)\n",
+        "A look within a look ends with gradients on: memory grows with every batch of the outer one."),
+    Bug("frozen parameters set free by a look", "5.11", "gpt/model.py",
+        "with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():\n"
+        "        yield\n",
+        "model.requires_grad_(False)\n"
+        "    with in_eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():\n"
+        "        try:\n"
+        "            yield\n"
+        "        finally:\n"
+        "            model.requires_grad_(True)\n",
+        "After the first look all of a frozen model has gradients, and the memory of full fine-tuning."),
+    Bug("the same shuffle in every epoch", "5.5", "gpt/batches.py",
+        "            rng.shuffle(self.rows)\n", "            np.random.default_rng(self.seed).shuffle(self.rows)\n",
+        "The short messages come at the same time in every epoch: the loss has the same waves in each."),
 )
 
 CHAPTER_6 = (
@@ -655,6 +861,37 @@ CHAPTER_6 = (
         "gpt/train.py",
         "        loader.set_epoch(progress.epoch)\n", "        pass\n",
         "Every epoch has the same order.", box="06"),
+    Bug("A taken for a constant", "6.2", "gpt/lora.py",
+        "return self.scale * (self.dropout(x) @ self.A) @ self.B",
+        "return self.scale * (self.dropout(x) @ self.A.detach()) @ self.B",
+        "B alone learns: as if A were frozen. The loss falls all the same, a little less."),
+    Bug("dropout left out of the layer", "6.3", "gpt/lora.py",
+        "dropped = lora.dropout(x) if lora.dropout.p and self.training else None", "dropped = None",
+        "The option dropout does nothing, and nothing says so."),
+    Bug("the weight reads what dropout left", "6.3", "gpt/lora.py",
+        "            dropped = lora.dropout(x) if",
+        "            x = lora.dropout(x)\n"
+        "            dropped = x if",
+        "The frozen model itself drops out of its input in training: a worse model is what LoRA corrects."),
+    Bug("the form for reading in place of the one operation", "6.3", "gpt/lora.py",
+        "return LoRAFunction.apply(x, dropped, linear.weight, linear.bias, lora.A, lora.B, lora.scale)",
+        "return self.by_hand(x)",
+        "Every number is right; a step takes more memory, two tensors of the output's width for each layer."),
+    Bug("new layers in training mode", "6.4", "gpt/lora.py",
+        "        model.set_submodule(name, layer)\n"
+        "    return len(layers)",
+        "        model.set_submodule(name, layer.train())\n"
+        "    return len(layers)",
+        "A model in eval mode answers with LoRA's dropout."),
+    Bug("one rule for every scale", "6.5", "gpt/lora.py",
+        "self.original + self.lora.delta()",
+        "self.original + self.lora.alpha / self.lora.rank * (self.lora.A @ self.lora.B).T",
+        "Right by the paper's rule; merged, the blog's unscaled LoRA is r times too weak."),
+    Bug("eval mode by merging", "6.5", "gpt/lora.py",
+        "        self.original = self.linear.weight.data\n",
+        "        self.original = self.linear.weight.data\n"
+        "        self.eval()\n",
+        "After unmerging the layer trains on without its dropout."),
 )
 
 CHAPTER_7 = (
@@ -752,6 +989,50 @@ CHAPTER_7 = (
         "gpt/cost/fresh_process.py",
         "env=os.environ | GIVE_BACK | {", "env=os.environ | {",
         "7.7: peaks are 60 to 180 MB higher (with glibc's allocator).", box="07"),
+    Bug("the last token read as well", "7.1", "gpt/losses.py",
+        "hidden = model.hidden(ids[:, :-1])    ", "hidden = model.hidden(ids)[:, :-1]    ",
+        "A row of context_length + 1 tokens, of which every long text is cut, is refused: it does not fit."),
+    Bug("what the model knows detached", "7.1", "gpt/losses.py",
+        "hidden = model.hidden(ids[:, :-1])    ", "hidden = model.hidden(ids[:, :-1]).detach()    ",
+        "Training stops: where the head is frozen the loss has no gradient at all."),
+    Bug("changes sorted by name", "7.2", "gpt/cost/ledger.py",
+        '            changes.append(Change(", ".join(what), old.get(name), row))\n'
+        "    return changes",
+        '            changes.append(Change(", ".join(what), old.get(name), row))\n'
+        "    return sorted(changes, key=lambda change: (change.after or change.before).name)",
+        "The same changes in another order: what is gone no longer stands first."),
+    Bug("the row after in both places", "7.2", "gpt/cost/ledger.py",
+        'Change(", ".join(what), old.get(name), row)', 'Change(", ".join(what), row, row)',
+        "7.3 prints the same; whoever asks what a tensor was before gets what it is now."),
+    Bug("vectors told by their names", "7.3", "gpt/train.py",
+        "vector = p.dim() == 1 ", 'vector = name.endswith("bias") or "norm" in name ',
+        "Right for this model; a LayerNorm of torch, in a model of another make, is decayed, for its scale is a "
+        "weight."),
+    Bug("AdamW's own decay whatever was asked", "7.3", "gpt/train.py",
+        '"weight_decay": weight_decay}', '"weight_decay": 0.01}',
+        "Nothing in chapter 7, which asks for 0.01; any other decay is ignored."),
+    Bug("parts that stay scaled", "7.5", "gpt/applications/text_writer.py",
+        "    scaler.unscale_(optimizer)\n", "",
+        "In float16 gradients are clipped as they are scaled: the step is as short as if they were too long."),
+    Bug("parts stepped with whatever gradients there are", "7.5", "gpt/applications/text_writer.py",
+        "    scaler.step(optimizer)\n", "    optimizer.step()\n",
+        "In float16 one part whose gradients overflow makes every weight nan."),
+    Bug("a scale that parts never change", "7.5", "gpt/applications/text_writer.py",
+        "    scaler.update()\n", "",
+        "In float16: where the first scale is too large every step is left out, and the model never moves."),
+    Bug("what B needs kept for a B that is frozen", "7.6", "gpt/cost/memory.py",
+        "            if lora.B.requires_grad:\n", "            if True:\n",
+        "Nothing in 7.6, where every B trains; with A alone r numbers for each token too many."),
+    Bug("the first layer's input forgotten", "7.6", "gpt/cost/memory.py",
+        "        if linear.weight.requires_grad:\n", "        if linear.weight.requires_grad and x.grad:\n",
+        "Too few bytes where a layer trains and nothing before it does: dL/dW needs x all the same."),
+    Bug("dropout's noise forgotten where A is frozen", "7.6", "gpt/cost/memory.py",
+        "            dropped = self.dropout(x, lora.dropout.p)\n"
+        "            if lora.A.requires_grad:\n"
+        "                self.keep(dropped)\n",
+        "            if lora.A.requires_grad:\n"
+        "                self.keep(self.dropout(x, lora.dropout.p))\n",
+        "With B alone and dropout too few bytes: the gradient of x goes back through the noise all the same."),
 )
 
 CHAPTER_8 = (
@@ -844,6 +1125,56 @@ CHAPTER_8 = (
         "tests/experiments/test_mnist.py::test_sizes_are_read_with_the_most_significant_byte_first", "gpt/experiments/mnist.py",
         '"big")', '"little")',
         "8.2 stops: 60,000 images are read as 1,625,948,160, and the file is called damaged or cut short."),
+    Bug("a result that is empty made again", "8.1", "gpt/experiments/run_records.py",
+        'return made_once(file, lambda: {"settings": settings, "result": run()})["result"]',
+        'return made_once(file, lambda: {"settings": settings, "result": run()})["result"] or run()',
+        "A run whose loss was not finite is remembered as None, and trained again each time."),
+    Bug("too little of the digest in the name", "8.1", "gpt/experiments/run_records.py",
+        "digest(settings)[:16]", "digest(settings)[:1]",
+        "Of seventeen settings two have one file, and the second has the result of the first."),
+    Bug("the caller's values sorted", "8.2", "gpt/evaluate/significance.py",
+        "    mean = sum(values) / n\n"
+        "    spread =",
+        "    values.sort()\n"
+        "    mean = sum(values) / n\n"
+        "    spread =",
+        "The interval is right; afterwards the values no longer stand in the order of their seeds."),
+    Bug("the mean of the squares minus the square of the mean", "8.2", "gpt/evaluate/significance.py",
+        "    spread = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))\n"
+        "    reach",
+        "    spread = math.sqrt(abs(sum(x * x for x in values) - n * mean**2) / (n - 1))\n"
+        "    reach",
+        "Right for accuracies; of large numbers that differ little, such as bytes, all digits are lost."),
+    Bug("equal means taken for equal values", "8.3", "gpt/evaluate/significance.py",
+        '"=" if values == reference else', '"=" if sum(values) == sum(reference) else',
+        "Nothing in 8.3; = says of two settings that they are the same, which agree in the mean alone."),
+    Bug("almost equal called equal", "8.3", "gpt/evaluate/significance.py",
+        '"=" if values == reference else', '"=" if abs(least) < 1e-3 and abs(most) < 1e-3 else',
+        "Right for per cent; of losses a small difference that every seed shows is not seen."),
+    Bug("directions computed in the matrix's own type", "8.4", "gpt/experiments/weight_updates.py",
+        "torch.linalg.svd(in_float64(matrix), full_matrices=False)[0] for",
+        "torch.linalg.svd(matrix.detach(), full_matrices=False)[0] for",
+        "8.7 agrees to six digits; of a matrix in bfloat16 there is no SVD at all."),
+    Bug("the scale on the strengths, sign and all", "8.6", "gpt/experiments/weight_updates.py",
+        "U, S, Vh = torch.linalg.svd(scale * Rb @ Ra.T, full_matrices=False) ",
+        "U, S, Vh = torch.linalg.svd(Rb @ Ra.T, full_matrices=False)\n"
+        "    S = scale * S ",
+        "Nothing where alpha is positive; a negative one gives strengths below zero, and no effective rank."),
+    Bug("a tensor for a number", "8.7", "gpt/experiments/weight_updates.py",
+        ".sum().exp().item()    # entr", ".sum().exp()    # entr",
+        "It prints like a number, nearly; json.dump refuses it."),
+    Bug("all taken out and the strongest put back", "8.8", "gpt/experiments/weight_updates.py",
+        "in_float64(weight) - (U[:, rank:] * S[rank:]) @ Vh[rank:])",
+        "in_float64(weight) - (U * S) @ Vh + (U[:, :rank] * S[:rank]) @ Vh[:rank])",
+        "8.9 agrees, for float32 rounds it away; in float64 a cut that cuts nothing changes the last digits."),
+    Bug("the update itself cut", "8.8", "gpt/experiments/weight_updates.py",
+        "        layer = model.get_submodule(name)\n"
+        "        weight =",
+        "        U[:, :rank] = 0\n"
+        "        layer = model.get_submodule(name)\n"
+        "        weight =",
+        "The first cut is right; the next one, from the same updates, has nothing left to subtract of what that "
+        "one kept."),
 )
 
 CHAPTER_9 = (
@@ -895,6 +1226,25 @@ CHAPTER_9 = (
         "    return pd.read_csv(file, dtype=str)[list(columns)]\n"
         "    _, header, rows = open_table(file, *columns)\n    if not",
         '9.1 stops: "NA" is nan.', box="09"),
+    Bug("the last empty class named", "9.2", "gpt/losses.py",
+        "class {counts.argmin()} has", "class {int((counts == 0).nonzero()[-1])} has",
+        "The message names a class that is empty; whoever fills it meets the next error."),
+    Bug("labels beyond the classes counted", "9.2", "gpt/losses.py",
+        "    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:\n", "    if False:\n",
+        "A label of K makes one weight too many, and an error about shapes inside torch."),
+    Bug("softmax and then the logarithm, with weights", "9.3", "gpt/losses.py",
+        'F.cross_entropy(logits, labels, weights, reduction="none").mean()',
+        "-(weights * logits.softmax(dim=-1).log()).gather(1, labels[:, None]).mean()",
+        "Right until the model is certain and wrong: its probability is 0 in float32, and the loss is inf."),
+    Bug("softmax twice", "9.3", "gpt/losses.py",
+        "        return F.cross_entropy(logits, labels)\n"
+        "    return",
+        "        return F.cross_entropy(logits.softmax(dim=-1), labels)\n"
+        "    return",
+        "The loss of K classes never falls below ln(e + K - 1) - 1: the model learns slowly, and nothing says why."),
+    Bug("equal lengths by their row", "9.4", "gpt/batches.py",
+        "sorted(lengths, key=lengths.get)", "sorted(lengths, key=lambda row: (lengths[row], row))",
+        "Nothing in chapter 9, whose rows come in order; in another order equal lengths do not keep it."),
 )
 
 CHAPTER_10 = (
@@ -1061,6 +1411,44 @@ CHAPTER_10 = (
         "tests/experiments/test_spam_filters_run.py::test_answers_come_in_the_tables_order_whatever_the_batches", "gpt/experiments/spam_filters.py",
         "order = [row for rows in loader.rows for row in rows]", "order = range(len(table))",
         "10.4: whatever trains seems to guess; but runs that are remembered, data/runs/experiment, hide it.", box="10"),
+    Bug("the rest told by the table's index", "10.2", "gpt/experiments/spam_filters.py",
+        '~messages["Row"].isin(', "~messages.index.isin(",
+        "Nothing in 10.2, where index and Row agree; of a table that was sorted messages come twice or not at all."),
+    Bug("only ham left over", "10.2", "gpt/experiments/spam_filters.py",
+        'rest = messages[~messages["Row"]', 'rest = messages[(messages["Label"] == "ham") & ~messages["Row"]',
+        "Nothing in 10.2, where all spam is in the splits already; otherwise spam is lost."),
+    Bug("those that join put behind those that are drawn", "10.2", "gpt/experiments/spam_filters.py",
+        "[split, rest[place == i], drawn[i]]", "[split, drawn[i], rest[place == i]]",
+        "Numbers hardly change; the order of the rows, which a seed shuffles, is another one."),
+    Bug("scores in float32", "10.3", "gpt/evaluate/calibration.py",
+        "    distinct, which, counts = scores.unique(", "    distinct, which, counts = scores.float().unique(",
+        "Scores of doubles that differ in the ninth digit are equal: a perfect order is none."),
+    Bug("a tensor for the mean square", "10.4", "gpt/evaluate/calibration.py",
+        "((probabilities - labels) ** 2).sum().item()", "((probabilities - labels) ** 2).sum()",
+        "It prints like a number, nearly; json.dump refuses it."),
+    Bug("the smallest seed first", "10.5", "gpt/evaluate/significance.py",
+        "    for outcome in outcomes:\n"
+        "        for message",
+        "    for outcome in sorted(outcomes, key=len):\n"
+        "        for message",
+        "Nothing while all seeds test equally many messages; otherwise the order fixed beforehand is not kept."),
+    Bug("a result that holds on to its graph", "10.8", "gpt/evaluate/contributions.py",
+        "(gradient * kept[0].detach())", "(gradient * kept[0])",
+        "10.9 runs; each result that is kept keeps the message's vectors, and numpy() refuses it."),
+    Bug("all shorter messages at once", "10.9", "gpt/evaluate/contributions.py",
+        "    with evaluating(model):\n"
+        "        whole",
+        "    batch_size = len(shorter)\n"
+        "    with evaluating(model):\n"
+        "        whole",
+        "Every number is right; a message of a thousand tokens is a thousand messages in one batch."),
+    Bug("the square of the mean taken from the mean of the squares", "10.1", "gpt/evaluate/significance.py",
+        "    sd = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))\n",
+        "    sd = math.sqrt(abs(sum(x * x for x in values) - n * mean**2) / (n - 1))\n",
+        "Right for accuracies; of large numbers that differ little, such as bytes, all digits are lost."),
+    Bug("p values rounded to three digits", "10.6", "gpt/evaluate/significance.py",
+        "adjusted[i] = least", "adjusted[i] = round(least, 3)",
+        "10.5 looks right; of 0.0004 nothing is left, and 0 says impossible."),
 )
 
 BUGS = (CHAPTER_1 + CHAPTER_2 + CHAPTER_3 + CHAPTER_4 + CHAPTER_5 + CHAPTER_6 + CHAPTER_7 + CHAPTER_8 + CHAPTER_9

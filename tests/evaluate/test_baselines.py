@@ -103,6 +103,15 @@ def test_naive_bayes_takes_any_number_of_classes():
 
 
 @pytest.mark.exercise("5.10")
+def test_classes_rise_as_numbers_and_a_second_fit_forgets_the_first():
+    model = NaiveBayes().fit(["red", "green", "blue"], [10, 2, 9])
+    assert model.classes == [2, 9, 10], "9 comes before 10: are they sorted as texts?"
+    again, fresh = model.fit(TEXTS, CLASSES), NaiveBayes().fit(TEXTS, CLASSES)
+    assert (again.classes, again.log_prior, again.log_likelihood) == (
+        fresh.classes, fresh.log_prior, fresh.log_likelihood), "what the first fit counted is still there"
+
+
+@pytest.mark.exercise("5.10")
 def test_texts_without_labels_are_refused():
     for model in (LengthRule(), NaiveBayes()):
         with pytest.raises(ValueError):

@@ -68,6 +68,13 @@ def test_average_precision_is_the_mean_precision_at_the_positives(numbers):
 
 
 @pytest.mark.exercise("10.3")
+def test_scores_that_differ_in_the_ninth_digit_are_in_order():
+    found = average_precision([0, 1, 0, 1], [0.5, 0.500000002, 0.500000001, 0.500000003])
+    assert found == 1.0, "these are four scores, not one: were they rounded, or made float32?"
+    assert type(found) is float, "a plain number, not a tensor of one"
+
+
+@pytest.mark.exercise("10.3")
 def test_only_the_order_of_the_scores_counts(numbers):
     labels, scores = ties(numbers(0))
     assert average_precision(labels, scores) == average_precision(labels, np.exp(5 * scores) - 100)
@@ -86,6 +93,7 @@ def test_the_brier_score_is_the_mean_square():
     assert brier_score([1, 0, 1], [1.0, 0.0, 0.5]) == pytest.approx(0.25 / 3), "not squared, the root taken, or no mean?"
     assert brier_score([0, 1, 1], [0.5] * 3) == 0.25, "summed over both classes, as Brier did, it is 0.5"
     assert (brier_score([0, 1], [0, 1]), brier_score([0, 1], [1, 0])) == (0.0, 1.0)
+    assert type(brier_score([0, 1], [0.5, 0.5])) is float, "a plain number, not a tensor of one"
     assert brier_score([], []) is None
 
 

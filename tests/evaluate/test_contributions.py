@@ -72,6 +72,7 @@ def test_gradient_times_input_is_the_slope_of_the_score_when_a_tokens_vector_gro
     model, token_ids = classifier.double(), message()
     token_ids[6] = token_ids[2]    # one token at two places: each has a slope of its own
     slopes = gradient_times_input(model, token_ids).float()
+    assert not slopes.requires_grad, "with a gradient the numbers hold on to the whole model's graph"
     expected = finite_differences(model, token_ids)
     assert expected.abs().median() > 1e-3, "slopes of nothing prove nothing"
     torch.testing.assert_close(slopes, expected, rtol=1e-4, atol=1e-6, msg=lambda text: (
@@ -118,6 +119,14 @@ def test_leave_one_out_is_the_loop_over_messages_that_lack_one_token(classifier,
     torch.testing.assert_close(added, torch.tensor(expected), rtol=1e-4, atol=1e-5, msg=lambda text: (
         f"is it the whole minus the rest, and is the rest without the token rather than with padding?\n{text}"))
     assert not added.requires_grad
+
+
+@pytest.mark.exercise("10.9")
+def test_the_shorter_messages_are_read_batch_size_at_a_time(classifier):
+    read = []
+    classifier.tok_emb.register_forward_hook(lambda module, inputs, output: read.append(len(inputs[0])))
+    leave_one_out(classifier, message(), batch_size=4)
+    assert sorted(read) == [1, 1, 4, 4], "the message itself, and nine shorter ones in batches of up to 4"
 
 
 @pytest.mark.exercise("10.9")

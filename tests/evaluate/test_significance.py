@@ -39,6 +39,15 @@ def test_the_interval_is_the_one_worked_out_by_hand():
 
 
 @pytest.mark.exercise("10.1")
+def test_large_results_that_differ_little_have_a_spread_and_keep_their_order():
+    values = [1e9 + 2, 1e9, 1e9 + 1]
+    mean, sd, low, high = resampled_interval(values, shared=0.5)
+    assert (mean - 1e9, sd, high - low) == pytest.approx((1, 1, 2 * 4.303 * (4 / 3) ** 0.5), rel=1e-4), \
+        "the mean of the squares minus the square of the mean loses all digits"
+    assert values == [1e9 + 2, 1e9, 1e9 + 1], "the caller's list was sorted: a value's place says of which seed it is"
+
+
+@pytest.mark.exercise("10.1")
 @pytest.mark.parametrize("n", range(2, 11))
 def test_with_nothing_shared_it_is_the_plain_interval(n, numbers):
     values = numbers(n).normal(size=n).tolist()
@@ -75,6 +84,9 @@ def test_a_message_counts_once_with_the_first_seed_that_tested_it():
     assert once == {"a": True, "b": False, "c": False, "d": True}, "is a later seed written over an earlier one?"
     assert outcomes[0] == {"a": True, "b": False}, "the first seed's outcome was changed"
     assert counted_once([]) == {}
+    seeds = [{"a": 1, "b": 1, "c": 1}, {"a": 0}]
+    assert counted_once(seeds) == {"a": 1, "b": 1, "c": 1} and len(seeds[0]) == 3, \
+        "the first seed is the first in the list, not the one with the fewest messages"
     answers = [{1: (0, 0.25), 2: None}, {2: (1, 0.5), 1: (0, 0.75)}]    # label and probability; not known
     assert counted_once(answers) == {1: (0, 0.25), 2: None}, "an outcome is handed on as it is, whatever it is"
 
@@ -125,6 +137,13 @@ def test_methods_that_were_tested_on_other_messages_cannot_be_compared():
 def test_holm_is_statsmodels(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted), (
         "each times m is Bonferroni; is the largest so far kept, and the order that of the input?")
+
+
+@pytest.mark.exercise("10.6")
+def test_a_tiny_p_value_stays_tiny_and_the_list_as_it_was():
+    p_values = [0.5, 1e-9, 1e-6]
+    assert holm(p_values) == pytest.approx([0.5, 3e-9, 2e-6], rel=1e-9), "were the results rounded?"
+    assert p_values == [0.5, 1e-9, 1e-6], "the caller's list was changed"
 
 
 @pytest.mark.exercise("10.6")

@@ -70,6 +70,23 @@ def test_nothing_is_computed_twice(tmp_path):
 
 
 @pytest.mark.exercise("8.1")
+@pytest.mark.parametrize("result", [None, {}, {"loss": 0.0}])
+@pytest.mark.parametrize("settings", [{}, {"rank": None}])
+def test_an_empty_result_of_no_settings_is_remembered_like_any_other(tmp_path, result, settings):
+    runs = []
+    for _ in range(2):
+        assert remembered(tmp_path, settings, lambda: runs.append(1) or result) == result
+    assert len(runs) == 1, "it was computed again: ask whether the file is there, not whether the result is true"
+
+
+@pytest.mark.exercise("8.1")
+def test_many_settings_have_as_many_results(tmp_path):
+    for seed in [*range(50), *range(50)]:
+        assert remembered(tmp_path, {"seed": seed}, lambda: {"loss": seed}) == {"loss": seed}, \
+            "two settings have one file: is its name made of too little of the digest?"
+
+
+@pytest.mark.exercise("8.1")
 def test_an_interrupted_run_leaves_nothing_that_could_be_taken_for_a_result(tmp_path):
     def broken():
         raise KeyboardInterrupt
@@ -218,6 +235,15 @@ def test_an_interval_reaches_t_times_s_over_the_root_of_n(values, reach):
 
 
 @pytest.mark.exercise("8.2")
+def test_large_values_that_differ_little_have_a_narrow_interval_and_keep_their_order():
+    values = [1e9 + 2, 1e9, 1e9 + 1]
+    mean, low, high = mean_interval(values)
+    assert (mean - 1e9, high - mean, mean - low) == pytest.approx((1.0, 4.303 / 3**0.5, 4.303 / 3**0.5), rel=1e-4), \
+        "s is 1: the mean of the squares minus the square of the mean loses all digits"
+    assert values == [1e9 + 2, 1e9, 1e9 + 1], "the caller's list was sorted: seeds no longer meet in their order"
+
+
+@pytest.mark.exercise("8.2")
 @pytest.mark.parametrize("count", [0, 1, 11])
 def test_one_run_has_no_interval(count):
     with pytest.raises(ValueError, match=rf"\b{count}\b"):
@@ -239,3 +265,6 @@ def test_what_is_printed_is_the_mean_of_the_first_how_far_its_interval_reaches_a
     values = [96.0, 97.0, 98.5]
     assert beside(values, [95.0, 98.0, 98.4]) == "97.167 -+ 3.126 ~", "some up, some down: nothing is known"
     assert beside(values, list(values)) == "97.167 -+ 3.126 =", "the same values: that is more than ~ says"
+    assert beside(values, values[::-1]).endswith("~"), "equal means are not the same values"
+    assert beside([2.0, 2.0001, 1.9999], [2.0002, 2.0003, 2.0001]) == "2.000 -+ 0.000 <", \
+        "a small difference that every seed shows is known: = is for the same values alone"

@@ -74,6 +74,22 @@ def test_a_ham_that_resembles_a_message_of_a_split_joins_it():
     train, validation, test = with_the_rest(messages, splits, seed=0)
     assert {5} <= set(train["Row"]) and {3} <= set(validation["Row"]) and {4} <= set(test["Row"])
     assert sum(map(len, (train, validation, test))) == 12
+    for split, joined in ((train, 5), (validation, 3), (test, 4)):
+        assert split["Row"].tolist()[1] == joined, "a split's own messages, then those that join it, then the drawn"
+
+
+@pytest.mark.exercise("10.2")
+def test_the_rest_is_told_by_the_column_row_and_may_be_of_any_class():
+    texts = [f"word {letter}" for letter in "abcdefghijklmnopqrst"]
+    messages = pd.DataFrame({"Label": ["ham", "spam"] * 10, "Text": texts, "Row": range(20, 0, -1)})
+    before = messages.copy()
+    splits = tuple(messages.iloc[[i]].reset_index(drop=True) for i in (0, 1, 2))
+    with_all = with_the_rest(messages, splits, seed=0)
+    assert sorted(pd.concat(with_all)["Row"]) == list(range(1, 21)), \
+        "each message once: what a split has already is told by Row, not by the index, and spam can be left over"
+    assert messages.equals(before), "the caller's table has lost rows"
+    others = {tuple(with_the_rest(messages, splits, seed)[0]["Row"]) for seed in range(10)}
+    assert len(others) > 5, "is the seed handed on to split_without_leaks?"
 
 
 @pytest.mark.exercise("10.2")

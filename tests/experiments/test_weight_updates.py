@@ -41,6 +41,16 @@ def test_the_svd_from_the_factors_is_that_of_the_whole_update(n_in, n_out, rank)
 
 
 @pytest.mark.exercise("8.6")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_negative_scale_turns_directions_and_no_strength_is_negative(dtype):
+    A, B = random(9, 3).to(dtype), random(3, 7, seed=2).to(dtype)
+    U, S, Vh = svd_of_update(A, B, -2.5)
+    assert U.dtype == S.dtype == Vh.dtype == torch.float64, "everything is computed in float64"
+    assert (S > 0).all() and (S.diff() <= 0).all(), "singular values are not negative, and the strongest stands first"
+    close((U * S) @ Vh, -2.5 * (A.double() @ B.double()).T, "the sign of the scale is lost")
+
+
+@pytest.mark.exercise("8.6")
 def test_only_the_product_of_the_factors_counts():
     """A M and M^-1 B are another A and B of the same update: A alone is not what was learnt."""
     A, B, M = random(30, 4), random(4, 20, seed=2), random(4, 4, seed=3)
@@ -165,6 +175,22 @@ def test_a_model_with_cut_updates_has_W_plus_the_cut_and_the_given_models_are_as
             expected = before.double() + cut_to_rank(after.double() - before.double(), rank)
             close(p, expected.float(), f"{name}: W + cut_to_rank(dW, {rank})", 1e-6)
             assert torch.equal(p, after) == (rank > 5), f"{name}: a cut that cuts nothing changes no bit"
+
+
+@pytest.mark.exercise("8.8")
+@pytest.mark.parametrize("training", [False, True])
+def test_cutting_leaves_the_updates_and_the_mode_alone_and_no_bit_is_changed_by_a_cut_of_nothing(small_model, training):
+    base, tuned = small_model.double(), moved(small_model.double())
+    tuned.train(training)
+    updates = weight_updates(tuned.trf_blocks, base.trf_blocks)
+    before = copy.deepcopy(updates)
+    for rank in (2, 99):
+        cut = with_updates_cut(tuned.trf_blocks, updates, rank)
+        assert cut.training is training, "the copy is in another mode than the model"
+    for name, update in updates.items():
+        assert all(map(torch.equal, update, before[name])), f"{name}: the update that was given was changed in place"
+        assert torch.equal(cut.get_submodule(name).weight, tuned.trf_blocks.get_submodule(name).weight), \
+            f"{name}: taking all directions out and putting them back rounds: subtract those that go"
 
 
 @pytest.mark.exercise("8.8")

@@ -40,6 +40,7 @@ def test_phi_is_the_papers_formula_for_every_pair_of_sizes():
     close(found, np.array(phi_by_hand(first, second)), "||U_i^T V_j||_F^2 / min(i, j): squared? by the smaller?")
     close(subspace_similarity(second, first), found.T, "which of the two comes first does not matter")
     assert found.shape == (3, 5) and 0 <= found.min() <= found.max() <= 1
+    assert subspace_similarity(first.float(), second.float()).dtype == torch.float64, "it is computed in float64"
 
 
 @pytest.mark.exercise("8.4")
@@ -173,7 +174,10 @@ def test_the_effective_rank_counts_equal_values_and_hardly_counts_tiny_ones():
     values = random(6).abs()
     by_hand = math.prod((v / values.sum().item()) ** (-v / values.sum().item()) for v in values.tolist())
     close(effective_rank(values), by_hand, "the entropy of the values, not of their squares, in nats")
+    before = values.clone()
     close(effective_rank(9 * values), by_hand, "it asks for shares: the size does not matter")
+    assert type(effective_rank(values)) is float, "a plain number, not a tensor of one"
+    assert torch.equal(values, before), "the caller's values were divided in place"
 
 
 def test_energy_is_the_share_of_the_squares():

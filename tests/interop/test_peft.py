@@ -301,6 +301,8 @@ def test_a_part_of_another_scale_takes_the_ratio_into_its_B():
     back = unpack(pack(parts)[0], 3)
     assert torch.allclose(back[1].B * back[1].scale, parts[1].B * parts[1].scale), "B must take up 1/4"
     assert torch.equal(back[0].B, parts[0].B) and back[0].scale == 1.5, "the largest scale is that of all"
+    packed, _ = pack([part(4, alpha=-6.0), part(2, alpha=0.75), None])
+    assert packed.alpha / len(packed.A) == -1.5, "largest in size, whatever its sign: no B becomes larger then"
 
 
 def test_an_update_that_was_not_trained_stays_whole():

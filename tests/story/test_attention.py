@@ -152,6 +152,23 @@ def test_huge_scores_pick_one_token_instead_of_overflowing(attention):
     assert answer[0, 0, :, 0].tolist() == [1.0, 2.0, 2.0], "exp() of a score of 10^5 is inf: subtract the maximum first"
 
 
+@BOTH
+@pytest.mark.parametrize("score", [0.0, 400.0, 4e4, 1e10])
+def test_the_future_has_a_weight_of_0_however_large_its_score_and_its_value(attention, score):
+    query, key = torch.tensor([score, 0.0]).view(1, 1, 2, 1), torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
+    value = torch.tensor([1.0, 1e300], dtype=torch.float64).view(1, 1, 2, 1)    # the past's, then the future's
+    answer = attention(query.double(), key.double(), value)[0, 0, 0].item()
+    assert answer == 1.0, f"the first token's own score is {-score:g}, the next one's {score:g}, and it has not come " \
+        "yet: a mask of -100, -1e4 or -1e9 leaves it a weight, only -inf is below every score"
+
+
+@BOTH
+@torch.no_grad()
+def test_attention_is_computed_where_its_input_is(attention, qkv):
+    answer = attention(*(tensor.to("meta") for tensor in qkv()))    # shapes without numbers
+    assert answer.device.type == "meta", "a mask made without device=query.device stands on the CPU"
+
+
 @pytest.mark.exercise("2.1")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_attention_keeps_the_type_of_its_numbers(dtype):
@@ -247,6 +264,23 @@ def test_dropout_acts_in_training_only(sizes):
     assert torch.equal(dropped, module(x)), "dropout went on after eval()"
 
 
+@pytest.mark.exercise("2.3")
+@pytest.mark.parametrize("cached", [False, True])
+@torch.no_grad()
+def test_dropout_takes_a_whole_weight_and_not_channels(module, sizes, cached):
+    N, H, D, p = 400, sizes.H, sizes.D, 0.25
+    module.dropout.p, module.out_proj = p, torch.nn.Identity()
+    x = numbers(1, 1, sizes.C + 1).expand(N, 1, -1)    # one token looks at itself: each head has one weight, 1
+    torch.manual_seed(0)
+    answer = module.train()(x, KVCache(1) if cached else None).view(N, H, D)
+    value = module.W_value(x).view(N, H, D)
+    kept = (answer != 0).all(dim=-1)
+    assert torch.equal(kept, (answer != 0).any(dim=-1)), \
+        "a head's answer has lost some of its channels: dropout acts on the weights, not on what they make"
+    assert torch.allclose(answer[kept], value[kept] / (1 - p)), "dropout acts on the weights, once, and on nothing else"
+    assert abs(kept.double().mean() - (1 - p)) < 0.06, "1 - p of the weights are kept, with a cache too"
+
+
 # ---- the cache --------------------------------------------------------------------------------------------------
 
 @pytest.mark.exercise("3.5")
@@ -279,6 +313,9 @@ def test_a_cache_keeps_numbers_of_its_own_in_the_type_that_it_is_given(qkv, dtyp
 @pytest.mark.exercise("3.5")
 def test_a_full_cache_says_so_and_stays_as_it_was():
     cache, new = KVCache(size=6), numbers(B, H, 4, D)
+    with pytest.raises(ValueError):
+        cache.extend(*[numbers(B, H, 7, D)] * 2)    # the first call can bring too many as well
+    assert cache.length == 0, "an error must leave the length as it was"
     cache.extend(new, new)
     with pytest.raises(ValueError) as error:
         cache.extend(new[:, :, :3], new[:, :, :3])
@@ -296,3 +333,15 @@ def test_a_text_read_in_pieces_gives_the_answers_of_a_text_read_at_once(module, 
     answers = torch.cat([module(piece, cache) for piece in x.split(cuts(sizes.T), dim=1)], dim=1)
     assert cache.length == sizes.T, "the cache was not extended by each piece, or more than once"
     assert (answers - module(x)).abs().max() < 1e-12, "new tokens must see all the cache, and no new token after them"
+
+
+@pytest.mark.exercise("2.3")
+@torch.no_grad()
+def test_padding_that_the_cache_knows_of_is_not_looked_at(module, x, sizes):
+    module.eval()
+    padding = torch.arange(sizes.B) + 1    # row b begins with b + 1 tokens of padding
+    answers = module(x, KVCache(sizes.T, padding))
+    for row, padded in enumerate(padding.tolist()):
+        alone = module(x[row:row + 1, padded:])
+        assert torch.allclose(answers[row:row + 1, padded:], alone), \
+            "a real token looks at padding: is cache.padding handed to causal_attention?"

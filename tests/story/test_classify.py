@@ -111,6 +111,28 @@ def test_without_lengths_rows_are_read_at_their_last_position_as_in_the_blog(cla
         assert torch.equal(ours, class_logits(classifier, ids, lengths))
 
 
+@pytest.mark.exercise("5.7")
+def test_without_lengths_the_padding_token_is_read_like_any_other(reader):
+    ids = torch.tensor([[5, 6, 50256], [7, 8, 9]])
+    with torch.no_grad():
+        answers, last = class_logits(reader, ids), reader(ids)[:, -1]
+    assert torch.allclose(answers, last, atol=1e-5), "nobody said what is padding: the last position is read"
+
+
+@pytest.mark.exercise("5.7")
+@pytest.mark.parametrize("body, head", [("float32", "float32"), ("bfloat16", "float32"), ("float64", "float64")])
+def test_reading_changes_nothing_in_the_model_and_lets_gradients_through(classifier, body, head):
+    classifier.train().to(getattr(torch, body)).out_head.to(getattr(torch, head))
+    ids, lengths = messages([1, 4, 9], 9)
+    logits = class_logits(classifier, ids, lengths)
+    assert logits.dtype == getattr(torch, head), "what is known of a message is given to the head in the head's type"
+    assert classifier.training, "class_logits is used in training as well: the mode is the caller's"
+    assert lengths.tolist() == [1, 4, 9], "the lengths that were given are others now"
+    logits.square().sum().backward()
+    for name in ("trf_blocks.0.ff.layers.0.weight", "tok_emb.weight", "out_head.weight"):
+        assert classifier.get_parameter(name).grad is not None, f"{name} gets no gradient, so that it could not train"
+
+
 @pytest.mark.parametrize("drop_rate, rank", [(0.0, None), (0.3, None), (0.0, 2)])
 def test_one_position_gets_what_it_gets_among_all_in_value_and_gradient(drop_rate, rank, sizes):
     """hidden_at against hidden. With dropout only that it drops out at all: the draws differ."""
@@ -180,6 +202,25 @@ def test_the_new_head_has_the_models_type_and_mode(small_model, dtype):
     assert small_model.out_head.training, "the model is in training mode and its head is not"
 
 
+@pytest.mark.exercise("5.6")
+def test_the_new_head_stands_where_the_model_is_and_freezes_nothing(small_model):
+    small_model.pos_emb.requires_grad_(False)
+    trained = {name for name, p in small_model.named_parameters() if p.requires_grad and "out_head" not in name}
+    swap_head(small_model, 2)
+    after = {name for name, p in small_model.named_parameters() if p.requires_grad and "out_head" not in name}
+    assert after == trained, "what trains besides the head is the caller's choice"
+    swap_head(small_model.to("meta"), 2)    # a device without numbers
+    assert small_model.out_head.weight.is_meta and small_model.out_head.bias.is_meta, "made on the CPU"
+
+
+@pytest.mark.exercise("5.6")
+def test_the_head_of_a_model_that_is_held_in_fewer_bytes_trains_in_float32(small_model):
+    small_model.bfloat16().held_from = "the fingerprint that it had before"    # as gpt.cost.precision.hold leaves it
+    swap_head(small_model, 2)
+    assert small_model.out_head.weight.dtype == small_model.out_head.bias.dtype == torch.float32, \
+        "bfloat16 rounds small steps away, and the head is what trains"
+
+
 # ---- looking without touching ---------------------------------------------------------------------------------------
 
 @pytest.mark.exercise("5.11")
@@ -196,6 +237,17 @@ def test_evaluating_gives_back_every_modules_mode_and_the_random_state_even_afte
     assert [module.training for module in classifier.modules()] == modes, "a part in eval mode was put into training"
     assert torch.equal(torch.get_rng_state(), state), "the next step of training would draw other dropout"
     assert torch.is_grad_enabled(), "training would go on without gradients"
+
+
+@pytest.mark.exercise("5.11")
+def test_evaluating_leaves_what_trains_and_whether_gradients_are_on(classifier):
+    classifier.pos_emb.requires_grad_(False)
+    trains = [p.requires_grad for p in classifier.parameters()]
+    with torch.no_grad():
+        with evaluating(classifier):
+            pass
+        assert not torch.is_grad_enabled(), "gradients were off before: they are put back, not switched on"
+    assert [p.requires_grad for p in classifier.parameters()] == trains, "a frozen parameter trains now, or the reverse"
 
 
 @pytest.mark.exercise("5.11")
@@ -257,6 +309,21 @@ def test_accuracy_on_the_blogs_loader_is_the_blogs(classifier):
     with torch.no_grad():
         right = sum((classifier(ids)[:, -1, :].argmax(dim=-1) == labels).sum().item() for ids, labels in loader)
     assert calc_accuracy_loader(loader, classifier, "cpu") == pytest.approx(right / 7), "the last batch has one message"
+
+
+@pytest.mark.exercise("5.8")
+@pytest.mark.parametrize("training", [False, True])
+def test_accuracy_is_of_the_messages_that_were_read_and_leaves_the_mode(classifier, training):
+    rows = [(row, 0) for row in messages([9] * 7, 9)[0]]
+    with torch.no_grad():
+        classifier.out_head.weight.zero_()
+        classifier.out_head.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))    # so that all are right
+    classifier.train(training)
+    loader = DataLoader(rows, batch_size=3, drop_last=True)
+    for num_batches in (1, None):
+        assert calc_accuracy_loader(loader, classifier, "cpu", num_batches) == 1.0, \
+            "it is a share of the messages in the batches, not of the whole data set"
+    assert classifier.training is training, "the model's mode is another one now"
 
 
 @pytest.mark.exercise("5.8")

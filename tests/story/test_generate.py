@@ -275,6 +275,14 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_p(p, kept):
 
 
 @pytest.mark.exercise("4.4")
+def test_top_p_that_is_just_reached_needs_no_further_token_and_equals_are_drawn_at_any_temperature():
+    equal = torch.full((4,), 0.25)    # a quarter, and so its multiples, are exact
+    for p, kept in ((0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
+        assert (frequencies(equal, top_p=p) > 0).sum() == kept, f"{kept} of four equals reach {p}: > in place of >=?"
+    assert (frequencies(equal, temperature=0.01) > 1000).all(), "however cold, equals are drawn: only 0 is greedy"
+
+
+@pytest.mark.exercise("4.4")
 def test_top_p_is_a_share_of_what_top_k_left():
     counts = frequencies(torch.tensor([0.4, 0.3, 0.2, 0.1]), top_k=2, top_p=0.5)
     assert counts.tolist() == [DRAWS, 0, 0, 0], "after top_k=2 the first token has 4/7, and 4/7 alone reaches 0.5"

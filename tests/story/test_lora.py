@@ -133,6 +133,20 @@ def test_merging_adds_scale_times_A_B_to_the_weight_and_keeps_the_old_one(sizes)
     torch.testing.assert_close(layer.linear.weight.data, expected, msg="the correction was added twice")
 
 
+@pytest.mark.exercise("6.5")
+@pytest.mark.parametrize("rule, factor", [("alpha/r", 2.0), ("alpha/sqrt(r)", 4.0), ("alpha", 8.0)])
+def test_merging_adds_the_correction_by_its_own_rule_and_changes_no_mode_and_no_switch(rule, factor):
+    layer = LinearWithLoRA(nn.Linear(6, 5), 4, 8, scale=rule)
+    layer.lora.B.data = random(4, 5)
+    before, switches = layer.linear.weight.detach().clone(), [(n, p.requires_grad) for n, p in layer.named_parameters()]
+    A, B = layer.lora.A.clone(), layer.lora.B.clone()
+    layer.train().merge()
+    torch.testing.assert_close(layer.linear.weight.data - before, factor * (A @ B).T.detach(), rtol=1e-4, atol=1e-5,
+                               msg=f"with the rule {rule} alpha 8 and rank 4 give a scale of {factor}: use lora.scale")
+    assert [(n, p.requires_grad) for n, p in layer.named_parameters()] == switches, "what trains is another now"
+    assert layer.training and torch.equal(layer.lora.A, A) and torch.equal(layer.lora.B, B), "A, B or the mode changed"
+
+
 @pytest.mark.exercise("6.6")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unmerging_puts_the_very_bits_back(sizes, dtype):
@@ -286,6 +300,7 @@ def test_a_frozen_weight_in_half_the_bytes_costs_only_its_rounding(dtype, error,
         assert 0 < (exact - rounded).norm() < error * exact.norm()
 
 
+@pytest.mark.exercise("6.3")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_merged_weight_stays_in_the_type_in_which_it_is_held(dtype):
     layer = LinearWithLoRA(nn.Linear(64, 96), 4, 8, generator=seeded()).eval()
@@ -337,6 +352,45 @@ def test_the_gradients_are_those_of_finite_differences():
                 tensor.data.view(-1)[i] -= step
             slopes.view(-1)[i] = (there[0] - there[1]) / 2e-6
         torch.testing.assert_close(tensor.grad, slopes, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.exercise("6.2")
+def test_the_correction_alone_has_the_gradients_of_its_formula_and_leaves_x_alone(sizes):
+    layer = LoRALayer(sizes.C, sizes.V, 3, 12)
+    layer.B.data = random(3, sizes.V)
+    x, weights = random(5, sizes.C, seed=2).requires_grad_(), random(5, sizes.V, seed=3)
+    before = x.detach().clone()
+    (layer(x) * weights).sum().backward()
+    with torch.no_grad():    # dx = s g B^T A^T, dA = s x^T g B^T, dB = s (x A)^T g, and s = 12 / 3
+        for name, found, expected in (("x", x.grad, 4 * weights @ layer.B.T @ layer.A.T),
+                                      ("A", layer.A.grad, 4 * x.T @ weights @ layer.B.T),
+                                      ("B", layer.B.grad, 4 * (x @ layer.A).T @ weights)):
+            assert found is not None, f"{name} gets no gradient: is it detached?"
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=f"the gradient of {name} is another")
+    assert torch.equal(x, before), "the caller's x was changed in place"
+    with torch.no_grad():
+        layer(before)
+    assert torch.equal(x, before), "the caller's x was changed in place: the linear layer reads it too"
+
+
+@pytest.mark.exercise("6.3")
+def test_a_layer_drops_from_what_the_correction_reads_alone_and_only_in_training():
+    layer = LinearWithLoRA(nn.Linear(50, 50), 50, 50, dropout=0.2)
+    layer.lora.A.data = layer.lora.B.data = torch.eye(50)    # the correction is what dropout leaves of x
+    x = torch.ones(40, 50)
+    torch.manual_seed(0)
+    correction = layer.train()(x) - layer.linear(x)
+    dropped = correction.abs() < 1e-4
+    assert 0.15 < dropped.float().mean() < 0.25, "in training the correction reads lora.dropout(x), 0.2 of it dropped"
+    assert (correction[~dropped] - 1.25).abs().max() < 1e-4, "what is kept grows by 1 / 0.8, and W reads x as it is"
+    torch.testing.assert_close(layer.eval()(x), layer.linear(x) + 1, msg="outside training nothing is dropped")
+
+
+@pytest.mark.exercise("6.3")
+def test_the_forward_pass_is_the_one_operation():
+    layer = LinearWithLoRA(nn.Linear(5, 8), 3, 6)
+    y = layer(random(2, 5))
+    assert type(y.grad_fn).__name__ == "LoRAFunctionBackward", "by_hand gives the same numbers and takes more memory"
 
 
 @pytest.mark.exercise("6.2")
@@ -588,6 +642,7 @@ def test_without_a_generator_the_seed_of_torch_decides_A(small_model):
     assert all(map(torch.equal, one, other))
 
 
+@pytest.mark.exercise("6.4")
 def test_lora_is_in_the_mode_of_the_model_that_it_is_put_into(small_model):
     swap_head(small_model, 2, zero=False)
     replace_linear_with_lora(small_model, 4, 8, dropout=0.5)

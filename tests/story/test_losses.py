@@ -82,6 +82,17 @@ def test_cross_entropy_by_hand_is_torchs_and_so_is_its_gradient():
     assert torch.allclose(huge, F.cross_entropy(logits, targets), atol=1e-3), "exp(1000) is infinite"
 
 
+@pytest.mark.exercise("4.1")
+def test_a_target_that_is_impossible_in_float32_has_a_finite_loss_however_high_other_rows_are():
+    logits = torch.tensor([[0.0, 500.0], [2000.0, 2000.0]], requires_grad=True)
+    before = logits.detach().clone()
+    loss = cross_entropy_by_hand(logits, torch.tensor([0, 1]))
+    assert torch.equal(logits, before), "the model's scores were changed in place"
+    assert math.isclose(loss.item(), (500 + math.log(2)) / 2, rel_tol=1e-6), \
+        f"the first token costs 500 nats, the second ln 2, and the mean is not {loss:g}: the logarithm of a softmax " \
+        "that is 0 is -inf, and the maximum to subtract is each row's own"
+
+
 @pytest.mark.exercise("4.7")
 def test_the_target_of_a_token_is_the_one_after_it(trained_model):
     echo = torch.full((1, 9), 7)
@@ -90,6 +101,16 @@ def test_the_target_of_a_token_is_the_one_after_it(trained_model):
         scores = trained_model(echo[:, :-1]).log_softmax(dim=-1)[0]
         expected = -(scores[:-1, 7].sum() + scores[-1, 8]) / 8
         assert torch.allclose(next_token_loss(trained_model, echo), expected), "are the targets not shifted by one?"
+
+
+@pytest.mark.exercise("4.7")
+def test_of_rows_with_lengths_only_the_real_tokens_are_predicted(trained_model, token_ids):
+    lengths = [4, 10]
+    by_hand = torch.cat([F.cross_entropy(trained_model(row[None, :n - 1])[0], row[1:n], reduction="none")
+                         for row, n in zip(token_ids, lengths)])
+    loss = next_token_loss(trained_model, (token_ids, torch.tensor(lengths)), chunk=5)
+    assert torch.allclose(loss, by_hand.mean(), rtol=1e-5), "3 and 9 tokens are real and not the first: was padding " \
+        "predicted, or divided by another number than that of the targets?"
 
 
 @pytest.mark.exercise("4.7")
@@ -177,12 +198,29 @@ def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_ba
     assert math.isclose(ours, whole, rel_tol=1e-5) and not math.isclose(torchs, whole, rel_tol=0.01)
 
 
+@pytest.mark.exercise("9.3")
+@pytest.mark.parametrize("weights", [None, [1.0, 4.0]])
+def test_a_certain_and_wrong_answer_costs_what_its_scores_say(weights):
+    logits = torch.tensor([[0.0, 300.0], [300.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = class_loss(logits, torch.tensor([0, 1, 0]), None if weights is None else torch.tensor(weights))
+    one, other = weights or (1.0, 1.0)
+    assert math.isclose(loss.item(), (one * 300 + other * 300 + one * math.log(2)) / 3, rel_tol=1e-6), \
+        "log softmax is to be taken in one: a softmax first gives 0, and its logarithm is -inf. Class 0 counts as well"
+    loss.backward()
+    assert logits.grad.abs().sum(dim=-1).tolist() == pytest.approx([one * 2 / 3, other * 2 / 3, one / 3]), \
+        "each message pulls at its own scores"
+
+
 @pytest.mark.exercise("9.2")
 def test_a_class_without_messages_has_no_weight():
     with pytest.raises(ValueError, match=r"\b1\b"):    # its number, so that it can be found
         class_weights(torch.tensor([0, 2, 2]), 3)
     with pytest.raises(ValueError, match=r"\b2\b"):
         class_weights(torch.tensor([0, 1]), 3)
+    with pytest.raises(ValueError, match=r"\b3\b"):    # classes 3 and 5 have none, and 3 is the first
+        class_weights(torch.tensor([0, 1, 2, 4, 0, 1]), 6)
+    with pytest.raises(ValueError, match=r"\b0\b"):
+        class_weights(torch.tensor([], dtype=torch.long), 2)
 
 
 # A sample of the tokens
@@ -267,6 +305,8 @@ def test_in_bfloat16_the_sum_over_candidates_stays_in_float32(trained_model, tok
         assert torch.allclose(loss, sampled(trained_model, token_ids, unigram, 200), rtol=0.01)
 
 
-def test_a_label_beyond_the_classes_has_no_weight():
-    with pytest.raises(ValueError, match="labels go from 0 to 2, classes from 0 to 1"):
-        class_weights(torch.tensor([0, 1, 2]), 2)
+@pytest.mark.exercise("9.2")
+@pytest.mark.parametrize("labels, number", [([0, 1, 2], 2), ([0, 1, -1], -1)])
+def test_a_label_beyond_the_classes_has_no_weight(labels, number):
+    with pytest.raises(ValueError, match=rf"(?<![-\d]){number}\b"):    # whatever torch would make of it
+        class_weights(torch.tensor(labels), 2)

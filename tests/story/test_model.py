@@ -77,6 +77,30 @@ def test_a_token_of_equal_channels_is_normalised_to_the_shift_and_not_to_nan(siz
     assert torch.allclose(y, norm.shift), "0 / 0, without eps inside the root"
 
 
+@pytest.mark.exercise("3.1")
+@pytest.mark.parametrize("axes", [1, 2, 4])
+def test_layer_norm_takes_any_number_of_axes_and_leaves_its_input_alone(axes, sizes):
+    x = numbers(*(2, 3, 4)[:axes - 1], sizes.C)
+    before, norm = x.clone(), LayerNorm(sizes.C).double()
+    y = norm(x)
+    assert y.shape == x.shape and torch.allclose(y.mean(dim=-1), torch.zeros(y.shape[:-1], dtype=y.dtype)), \
+        "the channels are the last axis, whichever number it has: dim=-1"
+    assert torch.equal(x, before), "x is the residual stream, which others still read: no x -= mean"
+
+
+@pytest.mark.exercise("3.1")
+def test_the_gradient_of_layer_norm_goes_through_mean_and_variance_too(sizes):
+    norm, x = LayerNorm(sizes.C).double(), numbers(3, sizes.C).requires_grad_()
+    fill(norm)
+    weights = numbers(3, sizes.C, seed=1)
+    (norm(x) * weights).sum().backward()
+    expected = torch.autograd.grad((nn.functional.layer_norm(x, (sizes.C,), norm.scale, norm.shift) * weights).sum(),
+                                   [x, norm.scale, norm.shift])
+    for name, tensor, gradient in zip(("x", "scale", "shift"), (x, norm.scale, norm.shift), expected):
+        assert tensor.grad is not None and torch.allclose(tensor.grad, gradient), \
+            f"the gradient of {name} is another: are mean or variance detached, or computed under no_grad?"
+
+
 @pytest.mark.exercise("3.2")
 def test_gelu_is_the_tanh_form_and_not_the_exact_one():
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
@@ -245,6 +269,21 @@ def test_a_tokens_vector_is_its_own_plus_that_of_its_position(small_model, sizes
 
 
 @pytest.mark.exercise("1.4")
+def test_a_row_counts_its_positions_from_its_first_real_token(small_model, sizes):
+    ids, padding = tokens(3, 5), [0, 1, 3]
+    vectors = small_model.embed(ids, padding=torch.tensor(padding))
+    for row, padded in enumerate(padding):
+        alone = small_model.embed(ids[row:row + 1, padded:])
+        assert torch.equal(vectors[row:row + 1, padded:], alone), \
+            f"behind {padded} tokens of padding the first real token has position 0, not {padded}"
+    assert torch.equal(vectors[2, 0], small_model.embed(ids[2:, :1])[0, 0]), "padding has no position below 0"
+    later = small_model.embed(ids[:, :1], start=4, padding=torch.tensor(padding))
+    for row, padded in enumerate(padding):
+        assert torch.equal(later[row:row + 1], small_model.embed(ids[row:row + 1, :1], start=4 - padded)), \
+            "with a cache the padding before it is taken from start"
+
+
+@pytest.mark.exercise("1.4")
 def test_positions_go_on_where_the_text_before_ended(small_model, sizes):
     ids = torch.randint(sizes.V, (sizes.B, sizes.context))    # as long as the window: every position there is
     whole = small_model.embed(ids)
@@ -306,6 +345,8 @@ def test_frozen_numbers_are_counted_in_the_total_alone(small_model, sizes):
     small_model.pos_emb.weight.requires_grad_(True)
     small_model.eval()
     assert count_parameters(small_model) == (sizes.context * sizes.C, total), "requires_grad says what trains, no mode"
+    small_model.register_buffer("constant", torch.ones(7))
+    assert count_parameters(small_model)[1] == total, "a buffer is no parameter"
 
 
 @pytest.mark.exercise("3.7")
@@ -462,6 +503,13 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model
     with pytest.raises(ValueError, match=rf"\b{range_.replace('V', str(V))}\b.*\b{V - 1}\b"):
         small_model.embed(torch.tensor([[0, V if token == "V" else token]]))
     assert small_model.embed(torch.tensor([[0, V - 1]])).shape == (1, 2, sizes.C), "V - 1 is the last token"
+
+
+@pytest.mark.exercise("1.4")
+def test_the_message_about_tokens_tells_the_lowest_then_the_highest(small_model, sizes):
+    V = sizes.V
+    with pytest.raises(ValueError, match=rf"-3\b.*\b{V + 5}\b.*\b{V - 1}\b"):
+        small_model.embed(torch.tensor([[V + 5, 0, -3]]))
 
 
 def test_heads_that_do_not_divide_the_channels_are_an_error():

@@ -102,6 +102,42 @@ def test_a_file_saved_on_windows_reads_the_same(tmp_path):
         "is a byte-order mark or a carriage return left, or is U+0085 taken for the end of a line?")
 
 
+@pytest.mark.exercise("5.1")
+def test_only_one_carriage_return_at_the_end_of_a_line_is_not_text(tmp_path):
+    path = tmp_path / "sms"
+    path.write_bytes(b"ham\ta\rb\r\nspam\twin\r\r\n")
+    sms = read_sms(path)
+    assert sms["Text"].tolist() == ["a\rb", "win\r"], "a line ends in \\n or \\r\\n; any other \\r is of the message"
+    assert list(sms.columns) == ["Label", "Text"], "the columns are Label and Text, in this order"
+
+
+@pytest.mark.exercise("5.1")
+@pytest.mark.parametrize("line", ["Ham\thello", " ham\thello", "ham \thello", "\thello"])
+def test_a_label_is_ham_or_spam_letter_by_letter(tmp_path, line):
+    path = tmp_path / "sms"
+    path.write_text(f"spam\twin\n{line}\n")
+    with pytest.raises(ValueError) as error:
+        read_sms(path)
+    assert str(error.value).startswith(f"{path}:2: "), "it is not one of the two labels: no lower() and no strip()"
+
+
+@pytest.mark.exercise("5.1")
+def test_an_empty_line_at_the_end_is_a_line_without_a_message(tmp_path):
+    path = tmp_path / "sms"
+    path.write_bytes(b"ham\thello\n\n")
+    with pytest.raises(ValueError) as error:
+        read_sms(path)
+    assert str(error.value).startswith(f"{path}:2: "), "only the last line end is followed by no line: no strip()"
+
+
+@pytest.mark.exercise("5.1")
+def test_the_blogs_reading_loses_a_message_that_pandas_takes_for_missing(tmp_path):
+    path = tmp_path / "sms"
+    path.write_bytes(b"ham\tNA\nspam\twin\n")
+    assert read_sms(path, blog=True)["Text"].isna().tolist() == [True, False], \
+        "blog=True shows what pandas' defaults do: other options would mend it"
+
+
 # Balancing and splitting
 
 @pytest.mark.exercise("5.2")
@@ -119,6 +155,8 @@ def test_balancing_keeps_all_spam_and_samples_ham_with_the_seed(sms):
     assert balanced["Label"].eq("ham").sum() == 747 and balanced.index.is_unique, "was ham drawn with replacement?"
     assert balanced.equals(create_balanced_dataset(sms, random_state=123)), "the same seed draws other ham"
     assert not balanced.equals(create_balanced_dataset(sms, random_state=7)), "is random_state ignored?"
+    ham = sms[sms["Label"] == "ham"].sample(747, random_state=123)
+    assert balanced[:747].equals(ham), "ham stands in the order in which DataFrame.sample draws it"
 
 
 @pytest.mark.exercise("5.2")
@@ -126,13 +164,15 @@ def test_balancing_neither_doubles_nor_renumbers_nor_changes_a_row(sizes):
     spam = sizes.T
     df = pd.DataFrame({"Label": ["ham", "spam"] * spam + ["ham"] * sizes.context})
     df["Text"] = [f"message {row}" for row in range(len(df))]
+    df["Row"] = range(1000, 1000 + len(df))    # a column of the caller's own
+    df.index = range(7, 7 + len(df))           # as if it were a part of a larger table
     before = df.copy()
     balanced = create_balanced_dataset(df)
     assert balanced["Label"].tolist() == ["ham"] * spam + ["spam"] * spam, "as many ham as spam, the ham first"
     assert balanced["Text"].is_unique, "a message comes twice: was one class drawn with replacement?"
-    assert balanced.equals(df.loc[balanced.index]), "a row has another number, label or text than before"
     assert df.equals(before), "the table that was given is another one now"
-    assert len(create_balanced_dataset(df[df.index < 2 * spam])) == 2 * spam, "one ham for each spam is just enough"
+    assert balanced.equals(df.loc[balanced.index]), "a row has another number, label or text, or a column is lost"
+    assert len(create_balanced_dataset(df[:2 * spam])) == 2 * spam, "one ham for each spam is just enough"
 
 
 @pytest.mark.exercise("5.2")
@@ -228,6 +268,52 @@ def test_fractions_may_leave_nothing_to_test_but_not_less(messages):
         split_without_leaks(messages, 0.9, 0.2)
 
 
+@pytest.mark.exercise("5.3")
+@pytest.mark.parametrize("fractions", [(-0.1, 0.5), (0.5, -0.1)])
+def test_a_negative_fraction_is_an_error(messages, fractions):
+    with pytest.raises(ValueError, match="{}.*{}".format(*fractions)):
+        split_without_leaks(messages, *fractions)
+
+
+@pytest.mark.exercise("5.3")
+def test_the_sizes_are_rounded_down_and_the_test_gets_the_rest():
+    df = pd.DataFrame({"Label": "ham", "Text": ["a" * n for n in range(1, 20)]}, index=range(5, 24))
+    splits = split_without_leaks(df)    # of 19 rows 13.3 and 1.9
+    assert [len(split) for split in splits] == [13, 1, 5], "a fraction of a row is no row: is one rounded up?"
+    assert all(list(split.columns) == ["Label", "Text"] for split in splits), "a column was added or lost"
+
+
+@pytest.mark.exercise("5.3")
+def test_a_row_has_the_same_chance_of_each_split_wherever_it_stands():
+    letters = "abcdefghij"
+    df = pd.DataFrame({"Label": "ham", "Text": list(letters)})
+    before, found = np.random.get_state()[1].copy(), dict.fromkeys(letters, 0)
+    for seed in range(200):
+        for letter in split_without_leaks(df, seed=seed)[1]["Text"]:
+            found[letter] += 1
+    assert all(5 <= times <= 40 for times in found.values()), f"of 10 rows 1 is validated, each in 20 of 200 splits: " \
+        f"{found}. Are chances in proportion to the room that is left, and does what fits exactly have a chance?"
+    assert (np.random.get_state()[1] == before).all(), "the seed is for a generator of its own, not for np.random"
+
+
+@pytest.mark.exercise("5.3")
+def test_large_groups_are_placed_first_and_a_group_may_fill_a_split():
+    df = pd.DataFrame({"Label": "ham", "Text": ["x", "y", "z"] + ["free!"] * 7})
+    for seed in range(20):
+        assert [len(split) for split in split_without_leaks(df, seed=seed)] == [7, 1, 2], \
+            "the group of 7 fits into training alone, if nothing else was put there before"
+
+
+@pytest.mark.exercise("5.3")
+def test_a_fraction_of_a_row_that_one_label_leaves_is_the_next_ones():
+    labels = [label for label in "abcdefgh" for _ in range(3)]    # of three rows training gets 2.1, validation 0.3
+    texts = [first + second for first in "pqrs" for second in "uvwxyz"]
+    for seed in range(20):
+        sizes = [len(split) for split in split_without_leaks(pd.DataFrame({"Label": labels, "Text": texts}), seed=seed)]
+        assert abs(sizes[0] - 16) <= 1 and abs(sizes[1] - 2) <= 1, \
+            f"16.8 and 2.4 of 24 rows, and it is {sizes}: is the room of each label rounded, or not carried on?"
+
+
 # Encoding and batches
 
 def test_the_text_endoftext_is_text_and_an_empty_message_is_one_token():
@@ -255,6 +341,14 @@ def test_a_row_is_as_wide_as_asked_and_a_padding_token_in_a_message_counts(sizes
     for row, padded in zip(rows, ids.tolist()):
         assert padded == row + [3] * (len(padded) - len(row)), "the tokens stand in another place or order"
     assert (pad([[1], [2, 3]])[0] == torch.tensor([[1, END_OF_TEXT], [2, 3]])).all(), "without a padding token?"
+
+
+@pytest.mark.exercise("5.4")
+def test_padding_leaves_the_lists_alone_and_an_empty_one_has_length_0():
+    rows = [[5, 6, 7], [], [8]]
+    ids, lengths = pad(rows, pad_token_id=9)
+    assert rows == [[5, 6, 7], [], [8]], "the caller's lists were padded: row += [...] changes them in place"
+    assert ids[1].tolist() == [9, 9, 9] and lengths.tolist() == [3, 0, 1], "a length counts what is in the list"
 
 
 def test_the_blogs_loaders_have_its_lengths_batches_and_padding(blog_splits):
@@ -381,6 +475,57 @@ def test_without_a_seed_messages_come_by_length_in_every_epoch(messages):
     rows = loader.rows
     loader.set_epoch(3)
     assert loader.rows == rows
+
+
+@pytest.mark.exercise("5.5")
+def test_equal_lengths_stay_in_the_tables_order_and_seed_0_is_a_seed():
+    table = pd.DataFrame({"Label": 0, "Text": ["x" * (1 + row % 3) for row in range(300)]})
+    in_order = [row for length in range(3) for row in range(length, 300, 3)]
+    loader = BatchesByLength(table, Letters(), batch_size=300)
+    assert loader.rows == [in_order], "equal lengths keep the table's order: numpy sorts so with kind='stable' alone"
+    shuffled = BatchesByLength(table, Letters(), batch_size=4, seed=0)
+    assert sum(shuffled.rows, []) != in_order, "seed 0 shuffles too: only None does not, and `if not seed` is true of 0"
+
+
+@pytest.mark.exercise("5.5")
+def test_lengths_are_blurred_by_a_twentieth_and_no_more():
+    table = pd.DataFrame({"Label": 0, "Text": ["x" * 100] * 20 + ["x" * 112] * 20})
+    loader = BatchesByLength(table, Letters(), batch_size=20, seed=1)
+    for epoch in range(5):
+        loader.set_epoch(epoch)
+        assert sorted(map(sorted, loader.rows)) == [list(range(20)), list(range(20, 40))], \
+            "100 characters are at most 105 when they are blurred, and 112 at least 106.4"
+
+
+@pytest.mark.exercise("5.5")
+def test_the_shortest_messages_come_at_another_time_in_each_epoch(messages):
+    loader, places = BatchesByLength(messages, Letters(), batch_size=4, seed=1), set()
+    for epoch in range(10):
+        loader.set_epoch(epoch)
+        means = [sum(len(messages["Text"][row]) for row in rows) / len(rows) for rows in loader.rows]
+        places.add(means.index(min(means)))
+    assert len(places) > 3, "ten batches are put into the same order in every epoch: their shuffle depends on it too"
+
+
+@pytest.mark.exercise("5.5")
+@pytest.mark.parametrize("thousands", [1, 10, 100, 1000, 1_000_003])
+def test_no_epoch_of_one_seed_is_an_epoch_of_another(messages, thousands):
+    first, second = (BatchesByLength(messages, Letters(), seed=seed) for seed in (1, 2))
+    first.set_epoch(thousands)
+    assert first.rows != second.rows, \
+        f"epoch {thousands} of seed 1 is epoch 0 of seed 2: the two numbers are made one, and not handed on as two"
+
+
+@pytest.mark.exercise("5.5")
+@pytest.mark.parametrize("seed", [None, 1])
+def test_without_a_batch_size_batches_are_filled_up_with_tokens(seed):
+    table = pd.DataFrame({"Label": 0, "Text": ["x" * (100 + row % 5) for row in range(23)]})
+    loader = BatchesByLength(table, Letters(), batch_size=None, seed=seed)
+    assert len(loader) == 3, "of 23 messages of some 100 tokens, 9 or 10 go into a batch of up to 1,024"
+    if seed is None:
+        assert [len(rows) for rows in loader.rows] == [10, 9, 4], \
+            "11 x 102 and 10 x 103 are more than 1,024: each batch takes as many as fit with their padding"
+    assert sorted(sum(loader.rows, [])) == list(range(23)), "each message once"
 
 
 def test_similar_lengths_meet_in_a_batch(sms):

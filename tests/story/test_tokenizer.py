@@ -165,6 +165,7 @@ def test_each_line_after_the_version_is_the_next_id():
     ranks = read_ranks("#version: 0.2\nĠ t\nh e\nĠt he\n")
     assert list(ranks.items())[256:] == [(b" t", 256), (b"he", 257), (b" the", 258)], \
         "is the version line taken for a merge, or Ġ not for a space, or are the two parts of a line not joined?"
+    assert read_ranks("#version: 0.2\nĠ t\nh e\nĠt he") == ranks, "the last line counts without a line end as well"
 
 
 @pytest.mark.exercise("1.2")

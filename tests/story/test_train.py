@@ -112,6 +112,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(classifier, poison):
     before, memory = weights(classifier), str(optimizer.state_dict())
     value = training_step(classifier, batch, lambda *args: classifier_loss(*args) * poison, optimizer)
     assert not math.isfinite(value), "the loss is returned as it is, so that the caller sees it"
+    assert not value.requires_grad, "with a gradient it would hold on to all that its computation kept"
     assert not changed(before, weights(classifier)), f"a step was taken for a loss of {poison}"
     assert str(optimizer.state_dict()) == memory, "the optimizer's memory holds the poison"
 
@@ -133,6 +134,24 @@ def test_clipping_shortens_the_step_of_all_parameters_together(classifier):
     plain = length(None)
     assert math.isclose(length(plain / 5), plain / 5, rel_tol=1e-3), "is each parameter clipped by itself?"
     assert math.isclose(length(5 * plain), plain, rel_tol=1e-5), "a gradient below the limit stays as it is"
+
+
+@pytest.mark.exercise("4.2")
+def test_what_is_clipped_together_is_what_the_optimizer_has_in_all_its_groups(classifier):
+    """A step from a loss whose gradient is 3, 4 and 12 by three numbers of the optimizer, and 100 by all the others."""
+    weight, bias, outsider = classifier.out_head.weight, classifier.out_head.bias, torch.nn.Parameter(torch.zeros(1))
+    groups = [{"params": [weight]}, {"params": [bias, outsider]}]
+
+    def loss_fn(model, batch):
+        others = sum(p.sum() for p in model.parameters() if p is not weight and p is not bias)
+        return 3 * weight[0, 0] + 4 * bias[0] + 12 * outsider[0] + 100 * others
+
+    for _ in range(2):    # in the second step there are old gradients
+        before = [p.detach().clone() for p in (weight, bias, outsider)]
+        training_step(classifier, None, loss_fn, torch.optim.SGD(groups, lr=1.0), clip=1.3)
+        moved = [(old - p).abs().max().item() for old, p in zip(before, (weight, bias, outsider))]
+        assert moved == pytest.approx([0.3, 0.4, 1.2], rel=1e-3), \
+            "3, 4 and 12 have the norm 13, and a tenth of each the norm 1.3: all groups together, and nothing besides"
 
 
 def test_progress_counts_steps_rows_and_epochs(classifier):
@@ -359,6 +378,7 @@ def test_a_gpu_is_not_made_to_wait_for_each_loss_and_the_right_step_is_named_all
 
 # float16
 
+@pytest.mark.exercise("4.2")
 def test_a_scaled_loss_gives_the_step_of_a_plain_one_and_small_gradients_survive_float16(classifier):
     """The gradients of this loss are 1e-8, and the smallest number of float16 is 6e-8."""
     def loss_fn(model, batch):
@@ -373,6 +393,7 @@ def test_a_scaled_loss_gives_the_step_of_a_plain_one_and_small_gradients_survive
     assert math.isclose(moved[False], 1e-3, rel_tol=0.02)
 
 
+@pytest.mark.exercise("4.2")
 def test_clipping_sees_gradients_that_are_scaled_back(classifier):
     moved = []
     for scale in (1.0, 1024.0):
@@ -383,6 +404,17 @@ def test_clipping_sees_gradients_that_are_scaled_back(classifier):
         moved.append(math.sqrt(sum((before[name] - after[name]).square().sum().item() for name in before)))
         classifier.load_state_dict(before, strict=False)
     assert moved == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+@pytest.mark.exercise("4.2")
+def test_a_step_whose_gradients_are_not_finite_is_left_out_and_the_scale_halved(classifier):
+    def loss_fn(model, batch):
+        return sum((0 * p).sum() for p in model.parameters()).sqrt() + 1.0    # 1, with a slope of infinity times 0
+
+    optimizer, scaler, before = sgd(classifier), torch.amp.GradScaler("cpu", init_scale=64.0), weights(classifier)
+    assert training_step(classifier, None, loss_fn, optimizer, scaler=scaler) == 1.0
+    assert not changed(before, weights(classifier)), "scaler.step leaves such a step out, optimizer.step takes it"
+    assert scaler.get_scale() == 32.0, "scaler.update halves the scale after a step that was left out"
 
 
 # Ctrl-C
