@@ -115,17 +115,24 @@ def classification_report(labels, probabilities, names=None):
 
 
 def format_report(report):
-    """A classification_report as a few lines of text; a dash stands for what is unknown."""
+    """A classification_report as a few lines of text; a dash stands for what is unknown.
+
+    From 12 classes on not all pairs are shown, but the ten that are confused most.
+    """
     def cell(value):
         return f"{'-' if value is None else f'{value:.3f}':>11}"
 
     low, high = report["interval"]
-    width = max(map(len, report["classes"]))
+    names = list(report["classes"])
+    few, width = len(names) < 12, max(map(len, names))
     head = "".join(f"{title:>11}" for title in ("messages", "precision", "recall", "F1", "ROC AUC"))
     lines = [f"accuracy {100 * report['accuracy']:.2f} % of {report['n']:,} messages "
              f"(95 % interval: {100 * low:.2f} to {100 * high:.2f} %)",
-             f"{'':{width}}{head}   taken for {', '.join(report['classes'])}"]
+             f"{'':{width}}{head}" + f"   taken for {', '.join(names)}" * few]
     for (name, scores), row in zip(report["classes"].items(), report["confusion"]):
         cells = "".join(cell(scores[key]) for key in ("precision", "recall", "f1", "roc_auc"))
-        lines.append(f"{name:{width}}{scores['messages']:>11,}{cells}   {', '.join(map(str, row))}")
+        lines.append(f"{name:{width}}{scores['messages']:>11,}{cells}" + f"   {', '.join(map(str, row))}" * few)
+    pairs = sorted((-n, i, j) for i, row in enumerate(report["confusion"]) for j, n in enumerate(row) if n and i != j)
+    for n, i, j in [] if few else pairs[:10]:
+        lines.append(f"{-n:,} times {names[i]} taken for {names[j]}")
     return "\n".join(lines)

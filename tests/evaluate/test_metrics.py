@@ -171,3 +171,13 @@ def test_the_printed_report_holds_the_numbers_in_columns():
         "spam          4      0.600      0.750      0.667      0.833   1, 3"]
     unknown = format_report(classification_report([0], [[0.9, 0.1]])).splitlines()[-1]
     assert unknown.split() == ["1", "0", "-", "-", "-", "-", "0,", "0"]
+
+
+def test_of_many_classes_the_largest_mistakes_are_shown_and_not_all_pairs():
+    """52 classes make 52 x 52 numbers, in lines of over 400 characters."""
+    labels = torch.arange(52).repeat(20)
+    answers = torch.where(labels == 7, 9, torch.where((labels == 3) & (torch.arange(1040) < 520), 4, labels))
+    names = [f"class {k}" for k in range(52)]
+    lines = format_report(classification_report(labels, torch.eye(52)[answers], names)).splitlines()
+    assert lines[-2:] == ["20 times class 7 taken for class 9", "10 times class 3 taken for class 4"]
+    assert len(lines) == 2 + 52 + 2 and max(map(len, lines)) < 100
