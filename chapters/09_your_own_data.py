@@ -61,8 +61,9 @@ if args.csv is not None:
 # %%
 section("9.1  A cell is text, until a library guesses")
 # pandas guesses what a cell means: 007 becomes the number 7, and whoever answered "NA" has not answered. For texts and
-# labels both are damage. read_table guesses only what stands between the cells, a comma, a semicolon or a tab. Where it
-# cannot tell, or where a cell is empty, it stops and names the line.
+# labels both are damage. read_table guesses only what stands between the cells: a comma, a semicolon, a tab or a
+# vertical bar. Where it cannot tell, or where a cell is empty, it stops and names the line. (--leave-out-empty goes on
+# without such rows.)
 
 folder = run_folder(args)
 with written_whole(folder / "typed.csv") as temporary:

@@ -82,10 +82,11 @@ class Checkpoint:
         if self.path.is_dir():
             raise IsADirectoryError(f"{self.path} is a folder, and the checkpoint is to have this name: move it away")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        wanted = 3 * sum(p.nbytes for p in self._trainable().values())    # AdamW remembers two numbers for each
+        size = 3 * sum(p.nbytes for p in self._trainable().values())    # AdamW remembers two numbers for each
+        wanted = size if self.path.exists() else 2 * size    # the old one is there until the new one is whole
         free = shutil.disk_usage(self.path.parent).free
         if free < wanted:
-            raise OSError(f"{self.path} will take {wanted:,} bytes, and the disk has {free:,} left")
+            raise OSError(f"saving this run in {self.path} takes {wanted:,} bytes, and the disk has {free:,} left")
 
     def _read(self):
         """What `save` wrote. Reading a pickle can call any function; weights_only=True admits plain values only."""

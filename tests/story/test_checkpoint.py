@@ -248,7 +248,7 @@ def test_what_stands_in_the_way_is_found_before_training(tmp_path, monkeypatch):
         train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
     run = new_run(tmp_path / "other.pt")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"other.pt will take [\d,]+ bytes, and the disk has 1,000 left"):
+    with pytest.raises(OSError, match=r"other.pt takes [\d,]+ bytes, and the disk has 1,000 left"):
         train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
 
 
