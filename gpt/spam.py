@@ -4,18 +4,15 @@ Read along: chapters/05_spam_classifier.py. Source: Almeida and Hidalgo, SMS Spa
 Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's chapter 6 and appendix E.
 """
 
-import gzip
 import io
 import unicodedata
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
 from gpt.batches import LABELS, encode, label_ids, message_texts, pad
-from gpt.storage.files import BadFile
+from gpt.storage.files import BadFile, read_unpacked
 from gpt.tokenizer import END_OF_TEXT
 
 
@@ -52,20 +49,16 @@ def read_sms(path, blog=False):
 def decode_utf8(path, keep_mark=False):
     """The text of a file, which may be compressed by gzip, without a byte-order mark, unless keep_mark.
 
-    Raises: ValueError with file:line where it is not UTF-8, and for a file that gzip cannot unpack
+    Raises: BadFile with file:line where it is not UTF-8; what `read_unpacked` does
     """
-    content = Path(path).read_bytes()
+    content = read_unpacked(path)
     try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
         return content.decode("utf-8" if keep_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
         kind = "is it a zip or a spreadsheet" if content[:2] == b"PK" else "was it saved in another encoding"
         raise BadFile(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: {kind}? Save it "
                       f"as CSV UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadFile(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
 
 
 def create_balanced_dataset(df, random_state=123):

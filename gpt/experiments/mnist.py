@@ -3,15 +3,14 @@
 Read along: chapters/08_lora_inside.py. Source: LeCun, Cortes and Burges, The MNIST database; Xiao et al. 2017.
 """
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gpt.losses import class_loss
+from gpt.storage.files import BadFile, read_unpacked
 from gpt.train import training_step
 
 SPLITS = ("train", "t10k")    # as the files call them: t10k are the 10,000 to test on
@@ -35,9 +34,9 @@ def read_mnist(folder):
         images = read_idx(_find(folder, f"{split}-images-idx3-ubyte"), 3)
         labels = read_idx(label_file, 1)
         if len(images) != len(labels):
-            raise ValueError(f"{label_file}: {len(labels):,} labels for {len(images):,} images: files of two sets?")
+            raise BadFile(f"{label_file}: {len(labels):,} labels for {len(images):,} images: files of two sets?")
         if labels.max() > 9:
-            raise ValueError(f"{label_file}: labels go up to {labels.max()}, MNIST's to 9: is it EMNIST's?")
+            raise BadFile(f"{label_file}: labels go up to {labels.max()}, MNIST's to 9: is it EMNIST's?")
         tensors += [images.flatten(1).float().div_(255), labels.long()]               # (N, pixels), (N,)
     return tuple(tensors)
 
@@ -61,22 +60,17 @@ def read_idx(path, axes):
     Raises: OSError for a file that is not there; ValueError that begins with the path for one that gzip cannot unpack,
         that is no idx file of unsigned bytes on these axes, or that has another length than its header says
     """
-    content = Path(path).read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from None
+    content = read_unpacked(path)
     magic = bytes([0, 0, 8, axes])
     start = 4 + 4 * axes
     if content[:4] != magic:
-        raise ValueError(f"{path}: it begins with {content[:4]}, a {axes}-axis idx file of unsigned bytes with "
-                         f"{magic}: is it an error page, or are images and labels interchanged?")
+        raise BadFile(f"{path}: it begins with {content[:4]}, a {axes}-axis idx file of unsigned bytes with "
+                      f"{magic}: is it an error page, or are images and labels interchanged?")
     shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, start, 4)]
     size = math.prod(shape)
     if size == 0 or len(content) != start + size:
-        raise ValueError(f"{path}: its header speaks of {shape}, {size:,} bytes, but {len(content) - start:,} follow: "
-                         f"is it damaged or cut short?")
+        raise BadFile(f"{path}: its header speaks of {shape}, {size:,} bytes, but {len(content) - start:,} follow: "
+                      f"is it damaged or cut short?")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
 

@@ -4,12 +4,14 @@ Read along: chapters/04_weights.py.
 """
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -140,6 +142,15 @@ def naming_file(file):
         yield
     except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
         raise BadFile(f"{file}: {error}") from error
+
+
+def read_unpacked(path):
+    """The bytes of a file, unpacked if gzip packed it. Raises: BadFile where it cannot be unpacked; OSError"""
+    content = Path(path).read_bytes()
+    try:
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadFile(f"{path}: gzip cannot unpack it, it is damaged or cut short: {error}") from error
 
 
 def read_json(file):
