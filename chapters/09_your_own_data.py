@@ -56,14 +56,15 @@ if args.predict is not None:    # not a lesson, only labels
 if args.csv is not None:
     if args.text_column is None or args.label_column is None:
         sys.exit("--csv FILE needs --text-column NAME and --label-column NAME")
-    args.recipe = Path(args.csv).stem    # names the run's folder: tables of one name share it
+    place = hashlib.sha256(str(Path(args.csv).resolve()).encode()).hexdigest()    # tables of one name are not one
+    args.recipe = f"{Path(args.csv).stem}-{place[:6]}"    # names the run's folder
 
 # %%
 section("9.1  A cell is text, until a library guesses")
 # pandas guesses what a cell means: 007 becomes the number 7, and whoever answered "NA" has not answered. For texts and
 # labels both are damage. read_table guesses only what stands between the cells: a comma, a semicolon, a tab or a
-# vertical bar. Where it cannot tell, or where a cell is empty, it stops and names the line. (--leave-out-empty goes on
-# without such rows.)
+# vertical bar. Where a column is missing or a cell is empty it stops and says where. (--leave-out-empty skips rows with
+# an empty cell.)
 
 folder = run_folder(args)
 with written_whole(folder / "typed.csv") as temporary:

@@ -36,7 +36,7 @@ def at_least_one(text):
 
 
 def from_0_to_4_billion(text):
-    """A seed: what pandas, NumPy and torch all take."""
+    """A seed that pandas, NumPy and torch all take: argparse prints this function's name where it is not."""
     if not 0 <= int(text) <= 4_000_000_000:
         raise ValueError
     return int(text)
@@ -70,12 +70,14 @@ FLAGS = {
     "--leave-out-empty": dict(action="store_true", help="leave out the rows of --csv that have an empty cell"),
     "--idx": dict(metavar="FOLDER", help="MNIST's four idx files, in place of Fashion-MNIST"),
 }
-NEEDS = {    # flag: what must be there too, one of these; as far as a chapter has them
+NEEDS = {    # flag: it needs one of these, of those that the chapter has
     "--column": ["--csv"], "--text-column": ["--csv", "--predict"], "--label-column": ["--csv"],
-    "--leave-out-empty": ["--csv"], "--adapter": ["--predict", "--text"], "--out": ["--predict"], "--resume": ["--full"],
+    "--leave-out-empty": ["--csv"], "--adapter": ["--predict", "--text"], "--out": ["--predict"],
+    "--resume": ["--full"],
 }
 NOT_BOTH = [("--csv", "--text"), ("--csv", "--predict"), ("--text", "--seeds"), ("--text", "--resume"),
-            ("--seeds", "--resume")]
+            ("--seeds", "--resume"), ("--text", "--epochs"), ("--predict", "--epochs"), ("--predict", "--resume"),
+            ("--predict", "--label-column")]
 
 
 def start(doc, quick, full, *flags):
@@ -91,7 +93,8 @@ def start(doc, quick, full, *flags):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()    # --quick --full: a minute's training would become the shipped mini
     size.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
-    parser.add_argument("--seed", type=from_0_to_4_billion, default=123, help="of initialisation, data order and sampling")
+    parser.add_argument("--seed", type=from_0_to_4_billion, default=123,
+                        help="of initialisation, data order and sampling")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     for flag in flags:
         name, options = (flag, FLAGS[flag]) if isinstance(flag, str) else flag
@@ -119,7 +122,7 @@ def _check_flags(args, parser):
             parser.error(f"{flag} has no meaning without {' or '.join(others)}")
     for one, other in NOT_BOTH:
         if flags.get(one) and flags.get(other):
-            parser.error(f"{one} and {other} do different things: give one of them")
+            parser.error(f"{one} and {other} cannot be used together: give one of them")
 
 
 def _model_name(asked, parser):
@@ -142,8 +145,9 @@ def _last_words(kind, error, traceback):
     if kind is KeyboardInterrupt:
         print(f"\n{str(error) or 'stopped'}", file=sys.stderr)
         sys.exit(130)    # what a shell expects after Ctrl-C
-    if isinstance(error, (DownloadError, OSError, BadFile, FloatingPointError)):    # no network, a full disk, damage, NaN
-        hint = " (GPT_DATA_DIR can name another folder for downloads and runs)" * isinstance(error, PermissionError)
+    if isinstance(error, (DownloadError, OSError, BadFile, FloatingPointError)):    # full disk, bad file, diverged run
+        forbidden = isinstance(error, PermissionError)
+        hint = " (GPT_DATA_DIR can name another folder for downloads and runs)" if forbidden else ""
         print(f"\n{error}{hint}", file=sys.stderr)
         sys.exit(1)
     sys.__excepthook__(kind, error, traceback)

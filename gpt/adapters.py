@@ -30,13 +30,15 @@ class Adapter:
     fingerprint: str      # of the base model's weights: see the function `fingerprint`
     labels: list          # the classes' names, [] for a language model
     pad_to: int | None    # None: read at the last real token; a number: padded to it and read at the last position
-    layers: dict          # layer's name -> {"rank", "alpha", "scale"}, perhaps "dropout"; "shares_a": whose A it uses
+    layers: dict          # layer's name -> its rank, alpha, scale; perhaps dropout; perhaps shares_a, whose A it uses
 
     def __post_init__(self):
         texts = [self.base, self.fingerprint, *self.labels]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(self.labels, list):
+        if not all(isinstance(text, str) and text for text in texts) or not isinstance(self.labels, list):
             raise ValueError(f"base, fingerprint and each of the labels must be a text, got {texts}")
-        if any(unicodedata.category(sign) == "Cc" for sign in "".join(self.labels)):
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"each class needs a label of its own, got {self.labels}")
+        if any(unicodedata.category(character) == "Cc" for character in "".join(self.labels)):
             raise ValueError(f"a label holds a control character, which a terminal would obey: {self.labels}")
         if not (self.pad_to is None or type(self.pad_to) is int and self.pad_to > 0):
             raise ValueError(f"pad_to must be a number of tokens or null, got {self.pad_to!r}")
@@ -44,8 +46,10 @@ class Adapter:
             self._check_layer(name, **options)
 
     def _check_layer(self, name, rank, alpha, scale, shares_a=None, dropout=0.0):
-        if type(rank) is not int or rank < 1 or not math.isfinite(alpha + dropout) or scale not in SCALES:
-            raise ValueError(f"{name}: no LoRA has the rank {rank!r}, the alpha {alpha!r} and the scale {scale!r}")
+        if (type(rank) is not int or rank < 1 or not math.isfinite(alpha) or scale not in SCALES
+                or not 0 <= dropout <= 1):
+            raise ValueError(f"{name}: no LoRA has the rank {rank!r}, the alpha {alpha!r}, the scale {scale!r} and the "
+                             f"dropout {dropout!r}")
         if shares_a is not None and "shares_a" in self.layers.get(shares_a, {"shares_a": None}):
             raise ValueError(f"{name} shares the A of {shares_a!r}, which has none of its own")
 
@@ -60,13 +64,14 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
 
     Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
     Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose
-        it; where there is no LoRA layer; where the labels do not fit the head, or numbers are not finite
-        (`_check_tensors` finds both)
+        it; where there is no LoRA layer; for what an Adapter and `_check_tensors` refuse: labels that do not fit the
+        head, a pad_to that is too large, numbers that are not finite
     """
     model = unwrapped(model)
     layers = {}
     owners = {}
-    tensors = {name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
+    tensors = {} if scores_tokens(model) else {
+        name: tensor for name, tensor in _plain_tensors(model).items() if name.startswith("out_head")}
     for name, layer in lora_layers(model):
         layers[name] = {"rank": layer.lora.rank, "alpha": layer.lora.alpha, "scale": layer.lora.rule}
         if layer.lora.dropout.p:
@@ -77,8 +82,9 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
         tensors |= {f"{owner}.lora.A": layer.lora.A, f"{name}.lora.B": layer.lora.B}
     lost = trained_besides(model)
     if lost or not layers:
-        raise ValueError(f"an adapter holds LoRA layers and a head, this model trains {lost or 'no LoRA layer'}")
-    adapter = Adapter(base, fingerprint(model), list(labels), pad_to, layers)
+        raise ValueError(f"an adapter holds LoRA layers and a head, this model trains, or has changed, "
+                         f"{lost or 'no LoRA layer'}")
+    adapter = Adapter(base, fingerprint(model), list(labels), pad_to or getattr(model, "pad_to", None), layers)
     _check_tensors(model, adapter, tensors, file)
     write_adapter(file, adapter, tensors)
 
@@ -88,8 +94,8 @@ def load_adapter(model, file):
 
     Each layer gets its LoRA with the rank, alpha, scale and dropout of the file; layers that shared an A share one
     again, the same Parameter. Where the file has labels, the model gets a head for as many classes. Afterwards
-    everything is frozen except each A and B, and a head of classes that has no LoRA. The file's pad_to is kept as
-    model.pad_to, where `gpt.classify.classify` finds it and exports, which cannot say it, refuse it.
+    everything is frozen except each A and B, and a head of classes that has no LoRA. pad_to becomes model.pad_to, which
+    `gpt.classify.classify` uses, and which the exports refuse, because their formats have no place for it.
 
     Output: Adapter, the metadata
     Raises: ValueError that begins with the file's name, before anything is changed, for a damaged file (`read_adapter`
@@ -99,16 +105,15 @@ def load_adapter(model, file):
     """
     model = unwrapped(model)
     adapter, tensors = read_adapter(file)
-    here, dtype = fingerprint(model), model.tok_emb.weight.dtype
+    here = fingerprint(model)
     if adapter.fingerprint != here:
-        rounded = dtype != torch.float32 and not is_held(model)
         raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., this "
-                      f"model's are {here[:12]}...: load the same base first" + rounded * (
-                          f", in float32: rounded to {dtype} it cannot be recognised. Lay the adapter over it, and "
-                          f"convert it then (gpt.cost.precision.hold)"))
-    if scores_tokens(model) and not is_tied(model):
-        raise ValueError("this model's head is a matrix of its own, not its embedding, and an adapter has no place for "
-                         "it: call swap_head first if the head may go")
+                      f"model's are {here[:12]}... in {model.tok_emb.weight.dtype}: load the same base first, in the "
+                      f"type that it had in training, as rule float32. Rounded weights are others: convert them when "
+                      f"the adapter is on (gpt.cost.precision.hold)")
+    if adapter.labels:
+        with naming_file(file):
+            refuse_to_lose_head(model)
     _check_tensors(model, adapter, tensors, file)
     remove_adapter(model)
     model.requires_grad_(False)
@@ -132,19 +137,21 @@ def load_adapter(model, file):
 
 
 def remove_adapter(model):
-    """Make the base language model again, in place: without LoRA, unmerged, the head tied to the token embedding.
+    """Make the base language model again, in place: without LoRA, unmerged, a head for classes gone.
 
-    What was frozen stays frozen.
+    Norms and biases that `import_peft` replaced are put back. What was frozen stays frozen.
     """
+    model = unwrapped(model)
     model.pad_to = None
     for name, layer in lora_layers(model):
         if layer.original is not None:
             layer.unmerge()
         model.set_submodule(name, layer.linear)
-    for name, tensor in getattr(model, "changed_base", {}).items():
-        model.get_parameter(name).data = tensor
-    model.changed_base = {}    # {name: the base's tensor}, where import_peft puts another in its place
-    if model.out_head.weight is not model.tok_emb.weight:
+    for name, tensor in getattr(model, "original_base", {}).items():
+        parameter = model.get_parameter(name)
+        parameter.data = tensor.to(parameter.device, parameter.dtype)
+    model.original_base = {}    # {name: the base's tensor} of those that import_peft replaces
+    if not scores_tokens(model):    # tie it again
         weight = model.tok_emb.weight
         model.out_head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         model.out_head.weight = weight
@@ -180,6 +187,7 @@ def fingerprint(model):
     LoRA layers, a merged update and the head are left out; names, shapes and types of numbers count. Of weights that
     are held in fewer bytes now it is the one from before (`gpt.cost.precision.hold` notes it in model.held_from).
     """
+    model = unwrapped(model)
     if is_held(model):
         return model.held_from
     return sha256_of({name: p for name, p in _plain_tensors(model).items() if not name.startswith("out_head")})
@@ -192,8 +200,9 @@ def is_held(model):
 
 def trained_besides(model):
     """The names of the parameters that train, or that import_peft has changed, and that are of no LoRA and no head."""
-    return [*getattr(model, "changed_base", {})] + [name for name, p in model.named_parameters()
-            if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
+    trained = [name for name, p in model.named_parameters()
+               if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
+    return [*getattr(model, "original_base", {}), *trained]
 
 
 def plain_head(model):
@@ -206,17 +215,26 @@ def is_tied(model):
     return plain_head(model).weight is model.tok_emb.weight
 
 
+def refuse_to_lose_head(model):
+    """Raise ValueError for a language model whose head is not its embedding: a head for classes would take its place,
+    and `remove_adapter` could not bring it back.
+    """
+    if scores_tokens(model) and not is_tied(model):
+        raise ValueError("this language model's head is a matrix of its own, not its embedding, and would be lost: "
+                         "call swap_head first if it is not needed")
+
+
 def _plain_tensors(model):
     """The parameters as they were before merging, under their names without LoRA, a tied head left out."""
     tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
     tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
                 if layer.original is not None}
     tensors = {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
-    return tensors | getattr(model, "changed_base", {})
+    return tensors | getattr(model, "original_base", {})
 
 
 def _check_tensors(model, adapter, tensors, file):
-    """Compare names, shapes and types of an adapter's tensors with what its layers and labels want of this model."""
+    """Compare an adapter's pad_to and its tensors' names, shapes and types with this model. Numbers must be finite."""
     C, K = model.config.emb_dim, len(adapter.labels)
     if (adapter.pad_to or 0) > model.config.context_length:
         raise BadFile(f"{file}: pad_to is {adapter.pad_to}, and this model reads {model.config.context_length} tokens")

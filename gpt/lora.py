@@ -39,6 +39,7 @@ class LoRALayer(nn.Module):
         Raises: ValueError that names the value, for a rank below 1, an unknown scale or init
         """
         super().__init__()
+        rank, alpha, dropout = (n.item() if hasattr(n, "item") else n for n in (rank, alpha, dropout))    # of NumPy's
         if rank < 1:
             raise ValueError(f"a LoRA of rank {rank} cannot hold anything: rank must be at least 1")
         if scale not in SCALES or init not in (None, "blog"):
@@ -120,10 +121,10 @@ class LinearWithLoRA(nn.Module):
 
 
 def refuse_while_merged(layer, *_):
-    """A merged layer's state_dict would have the correction in its weight and beside it, so that it counts twice."""
+    """A saved state_dict would have the correction twice, in the weight and beside it; a loaded one would spoil it."""
     if layer.original is not None:
-        raise RuntimeError("this layer is merged, so a state_dict would hold its correction twice: unmerge_lora first, "
-                           "or write a model without LoRA, with gpt.interop.hugging_face.export_hf")
+        raise RuntimeError("this layer is merged, so its state_dict can be neither saved nor loaded rightly: "
+                           "unmerge_lora first (gpt.interop.hugging_face.export_hf writes a merged model)")
 
 
 class LoRAFunction(torch.autograd.Function):

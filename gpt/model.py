@@ -166,22 +166,22 @@ class GPTModel(nn.Module):
 
 def unwrapped(model):
     """The model inside the wrappers of torch.compile and DistributedDataParallel, which rename its parameters."""
-    while hasattr(model, "_orig_mod") or hasattr(model, "module"):
-        model = getattr(model, "_orig_mod", None) or model.module
+    while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
+        model = inner
     return model
 
 
 def scores_tokens(model):
     """Whether the head has an output for each token, as a language model's has, and not one for each of K classes."""
     head = getattr(model.out_head, "linear", model.out_head)    # without the LoRA that it may wear
-    return getattr(head, "out_features", None) in (None, model.config.vocab_size)
+    return getattr(head, "out_features", model.config.vocab_size) == model.config.vocab_size
 
 
 def refuse_classifier(model):
     """Raise ValueError where the head scores classes: it can neither write a text nor score one."""
     if not scores_tokens(model):
-        raise ValueError("this model is a classifier: its head scores classes, not tokens. Take gpt.classify, or load "
-                         "a language model (gpt.adapters.remove_adapter makes one of this again)")
+        raise ValueError("this model is a classifier: its head scores classes, not tokens. Use gpt.classify.classify, "
+                         "or call gpt.adapters.remove_adapter to have the language model back")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Raschka 2024, section 6.2. "The blog" in gpt/ is a post that follows that book's
 """
 
 import io
+import re
 import unicodedata
 
 import numpy as np
@@ -47,7 +48,7 @@ def read_sms(path, blog=False):
 
 
 def decode_utf8(path, keep_mark=False):
-    """The text of a file, which may be compressed by gzip, without a byte-order mark, unless keep_mark.
+    """The text of a file, compressed by gzip or not; its byte-order mark is dropped unless keep_mark.
 
     Raises: BadFile with file:line where it is not UTF-8; what `read_unpacked` does
     """
@@ -58,7 +59,7 @@ def decode_utf8(path, keep_mark=False):
         line = error.object[:error.start].count(b"\n") + 1
         kind = "is it a zip or a spreadsheet" if content[:2] == b"PK" else "was it saved in another encoding"
         raise BadFile(f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8: {kind}? Save it "
-                      f"as CSV UTF-8") from error
+                      f"as UTF-8 text (a spreadsheet as CSV UTF-8)") from error
 
 
 def create_balanced_dataset(df, random_state=123):
@@ -87,20 +88,15 @@ def random_split(df, train_frac, validation_frac, random_state=123):
 
 
 def normalised(text):
-    """The letters of a message in lower case, of any script, with the accents and vowel signs on them; all else goes.
+    """Only the letters of a message, of any script, in lower case and with their accents and vowel signs.
 
-    "Call 0800-123 NOW!" and "call 0871 now" give "callnow". A message without letters, such as "4711-3" or ":-)", is
-    given back as it is. One letter in two encodings, such as the two of "é", counts as one (Unicode's NFKC).
+    "Call 0800-123 NOW!" and "call 0871 now" give "callnow". Of a message without letters, such as "4711-3" or ":-)",
+    all is kept but extra spaces. A letter in two encodings, such as the two of "é", counts as one (Unicode's NFKC).
     """
-    letters, previous = [], ""
-    for sign in unicodedata.normalize("NFKC", text).lower():
-        kind = unicodedata.category(sign)[0]    # L: a letter; M: a mark on the sign before, such as a vowel in Hindi
-        if kind == "M" and previous == "L":
-            kind = "L"
-        if kind == "L":
-            letters.append(sign)
-        previous = kind
-    return "".join(letters) or text
+    characters = unicodedata.normalize("NFKC", text).lower()
+    kinds = "".join(unicodedata.category(c)[0] for c in characters)    # L: a letter; M: a mark on what is before it
+    letters = "".join(characters[found.start():found.end()] for found in re.finditer("LM*", kinds))
+    return letters or " ".join(text.split())
 
 
 def split_without_leaks(df, train_frac=0.7, validation_frac=0.1, seed=123):
@@ -147,7 +143,9 @@ class SpamDataset(Dataset):
 
     def __init__(self, csv_file, tokenizer, max_length=None, pad_token_id=END_OF_TEXT):
         if not isinstance(csv_file, pd.DataFrame):    # only an empty cell is missing: "NA" and "null" are messages
-            csv_file = pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False, na_values=[""])
+            file, csv_file = csv_file, pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False, na_values=[""])
+            if not isinstance(csv_file.index, pd.RangeIndex):    # pandas has made an index of the first cells
+                raise BadFile(f"{file}: its rows have more cells than its first line has names")
         rows = encode(message_texts(csv_file), tokenizer, max_length, pad_token_id)
         self.ids, _ = pad(rows, pad_token_id, max_length)                             # (messages, max_length)
         self.labels = label_ids(csv_file)                                             # (messages,)

@@ -17,7 +17,7 @@ END_OF_TEXT = 50256    # the id of <|endoftext|>, after 256 bytes and 50,000 mer
 # that nothing is lost: the end of a contraction (lower case and straight apostrophe only); a word, a number or other
 # signs, each with at most one space before it; white space, all of it at the end of a text and elsewhere without its
 # last sign. If that last sign is a space it begins the next piece, otherwise it is one itself: a\n\nb is a, \n, \n, b.
-# White space is cut after 2^18 signs: the engine that matches remembers each sign, and has no room for a million.
+# White space is cut after 2^18 signs, because the regular-expression engine has no room for a million.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,262144}(?!\S)|\s"""
 
 

@@ -33,14 +33,14 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
         run is saved to and goes on from; step, what to do with a batch: None for `training_step`, or a function that
         takes the same and returns the loss
     Output: Progress
-    Raises: FloatingPointError for a loss that is not finite, naming the step and the batch's rows (on a GPU after up to
-        READ_EVERY - 1 more steps: losses are read together, because the program waits for the GPU to read one), and for
-        weights that a step has made so (`check_finite`), which are never saved; ValueError for weights that are to
-        train in float16; KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a
+    Raises: FloatingPointError for a loss that is not finite, which names the step and the batch's rows. On a GPU it
+        comes after up to READ_EVERY - 1 more steps, because losses are read together. FloatingPointError also for
+        weights that a step has made not finite (`check_finite`): they are never saved. ValueError for weights that
+        would train in float16. KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a
         checkpoint
     """
     for name, p in model.named_parameters():
-        if p.requires_grad and p.dtype == torch.float16:    # to AdamW's 1e-8 it is 0, and the step 0 / 0
+        if p.requires_grad and p.dtype == torch.float16:    # in it AdamW's eps, 1e-8, is 0, and a step may be 0 / 0
             raise ValueError(f"{name} would train in float16, where small steps become 0 or NaN: keep what trains in "
                              f"float32, and only what is frozen in float16 (gpt.cost.precision.hold)")
     progress = checkpoint.restore(Progress()) if checkpoint else Progress()
@@ -226,15 +226,16 @@ def read_losses(unread, progress, model, loader, scaler=None):
 
     Input: unread, a list of triples step, batch, loss, the first two counted from 0, all of one epoch
     Raises: FloatingPointError with the number of the step, from 1, and the rows, where the loader knows them; what
-        `check_finite` does, where the loss is not finite because the weights are not; FloatingPointError also for a
-        scaler whose scale fell below 1: from 65,536 that is 17 halvings, each for a step that was left out
+        `check_finite` does, where on a CPU the loss is not finite because the weights are not; FloatingPointError also
+        for a scaler whose scale fell below 1: from 65,536 that is 17 halvings, each for a step that was left out
     """
     steps, batches, losses = zip(*unread)
     unread.clear()
     values = torch.stack(losses).tolist()
     for step, batch, loss in zip(steps, batches, values):
         if not math.isfinite(loss):
-            check_finite(model, step)
+            if losses[0].device.type == "cpu":    # a GPU has used the loss by now, so the weights tell nothing
+                check_finite(model, step)
             rows = getattr(loader, "rows", None)
             where = f"rows {rows[batch]}" if rows else f"batch {batch + 1} of epoch {progress.epoch + 1}"
             updated = "nothing was updated" if losses[0].device.type == "cpu" else "nothing was saved since"

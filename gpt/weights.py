@@ -1,10 +1,10 @@
 """Files of weights, OpenAI's, Hugging Face's, the book's and our own, become a GPTModel.
 
-Each loader returns a model in eval mode and float32, with memory of its own. Its head is tied to its embedding, unless
-the file is a classifier's, or a language model was trained with a head of its own. Each loader is strict: a tensor that
-is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where the config has another
-number of blocks than the file, the error names the two numbers. (A file without a config tells its depth by its blocks
-alone, so without its last block it is a GPT-2 that is one block less deep.)
+Each loader returns a model in eval mode and float32, with memory of its own. The head is tied to the embedding, except
+in a classifier and in a language model that was trained untied. Each loader is strict: a tensor that is missing, left
+over or misshapen is a ValueError that names it, or the first ten of them; where the config has another number of blocks
+than the file, the error names the two numbers. (A file without a config tells its depth by its blocks alone, so without
+its last block it is a GPT-2 that is one block less deep.)
 
 Read along: chapters/04_weights.py. gpt/storage/openai_checkpoint.py reads OpenAI's files.
 """
@@ -22,16 +22,18 @@ from torch.overrides import TorchFunctionMode
 
 from gpt.config import GPT2_SIZES, GPTConfig
 from gpt.download import ASSETS, DownloadError, data_dir, fetch
-from gpt.model import GPTModel
-from gpt.storage.files import naming_file, read_json, read_safetensors, read_state_dict, sha256_of, written_whole
+from gpt.model import GPTModel, unwrapped
+from gpt.storage.files import (
+    BadFile, naming_file, read_json, read_safetensors, read_state_dict, sha256_of, written_whole,
+)
 from gpt.storage.openai_checkpoint import open_checkpoint
 
 MINI = Path(__file__).resolve().parent.parent / "data" / "mini" / "model.safetensors"
-MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"    # what `sha256_of` says
+MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"    # of its tensors and config
 OPENAI_FILES = ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 HUGGING_FACE_MASK = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")    # constants, not weights
 BOOK_MASK = re.compile(r"trf_blocks\.[0-9]+\.att\.mask")
-WRAPPER = re.compile(r"(?<![^.])(_orig_mod|module)\.")    # torch.compile's and DistributedDataParallel's part of a name
+WRAPPER = re.compile(r"(?<![^.])(_orig_mod|module)\.")    # between dots: of torch.compile and DistributedDataParallel
 
 
 def load_openai(directory):
@@ -55,7 +57,7 @@ def load_huggingface(file, n_heads=None):
     with naming_file(file):
         tensors = {}
         for part in files:
-            read = read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)[0]
+            read = read_safetensors(part)[0] if part.suffix == ".safetensors" else read_state_dict(part)
             tensors |= {WRAPPER.sub("", name): tensor for name, tensor in read.items()}
         score = tensors.pop("score.weight", None)    # a classifier's head
         tensors = from_openai({name: t for name, t in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)})
@@ -67,9 +69,11 @@ def load_huggingface(file, n_heads=None):
             config, tied = config_of(tensors, n_heads), True
         tensors = drop_tied_head(tensors)
         if tied and "out_head.weight" in tensors:
-            raise ValueError("lm_head.weight differs from wte.weight, so this model was trained untied, and no "
-                             "config.json says so (tie_word_embeddings): is it damaged, or was that file left behind?")
+            raise ValueError("lm_head.weight differs from wte.weight, as if trained untied, but config.json is missing "
+                             "or says that they are tied: is the file damaged, or was config.json left behind?")
         if score is not None:
+            if len(score) < 2:
+                raise ValueError("score.weight has one output: was it trained to give a number, and no class?")
             tensors |= {"out_head.weight": score, "out_head.bias": score.new_zeros(score.shape[:1])}
         return assemble(config, tensors)
 
@@ -95,8 +99,8 @@ def load_model(file):
             config = GPTConfig(**json.loads(metadata["config"]))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"no GPTConfig in its metadata: was it written by save_model? ({error!r})") from error
-        wanted = metadata.get("sha256", MINI_SHA256 if file == MINI else None)    # older files have none
-        if wanted not in (None, sha256_of(tensors, metadata["config"])):
+        wanted = metadata.get("sha256", MINI_SHA256 if Path(file) == MINI else None)    # older files have none
+        if wanted and wanted != sha256_of(tensors, metadata["config"]):
             raise ValueError("its sha256 is not that of its content: it is damaged")
         return assemble(config, tensors)
 
@@ -105,8 +109,9 @@ def save_model(model, file, dtype=None, **metadata):
     """Write a GPTModel as safetensors, whole or not at all: the tied head once, the config among the metadata.
 
     Input: dtype: the file's, such as torch.float16 (None: the model's); metadata: what else to note, kept as text
-    Raises: ValueError for a model that `load_model` would refuse, and for weights that are too large for dtype
+    Raises: ValueError for a model with LoRA or a head of its own, and for weights that are too large for dtype
     """
+    model = unwrapped(model)
     weights = dict(model.named_parameters())
     stored = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
     with naming_file(f"{file} was not written"):
@@ -216,9 +221,10 @@ PLACE = re.compile(r"(?:model/|transformer\.)?(?:h\.?([0-9]+)[/.])?(.*)", re.DOT
 
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "context_length", "n_embd": "emb_dim", "n_head": "n_heads",
            "n_layer": "n_layers"}
-HUGGING_FACE_SETTINGS = {    # what changes the formulas -> the values that mean GPT-2's (one GELU has two names)
+HUGGING_FACE_SETTINGS = {    # a setting that changes what is computed -> its values in GPT-2 (one GELU has two names)
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)}
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
+    "problem_type": (None, "single_label_classification")}
 
 
 def our_name(name):
@@ -287,16 +293,17 @@ def flatten(params):
 
 
 def files_of_weights(path):
-    """The files of tensors that Hugging Face's folder, its index of several files, or one file of it stands for."""
+    """The files with the tensors of a Hugging Face model, given its folder, its index, or one file."""
     if path.is_dir():
         names = [name + index for name in ("model.safetensors", "pytorch_model.bin") for index in ("", ".index.json")]
         path = next((path / name for name in names if (path / name).exists()), path / names[0])
     if path.suffix != ".json":
         return [path]
     try:
-        return [path.with_name(name) for name in sorted(set(read_json(path)["weight_map"].values()))]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: it is no index of the files of a model ({error!r})") from error
+        names = read_json(path)["weight_map"].values()
+        return [path.with_name(name) for name in sorted({*names, min(names)})]    # min: there is one
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadFile(f"{path}: it is no index of the files of a model ({error!r})") from error
 
 
 def read_config(path):
@@ -308,11 +315,12 @@ def read_config(path):
     with naming_file(path):
         if not isinstance(settings, dict):
             raise ValueError("it must hold a config, which is a JSON object")
+        inner = 4 * settings["n_embd"] if type(settings.get("n_embd")) is int else None
+        for name, taken in (HUGGING_FACE_SETTINGS | {"n_inner": (inner, None)}).items():
+            if settings.get(name, taken[0]) not in taken:
+                raise ValueError(f"{name} is {settings[name]!r}, but only {taken[0]!r} is computed here")
         theirs = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}    # the others are called as in hparams.json
         config = GPTConfig(**{ours: settings.get(theirs.get(name, name)) for name, ours in HPARAMS.items()})
-        for name, taken in (HUGGING_FACE_SETTINGS | {"n_inner": (4 * config.emb_dim, None)}).items():
-            if settings.get(name, taken[0]) not in taken:
-                raise ValueError(f"{name} is {settings[name]!r}; here it is {taken[0]!r}, and nothing else is computed")
         return config, settings.get("tie_word_embeddings", True) is not False
 
 
@@ -350,7 +358,7 @@ def sizes(tensors):
 
 
 def config_of(tensors, n_heads=None):
-    """The GPTConfig of tensors that came without one. The heads leave no trace in them, so they are not guessed.
+    """The GPTConfig of tensors that came without one. They do not tell the number of heads, and it is not guessed.
 
     Without n_heads it must be a known GPT-2: one with the channels and blocks of one of GPT2_SIZES.
     """
@@ -359,8 +367,8 @@ def config_of(tensors, n_heads=None):
         known = {(config.emb_dim, config.n_layers): config.n_heads for config in GPT2_SIZES.values()}
         n_heads = known.get((found["emb_dim"], found["n_layers"]))
     if n_heads is None:
-        raise ValueError(f"{found['n_layers']} blocks of {found['emb_dim']} channels are no known GPT-2, and how many "
-                         f"heads it has, no file tells (a config.json would): give n_heads")
+        raise ValueError(f"{found['n_layers']} blocks of {found['emb_dim']} channels are no known GPT-2, and the "
+                         f"tensors do not tell the number of heads (a config.json beside them would): give n_heads")
     return GPTConfig(**found, n_heads=n_heads)
 
 
@@ -427,8 +435,8 @@ def assemble(config, tensors):
                              f"something damaged, or of two checkpoints?")
     model, head = blank(config), tensors.get("out_head.weight")
     if head is not None:
-        outputs = len(head) if head.ndim else 1
-        model.out_head = nn.Linear(config.emb_dim, outputs, bias="out_head.bias" in tensors, device="meta")
+        bias = "out_head.bias" in tensors
+        model.out_head = nn.Linear(config.emb_dim, len(head) if head.ndim else 1, bias, device="meta")
     check_tensors(dict(model.named_parameters()), tensors)
     state = {name: torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor) for name, tensor in tensors.items()}
     model.load_state_dict({"out_head.weight": state["tok_emb.weight"]} | state, assign=True)

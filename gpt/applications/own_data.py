@@ -1,6 +1,6 @@
 """A table of your own: read it without losing or inventing a cell, number its classes, and label a whole file.
 
-Read along: chapters/09_your_own_data.py. Source: RFC 4180 (quoting; here also semicolons and tabs between cells).
+Read along: chapters/09_your_own_data.py. Source: RFC 4180 (quoting; other delimiters: DELIMITERS).
 """
 
 import csv
@@ -31,59 +31,57 @@ NEW_COLUMNS = ["predicted_label", "predicted_probability"]    # of `predict_file
 def open_table(file, *columns, text=None):
     """The delimiter of a CSV, which may be compressed by gzip, its column names, and its rows.
 
-    The file is UTF-8, and its first line has the names. The delimiter, one of DELIMITERS, is what a line "sep=;" before
-    that says, as Excel writes it, or else the one that gives the names the wanted columns, or, of several that do, most
-    columns. A cell in quotation marks may hold line ends, delimiters, and a mark as two marks; but in a file with tabs
-    a quotation mark is a sign like any other, unless the names are in quotation marks too. Blank lines are skipped.
-    (pandas takes the first column for an index if the first row has one cell too many.)
+    The file is UTF-8. The names are in its first line, or in the second if the first is Excel's "sep=;", which sets the
+    delimiter. Otherwise the delimiter is that of DELIMITERS which finds all wanted columns, and of several that do the
+    one which gives most columns. A cell in quotation marks may hold line ends, delimiters and quotation marks, each
+    doubled. With tabs a quotation mark is an ordinary character, unless the first name begins with one. Blank lines are
+    skipped. (pandas takes the first column for an index if the first row has one cell too many.)
 
     Input: text, the file's, where it is read already; a pipe can be read once only
     Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
         begins, and as many strings as there are names
-    Raises: OSError; ValueError that begins with the file's name for an empty file, and a wanted column that is missing
-        or there twice; with file:line for a byte that is not UTF-8, another number of cells than names, an open quote
+    Raises: OSError; BadFile for an empty or damaged file, and a wanted column that is missing or there twice; with
+        file:line for a byte that is not UTF-8, another number of cells than names, an open quote
     """
     text = decode_utf8(file, keep_mark=True) if text is None else text
     start = BEFORE_THE_NAMES.match(text)
     text, first = text[start.end():], 1 + bool(start[1])
     headers = {sign: next(_rows(file, text, sign, first, strict=False), (1, []))[1] for sign in start[1] or DELIMITERS}
-    delimiter = max(headers, key=lambda sign: (set(columns) <= set(headers[sign]), len(headers[sign])))
+    wanted = set(columns) or {"text"}
+    delimiter = max(headers, key=lambda sign: (wanted <= set(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
     if not header:
         raise BadFile(f"{file}: the file is empty: not even a line of column names")
     for column in columns:
-        _check_column(file, header, column)
+        if header.count(column) != 1:
+            found = f"{header.count(column)} columns are" if column in header else "no column is"
+            raise BadFile(f"{file}: {found} named {column}: the columns are {header}")
     rows = list(_rows(file, text, delimiter, first))[1:]
     for line, cells in rows:
         if len(cells) != len(header):
+            marks = "" if _quoting(text, delimiter) else ", and no quotation marks around it"
             raise BadFile(f"{file}:{line}: {len(cells)} cells, but {len(header)} columns have a name: does a cell "
-                          f"hold {DELIMITERS[delimiter]} or a line end, and no quotation marks around it?")
+                          f"hold {DELIMITERS[delimiter]} or a line end{marks}?")
     return delimiter, header, rows
 
 
-def _check_column(file, header, column):
-    if header.count(column) != 1:
-        found = f"{header.count(column)} columns are" if column in header else "no column is"
-        raise BadFile(f"{file}: {found} named {column}: the columns are {header}")
-
-
 def _quoting(text, delimiter):
-    """Options for csv: tab-separated values have no quotation marks around cells (IANA), unless the names have them."""
+    """Options for csv: tab-separated values have no quotation marks around cells (IANA), unless the first name has."""
     plain = delimiter == "\t" and not text.startswith('"')
     return dict(quoting=csv.QUOTE_NONE, quotechar=None) if plain else {}
 
 
-def _rows(file, text, delimiter, line=1, strict=True):
+def _rows(file, text, delimiter, first, strict=True):
     """(line, cells) for each line that is not blank. Strict: "a";b cut at commas is an error, not one odd cell."""
-    csv.field_size_limit(2 ** 31 - 1)    # a text may be longer than what the model reads of it
+    csv.field_size_limit(2 ** 31 - 1)    # unless told otherwise it refuses cells of more than 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict,
                         **_quoting(text, delimiter))
-    before = line - 1
+    line = first
     try:
         for cells in reader:
             if cells:
                 yield line, cells
-            line = before + reader.line_num + 1
+            line = first + reader.line_num
     except csv.Error as error:
         raise BadFile(f"{file}:{line}: {error}: does the row that begins there have a quotation mark that is not "
                       f"closed or, within a quoted cell, one that is not doubled?") from error
@@ -93,7 +91,7 @@ def read_table(file, *columns, leave_out_empty=False):
     """These columns of a CSV as a DataFrame of strings, each cell as it stands in the file: "NA" and "007" are texts.
 
     Input: leave_out_empty, whether to leave out rows that have an empty cell in one of these columns, and print which
-    Raises: what `open_table` does; ValueError with the numbers for a table without rows and for cells that are empty
+    Raises: what `open_table` does; BadFile for a table without rows, and, with their lines, for cells that are empty
     """
     _, header, rows = open_table(file, *columns)
     if not rows:
@@ -103,12 +101,12 @@ def read_table(file, *columns, leave_out_empty=False):
     if empty.any():
         row, column = empty.nonzero()
         lines = list(dict.fromkeys(rows[i][0] for i in row))    # a row may have two
-        named = ", ".join(map(str, lines[:9])) + ", ..." * (len(lines) > 9)
-        if not leave_out_empty:
-            raise BadFile(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty, {empty.sum():,} cells "
-                          f"in {len(table):,} rows are (lines {named}): fill them, or leave these rows out "
-                          f"(--leave-out-empty)")
-        print(f"{file}: {len(lines):,} of {len(table):,} rows have an empty cell and are left out: lines {named}")
+        named = f"lines {', '.join(map(str, lines[:9]))}{', ...' if len(lines) > 9 else ''}"
+        if not leave_out_empty or len(lines) == len(table):
+            raise BadFile(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty; {empty.sum():,} cells "
+                          f"in {len(table):,} rows are ({named}): fill them, or leave out the rows that have one "
+                          f"(leave_out_empty)")
+        print(f"{file}: {len(lines):,} of {len(table):,} rows have an empty cell and are left out: {named}")
         table = table[~empty.any(axis=1)].reset_index(drop=True)
     return table.set_axis(list(columns), axis=1)
 
@@ -133,16 +131,17 @@ def number_classes(table):
 
     Input: table, a DataFrame with the columns Label and Text, both strings
     Output: a new DataFrame, Label a class number 0..K-1; names, the K labels in the order of their numbers
-    Raises: ValueError with counts: one class only; a label with a control character; two labels that look alike
-        (`_as_seen`); a class with fewer than three texts that stay different after `normalised`
+    Raises: ValueError, with counts where there are any: one class only; a label that cannot be seen or has a control
+        character; two labels that look alike (`_as_seen`); a class with fewer than three texts that stay different after `normalised`
     """
     counts = table["Label"].value_counts()
     names = sorted(counts.index)
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
-        names.sort(key=Decimal)
-    strange = [name for name in names if any(unicodedata.category(sign) == "Cc" for sign in name)]
+        names.sort(key=Decimal)    # int() refuses more than 4,300 digits
+    strange = [name for name in names if _as_seen(name) == "" or any(unicodedata.category(c) == "Cc" for c in name)]
     if strange:
-        raise ValueError(f"the label {strange[0]!r} holds a line end, a tab or another control character")
+        raise ValueError(f"the label {strange[0]!r} cannot be seen, or holds a line end, a tab or another control "
+                         f"character")
     if len(names) < 2:
         raise ValueError(f"all {len(table):,} rows have the label {names[0]!r}: there is nothing to tell apart")
     alike = {}
@@ -150,12 +149,12 @@ def number_classes(table):
         other = alike.setdefault(_as_seen(name), name)
         if other != name:
             raise ValueError(f"the labels {other!r} ({counts[other]:,} rows) and {name!r} ({counts[name]:,} rows) "
-                             f"look alike (case, spaces, invisible signs, two codes of one letter or two ways to write "
-                             f"a number apart): are they one class? Then write them alike")
+                             f"look alike: they differ only in case, spaces, invisible characters, the encoding of a "
+                             f"letter or the way a number is written. Are they one class? Then write them alike")
     texts = table["Text"].map(normalised).groupby(table["Label"]).nunique()
     for name in names:
         if texts[name] < 3:
-            many = f". There are {len(names):,} labels in {len(table):,} rows: is this a score, or another column?"
+            many = f". There are {len(names):,} labels in {len(table):,} rows: are they scores, or of another column?"
             raise ValueError(f"class {name!r} has {counts[name]:,} rows and {texts[name]} different texts (texts with "
                              f"the same letters count as one, because they go to one split): training, validation and "
                              f"test need one each, so 3{many if len(names) > 20 else ''}")
@@ -164,10 +163,12 @@ def number_classes(table):
 
 
 def _as_seen(label):
-    """What the eye sees of a label: without case, extra spaces and invisible signs; a number as its value."""
+    """What tells a label from others at a glance: no case, extra spaces or invisible characters; a number's value."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
-    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf" and not "\ufe00" <= sign <= "\ufe0f")
-    text = " ".join(text.split())
+    text = re.sub("[\ufe00-\ufe0f\u034f\U000e0100-\U000e01ef]", "", text)    # they choose how another one is drawn
+    for kind, plain in (("\u2018\u2019\u02bc", "'"), ("\u201c\u201d", '"'), ("\u2010-\u2015\u2212", "-")):
+        text = re.sub(f"[{kind}]", plain, text)    # what word processors make of quotation marks and hyphens
+    text = " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
     return Decimal(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text) else text
 
 
@@ -198,7 +199,7 @@ def load_classifier(adapter_file):
 
 
 def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None):
-    """Copy a CSV and give each row the most probable label of its text and its probability.
+    """Copy a CSV (from a .gz unpacked) and give each row the most probable label of its text and its probability.
 
     `out` has the same columns and then NEW_COLUMNS, the rows in their order, the same delimiter, and begins as the
     source does (a byte-order mark tells Excel that it is UTF-8). It appears when all is done; an interrupted run
@@ -206,15 +207,16 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
 
     Input: text_column, None for "text" or "Text"; labels, pad_to: those of the adapter. Output: Counts
     Raises: OSError; what `open_table` does; ValueError for labels that do not fit the head, where source and out are
-        one file, where the new columns are there already, where no column is named and none is called text
+        one file, where the new columns are there already, and without a text_column if none is called text or Text
     """
-    content = decode_utf8(source, keep_mark=True)
-    delimiter, header, rows = open_table(source, *([] if text_column is None else [text_column]), text=content)
+    content, wanted = decode_utf8(source, keep_mark=True), [text_column] if text_column is not None else []
+    delimiter, header, rows = open_table(source, *wanted, text=content)
     if text_column is None:
-        text_column = next((name for name in header if name in ("text", "Text")), None)
-        if text_column is None:
-            raise BadFile(f"{source}: no column is named text or Text: which one holds the texts? {header}")
-        _check_column(source, header, text_column)
+        found = [name for name in header if name in ("text", "Text")]
+        if len(found) != 1:
+            raise BadFile(f"{source}: {len(found) or 'no'} columns are named text or Text: which one holds the texts? "
+                          f"{header}")
+        text_column = found[0]
     if Path(out).is_dir():
         raise IsADirectoryError(f"{out} is a folder: name a file in it")
     if Path(out).exists() and os.path.samefile(source, out):
@@ -234,6 +236,6 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
         writer.writerow(header + NEW_COLUMNS)
         for (_, cells), text in zip(rows, texts):
             label, probability = next(predictions) if text else ("", None)
-            writer.writerow([*cells, label, f"{probability:.4f}" if text else ""])
-    limit = pad_to or model.config.context_length
+            writer.writerow([*cells, label, "" if probability is None else f"{probability:.4f}"])
+    limit = pad_to or getattr(model, "pad_to", None) or model.config.context_length
     return Counts(len(rows), len(rows) - len(token_ids), sum(len(ids) > limit for ids in token_ids))

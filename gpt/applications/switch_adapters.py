@@ -59,8 +59,9 @@ class AdapterSwitch:
         for place, layer in self._layers.get(name, {}).items():
             layer.train(self.model.training)    # it was not in the model when its mode was last set
             self.model.set_submodule(place, layer)
-        self.worn, adapter = name, self.adapters.get(name)
-        self.model.pad_to = adapter and adapter.pad_to
+        self.worn = name
+        adapter = self.adapters.get(name)
+        self.model.pad_to = adapter.pad_to if adapter else None
         return adapter
 
     @property

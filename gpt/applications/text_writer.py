@@ -22,6 +22,7 @@ from gpt.lora import count_parameters, replace_linear_with_lora
 from gpt.losses import hidden_and_targets, next_token_loss, real_tokens
 from gpt.model import GPTModel, evaluating, refuse_classifier
 from gpt.spam import decode_utf8
+from gpt.storage.files import BadFile
 from gpt.tokenizer import END_OF_TEXT, gpt2_tokenizer
 from gpt.train import NOT_SCALING, parameter_groups, train, warmup_then_linear
 from gpt.weights import load_gpt2
@@ -38,7 +39,7 @@ def read_documents(path):
     """
     text = decode_utf8(path).replace("\r\n", "\n").strip()
     if not text:
-        raise ValueError(f"{path}: there is no text in this file")
+        raise BadFile(f"{path}: there is no text in this file")
     parts = re.split(r"\n\s*\n", text)
     return [part.strip() for part in (parts if len(parts) > 1 else text.split("\n"))]
 

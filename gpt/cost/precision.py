@@ -14,6 +14,7 @@ import torch
 
 from gpt.adapters import fingerprint
 from gpt.lora import lora_layers
+from gpt.model import unwrapped
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,12 +55,13 @@ def hold(model, dtype):
     Output: the model
     Raises: ValueError for a model whose LoRA is merged
     """
-    if any(layer.original is not None for _, layer in lora_layers(model)):
+    inner = unwrapped(model)
+    if any(layer.original is not None for _, layer in lora_layers(inner)):
         raise ValueError("this model's LoRA is merged, and the weights before could not come back: unmerge it first")
-    frozen = [p for name, p in model.named_parameters() if not p.requires_grad and p.dtype != dtype
+    frozen = [p for name, p in inner.named_parameters() if not p.requires_grad and p.dtype != dtype
               and ".lora." not in name and not name.startswith("out_head")]    # a tied head goes by tok_emb's name
     if frozen:
-        model.held_from = fingerprint(model)
+        inner.held_from = fingerprint(inner)
     for parameter in frozen:
         parameter.data = parameter.data.to(dtype)
     return model

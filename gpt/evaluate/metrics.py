@@ -117,7 +117,7 @@ def classification_report(labels, probabilities, names=None):
 def format_report(report):
     """A classification_report as a few lines of text; a dash stands for what is unknown.
 
-    From 12 classes on not all pairs are shown, but the ten that are confused most.
+    With 12 classes or more it shows, of their pairs, only the ten that are confused most.
     """
     def cell(value):
         return f"{'-' if value is None else f'{value:.3f}':>11}"
@@ -128,11 +128,12 @@ def format_report(report):
     head = "".join(f"{title:>11}" for title in ("messages", "precision", "recall", "F1", "ROC AUC"))
     lines = [f"accuracy {100 * report['accuracy']:.2f} % of {report['n']:,} messages "
              f"(95 % interval: {100 * low:.2f} to {100 * high:.2f} %)",
-             f"{'':{width}}{head}" + f"   taken for {', '.join(names)}" * few]
+             f"{'':{width}}{head}" + (f"   taken for {', '.join(names)}" if few else "")]
     for (name, scores), row in zip(report["classes"].items(), report["confusion"]):
         cells = "".join(cell(scores[key]) for key in ("precision", "recall", "f1", "roc_auc"))
-        lines.append(f"{name:{width}}{scores['messages']:>11,}{cells}" + f"   {', '.join(map(str, row))}" * few)
-    pairs = sorted((-n, i, j) for i, row in enumerate(report["confusion"]) for j, n in enumerate(row) if n and i != j)
-    for n, i, j in [] if few else pairs[:10]:
-        lines.append(f"{-n:,} times {names[i]} taken for {names[j]}")
+        pairs = f"   {', '.join(map(str, row))}" if few else ""
+        lines.append(f"{name:{width}}{scores['messages']:>11,}{cells}{pairs}")
+    pairs = [(n, i, j) for i, row in enumerate(report["confusion"]) for j, n in enumerate(row) if n and i != j]
+    for n, i, j in [] if few else sorted(pairs, key=lambda pair: -pair[0])[:10]:
+        lines.append(f"{n:,} times {names[i]} taken for {names[j]}")
     return "\n".join(lines)

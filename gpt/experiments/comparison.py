@@ -78,7 +78,7 @@ def record_of(name, settings, device="cpu"):
         return dict(name=name, **(settings | result), weights=weights, peak_memory_bytes=peak, device=str(device),
                     torch=torch.__version__, machine=machine, date=date.today().isoformat())
 
-    record = made_once(folder / "results.json", make, ["name", "seed", "peak_memory_bytes"])
+    record = made_once(folder / "results.json", make, ["seed", "test", "peak_memory_bytes"])
     (folder / "checkpoint.pt").unlink(missing_ok=True)    # of the run, which is done
     return record
 

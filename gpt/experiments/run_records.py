@@ -32,7 +32,7 @@ def made_once(file, make, keys=()):
     """The content of a JSON file. If there is none, it is made by make() and written whole.
 
     Input: make() -> a dict; keys, which the content must have
-    Raises: BadFile, with what to do, where it is damaged
+    Raises: BadFile for a damaged file or one that lacks a key; it says to delete it
     """
     if file.exists():
         try:

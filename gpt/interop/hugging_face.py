@@ -2,7 +2,7 @@
 
 A language model becomes a GPT2LMHeadModel, a model with a swapped head a GPT2ForSequenceClassification. GPT-2's
 tokenizer is written beside it where the vocabulary has room for its tokens, so that the folder is all that
-pipeline("text-classification", folder) needs. `gpt.weights.load_huggingface` reads it back.
+pipeline("text-classification", folder) needs. `gpt.weights.load_huggingface` reads it, too.
 
 Read along: chapters/07_lora_writer.py. Source: the files of transformers 5.23.0.
 """
@@ -29,19 +29,19 @@ def export_hf(model, folder, *, labels=()):
 
     Their classifier reads at the last token that is not <|endoftext|>, because that token also pads. So do we, as long
     as no message itself ends in <|endoftext|>, and our tokenizer never makes it from text. A classifier that was
-    trained the blog's way, to be read at its padding, answers differently there. It is refused where an adapter said
-    so (model.pad_to). Straight after training nothing in the model tells it: do not export one.
+    trained the blog's way, to be read at its padding, answers differently there. It is refused if it came from an
+    adapter (model.pad_to). Straight after training nothing tells how it is read, so do not export it then.
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
     Raises: ValueError for labels that do not fit the head or are not different texts, for numbers that are not finite,
-        for a model that is read at its padding, and what `fold_bias` refuses; FileExistsError for a folder that holds
-        anything else (see `gpt.storage.files.written_whole_folder`)
+        for a model that is read at its padding or whose weights are rounded (`gpt.cost.precision.hold`), and what
+        `fold_bias` refuses; FileExistsError for a folder that holds anything else (see
+        `gpt.storage.files.written_whole_folder`); DownloadError where the tokenizer's file cannot be had
     """
     model = unwrapped(model)
     tensors = hf_tensors(model)
     config = hf_config(model, labels)
-    with_tokenizer = model.config.vocab_size > END_OF_TEXT
-    merges = fetch("vocab.bpe").read_text(encoding="utf-8") if with_tokenizer else ""
+    merges = fetch("vocab.bpe").read_text(encoding="utf-8") if model.config.vocab_size > END_OF_TEXT else ""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{folder} was not written: {name} holds numbers that are not finite: did the training "
@@ -49,14 +49,14 @@ def export_hf(model, folder, *, labels=()):
     with written_whole_folder(folder) as temporary:
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if with_tokenizer:
+        if merges:
             write_tokenizer(temporary, merges, model.config.context_length)
 
 
 def write_tokenizer(folder, merges, context_length):
     """Write GPT-2's tokenizer as transformers reads it: the merges as they stand in vocab.bpe, and each token's id."""
-    sign = {byte: sign for sign, byte in byte_alphabet().items()}
-    tokens = {"".join(sign[byte] for byte in token): i for token, i in read_ranks(merges).items()}
+    written = {byte: sign for sign, byte in byte_alphabet().items()}
+    tokens = {"".join(written[byte] for byte in token): i for token, i in read_ranks(merges).items()}
     settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context_length, "add_prefix_space": False} | {
         f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk", "pad")}
     (folder / "merges.txt").write_text(merges, encoding="utf-8")
@@ -71,7 +71,7 @@ def hf_config(model, labels=()):
                          "adapter over that, and export it")
     if getattr(model, "pad_to", None):
         raise ValueError(f"this model is read at its padding (pad_to {model.pad_to}), and Hugging Face's classifier "
-                         f"reads at the last real token, where it answers differently: train one that is read there")
+                         f"reads at the last real token, so its answers would differ: train one that is read there")
     config = model.config
     K = 0 if scores_tokens(model) else plain_head(model).out_features
     if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):

@@ -11,7 +11,7 @@ by side, with one update for all three. There the three A's are stacked, and eac
               A_key^T    (r, in)                0          B_key^T  0
               A_value^T  (r, in)                0          0        B_value^T
 
-PEFT's settings have no place for the base's fingerprint, the names of the classes and a checksum. They stand in the
+PEFT's settings have no place for the base's fingerprint, the names of the classes or a checksum. They stand in the
 header of the safetensors file, where PEFT does not look. Answers there and here agree to 1e-5 of the largest.
 
 Read along: chapters/07_lora_writer.py. Source: the files of peft 0.21.2.
@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gpt.adapters import fingerprint, remove_adapter, trained_besides
+from gpt.adapters import fingerprint, refuse_to_lose_head, remove_adapter, trained_besides
 from gpt.classify import swap_head
 from gpt.config import GPT2_SIZES
 from gpt.interop.hugging_face import fold_bias, hf_config, merged_weights
@@ -54,13 +54,14 @@ def export_peft(model, folder, *, base=None, labels=()):
         classes in the head's order, or () for LABEL_0, LABEL_1, ...
     Raises: ValueError, before anything is written, if something trains that the folder would lose; if no LoRA is in the
         blocks, or one is outside of blocks and head; if dropouts differ, labels do not fit the head or numbers are not
-        finite; and what `fold_bias` refuses. FileExistsError: see `gpt.storage.files.written_whole_folder`
+        finite; for a model that `hf_config` refuses; and what `fold_bias` refuses. FileExistsError: see
+        `gpt.storage.files.written_whole_folder`
     """
     model = unwrapped(model)
     base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
     with naming_file(f"{folder} was not written"):
         if lost := trained_besides(model):
-            raise ValueError(f"it would hold LoRA layers and a head, but this model trains {lost}")
+            raise ValueError(f"it would hold LoRA layers and a head, but this model trains, or has changed, {lost}")
         labels = list(hf_config(model, list(labels)).get("id2label", {}).values())
         modules, head = pack_model(model), head_tensors(model)
         tensors = {PREFIX + name: tensor for name, tensor in head.items()}
@@ -71,7 +72,7 @@ def export_peft(model, folder, *, base=None, labels=()):
                 raise ValueError(f"{name} holds numbers that are not finite: did the training diverge?")
         settings = settings_of(model, modules, head, base)
         notes = {"base": base or "a base without name", "fingerprint": fingerprint(model), "labels": labels}
-        notes["sha256"] = sha256_of(tensors, checked(settings, notes))
+        notes["sha256"] = sha256_of(tensors, text_to_hash(settings, notes))
     with written_whole_folder(folder) as temporary:
         (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -81,13 +82,13 @@ def export_peft(model, folder, *, base=None, labels=()):
 def import_peft(model, folder):
     """Lay PEFT's adapter over a model, in place. Afterwards everything is frozen but each A and B and the head.
 
-    An adapter that the model wears is taken off first. Numbers of another type become the model's. Query, key and value
+    An adapter that the model wears is taken off first. Tensors are converted to the model's type. Query, key and value
     share an A, as they do in c_attn, unless zeros in lora_B tell them apart (`unpack`). A classifier's final norm that
     was trained goes into the head (`head_of`). Other norms and biases that were trained take the place of the base's
-    until `remove_adapter` puts those back; such a model can be exported by `export_hf`, and not saved as an adapter.
-    wte and lm_head may be in the file where they were not trained. Rows beyond this model's vocabulary are left out:
-    they are of tokens such as [PAD], which nobody reads. Only a folder of `export_peft` says which weights it was
-    trained on, and has a checksum; for any other, giving the right base is up to you.
+    until `remove_adapter` puts those back; only `export_hf` can save such a model. wte and lm_head may be in the file
+    if they equal this base's. Rows beyond this model's vocabulary, of tokens such as [PAD], are left out. Only a folder
+    of `export_peft` says which weights it was trained on, and has a checksum; for any other, giving the right base is
+    up to you.
 
     Output: the names of the classes, LABEL_0, LABEL_1, ... if the folder has none; [] for a language model
     Raises: ValueError that begins with the folder's or file's name, before anything is changed, for a damaged file, a
@@ -105,23 +106,25 @@ def import_peft(model, folder):
         notes = read_notes(header, tensors, read_json(folder / CONFIG))
         modules, rest = sort_tensors(model, settings, tensors)
         head = head_of(model, rest)
-        base = from_openai({name: tensor for name, tensor in rest.items()
-                            if name != "score.weight" and (head is None or ".ln_f." not in name)})
+        if head is not None:
+            refuse_to_lose_head(model)
+        changed = from_openai({name: tensor for name, tensor in rest.items()
+                               if name != "score.weight" and (head is None or ".ln_f." not in name)})
         labels = read_labels(model, notes, 0 if head is None else len(head[1]))
     with torch.random.fork_rng(devices=[]):    # what new layers draw is overwritten
-        wear(model, modules, head, base, settings["lora_dropout"])
+        wear(model, modules, head, changed, settings["lora_dropout"])
     return labels
 
 
 @torch.no_grad()
-def wear(model, modules, head, base, dropout):
-    """Put these LoRAs, {PEFT's layer: Packed}, this head, and these biases and norms of the base, {our name: tensor},
-    on the model, in place of any adapter that it wears.
+def wear(model, modules, head, changed, dropout):
+    """Put on the model, in place of any adapter: modules, {PEFT's layer: Packed}; the head; and changed, the base's
+    norms and biases that were trained, {our name: tensor}.
     """
     remove_adapter(model)
-    for name, tensor in base.items():
+    for name, tensor in changed.items():
         parameter = model.get_parameter(name)
-        model.changed_base[name] = parameter.data
+        model.original_base[name] = parameter.data
         parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
     model.requires_grad_(False)
     if head is not None:
@@ -312,7 +315,7 @@ def head_of(model, tensors):
 def sort_tensors(model, settings, tensors):
     """A file's tensors, in the model's type. They must be those that settings and model want, and no others.
 
-    Output: {PEFT's layer: Packed}; what is saved whole, {"score.weight": (K, C), ...}. A norm keeps its own type
+    Output: {PEFT's layer: Packed}; what is saved whole, {"score.weight": (K, C), ...}. A final norm keeps its type
     Raises: ValueError, see `import_peft`
     """
     tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
@@ -333,7 +336,8 @@ def sort_tensors(model, settings, tensors):
         check_tensors({name: torch.empty(shape, device="meta") for name, shape in wanted.items()}, tensors)
     found, dtype = {}, model.tok_emb.weight.dtype
     for name, tensor in tensors.items():
-        found[name.removeprefix(PREFIX)] = tensor = tensor if ".ln_f." in name else tensor.to(dtype)
+        tensor = tensor if ".ln_f." in name else tensor.to(dtype)
+        found[name.removeprefix(PREFIX)] = tensor
         if not tensor.isfinite().all():
             raise ValueError(f"{name} holds numbers that are not finite, or too large for {dtype}")
     modules, rule = {}, "alpha/sqrt(r)" if settings["use_rslora"] else "alpha/r"
@@ -362,14 +366,14 @@ def saved_shapes(model, settings, tensors):
         norm = ".ln_" in name
         if norm and is_meant(saved, name):
             wanted |= {f"{name}.weight": (n,), f"{name}.bias": (n,)}
-        elif settings["bias"] == "all" or settings["bias"] == "lora_only" and not norm and lora_of(settings, name):
+        elif settings["bias"] == "all" or (settings["bias"] == "lora_only" and not norm and lora_of(settings, name)):
             wanted[f"{name}.bias"] = (n,)
-    if settings["bias"] != "none" and not model.config.qkv_bias:
+    if not model.config.qkv_bias and any(name.endswith("c_attn.bias") for name in wanted):
         raise ValueError("its biases were trained, and query, key and value of this model have none")
     return {PREFIX + name: shape for name, shape in wanted.items()}
 
 
-def checked(settings, notes):
+def text_to_hash(settings, notes):
     """What a folder's checksum covers besides the tensors, as one text: the settings that matter, and the notes."""
     return json.dumps([{name: value for name, value in settings.items() if name not in NO_MATTER},
                        {name: value for name, value in notes.items() if name != "sha256"}], sort_keys=True)
@@ -380,15 +384,17 @@ def read_notes(header, tensors, settings):
 
     Raises: ValueError for notes that are not an adapter's, and for a sha256 that is not that of the content
     """
+    if header.keys() - {"adapter", "format"}:    # PEFT writes a format alone: then "adapter" itself may be damaged
+        raise ValueError(f"its header holds {sorted(header)}: is it damaged?")
     if "adapter" not in header:
         return {}
     try:
         notes = json.loads(header["adapter"])
-        notes["base"], notes["fingerprint"], notes["labels"]
+        notes["base"], notes["fingerprint"], notes["labels"]    # a KeyError if one is missing
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its header is not that of an adapter ({type(error).__name__}: {error})") from error
-    older = notes.keys() <= {"base", "fingerprint", "labels", "pad_to", "layers", "bias"}    # before December 2026
-    if not older and notes.get("sha256") != sha256_of(tensors, checked(settings, notes)):
+    older = notes.keys() <= {"base", "fingerprint", "labels", "pad_to", "layers", "bias"}    # without sha256
+    if not older and notes.get("sha256") != sha256_of(tensors, text_to_hash(settings, notes)):
         raise ValueError("its sha256 is not that of its content: it is damaged, or was changed by hand")
     return notes
 
@@ -431,8 +437,7 @@ def is_pattern(value, right):
     return type(value) is dict and len(value) <= 256 and all(map(right, value.values()))    # gpt2-xl has 192 layers
 
 
-WAY_OUT = ("PEFT can merge what is not read here (merge_and_unload, then save_pretrained): load_huggingface reads that "
-           "folder")
+WAY_OUT = ("If PEFT can load it: merge_and_unload, then save_pretrained, and load that folder with load_huggingface")
 PLAIN = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 SAVED = re.compile(r"score|classifier|lm_head|(transformer\.)?(wte|ln_f|h\.\d+\.ln_[12])|ln_[12]")
 NO_MATTER = {"auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "fan_in_fan_out",
@@ -452,7 +457,7 @@ SETTINGS = {    # name: PEFT's default, whether a value can be taken here, and w
                             "the number of a block or a list of them"),
     "layers_pattern": (None, lambda value: value in (None, "", [], "h", ["h"]), "h, where GPT-2 has its blocks"),
     "modules_to_save": (None, lambda value: value is None or is_list(value, str) and all(map(SAVED.fullmatch, value)),
-                        "a list with no other names than score, ln_f, ln_1 and ln_2"),
+                        "a list of no other names than score, classifier, wte, lm_head, ln_f, ln_1 and ln_2"),
     "rank_pattern": ({}, lambda value: is_pattern(value, is_rank), "up to 256 patterns, each with a rank"),
     "alpha_pattern": ({}, lambda value: is_pattern(value, is_number), "up to 256 patterns, each with an alpha"),
 }

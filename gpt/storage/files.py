@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
+import sys
 import tempfile
 import zlib
 from contextlib import contextmanager, suppress
@@ -17,13 +19,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-NO_SAFETENSORS = {    # how files begin that are taken for safetensors
+NO_SAFETENSORS = {    # first bytes of files often mistaken for safetensors
     b"version https://git-lfs": "it is Git LFS's note of where the file is; `git lfs pull` brings the file",
     b"<": "it is a web page, probably a login or an error in place of the download",
-    b"PK": "it is a .pth or .bin that torch.save wrote (load_book and load_huggingface read them), or a zip",
-    b"\x80": "it is a pickle, as older versions of torch.save wrote",
+    b"PK": "it is a .pth or .bin that torch.save wrote (load_book reads the one, load_huggingface the other), or a zip",
+    b"\x80": "it is a pickle, as older versions of torch.save wrote it: load_book reads that of a GPT-2",
     b"\x1f\x8b": "it is compressed: unpack it with gunzip",
 }
+STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}    # an open file's number, which /dev/fd/N gives too
 
 
 @contextmanager
@@ -31,62 +34,64 @@ def written_whole(path):
     """Write to the temporary path that it yields; it takes the name `path` only when the block ends without error.
 
     A reader of `path` sees the old file or the new one, never half of one, even if the process is killed just then.
-    A link stays a link, and the file that it names is replaced. A file that is replaced keeps its permissions. What is
-    no regular file, such as a pipe or /dev/null, is itself yielded and written to.
+    A link stays a link, and the file that it names is replaced. A file that is replaced keeps its permissions. Into a
+    pipe, a device such as /dev/null, or /dev/stdout the content is copied at the end.
 
         with written_whole("results.json") as temporary:
             temporary.write_text("{}", encoding="utf-8")
 
     Raises: IsADirectoryError if `path` is a folder; OSError with the path if the disk is full
     """
-    path = Path(path)
+    path, stream = Path(path), STREAMS.get(str(path)) or re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it, or move it out of the way")
-    if path.exists() and not path.is_file():
-        yield path
+    if stream or path.exists() and not path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            sys.stdout.flush()
+            target = os.dup(int(stream[1]) if isinstance(stream, re.Match) else stream) if stream else path
+            with open(Path(folder, path.name), "rb") as whole, open(target, "wb") as out:
+                shutil.copyfileobj(whole, out)
         return
     path = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(prefix=_place_for(path), dir=path.parent)    # for its owner alone until it is whole
-    os.close(handle)
-    try:
-        with _saying_if_full(path):
-            yield Path(name)
-            _finish(name, path)
-            os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    # A folder, which nobody else can read: safetensors makes a temporary file of its own beside the one that it writes.
+    with tempfile.TemporaryDirectory(prefix=_prefix_in(path.parent), dir=path.parent) as folder, _saying_if_full(path):
+        temporary = Path(folder, path.name)
+        yield temporary
+        _finish(temporary, path)
+        os.replace(temporary, path)
 
 
-def _place_for(path):
-    """Make the folder of `path`, and remove from it what processes that were killed left there.
+def _prefix_in(folder):
+    """Make the folder, remove what killed processes left in it, and give the prefix of a temporary folder's name.
 
-    Output: how the name of a temporary file begins, with the number of this process in it
+    The prefix has the process's number and where that number counts: on this machine, in this container.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = f".writing-{platform.node()}-"    # of processes on other machines nothing is known here
-    for left in path.parent.glob(f"{mine}*") if os.name == "posix" else ():
-        with suppress(ValueError, OSError):    # another program's name, another user's process, or removed meanwhile
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = Path("/proc/self/ns/pid")    # Linux only; on Windows nothing is removed
+    here = f"{numbers.stat().st_ino if numbers.exists() else 0}-{platform.node()}"
+    for left in folder.glob(".writing-*") if os.name == "posix" else ():
+        found = re.fullmatch(rf"\.writing-(\d+)-{re.escape(here)}-\w+", left.name)
+        with suppress(OSError):    # another user's process, or removed meanwhile
             try:
-                os.kill(int(left.name.removeprefix(mine).partition("-")[0]), 0)    # sends nothing
+                os.kill(int(found[1] if found else os.getpid()), 0)    # sends nothing
             except ProcessLookupError:    # it does not run any more
-                if left.is_file():
-                    left.unlink()
-                elif not (left / "old").exists():    # of `written_whole_folder`
+                if not (left / "old").is_dir():    # or it has what `written_whole_folder` was replacing
                     shutil.rmtree(left)
-    return f"{mine}{os.getpid()}-"
+    return f".writing-{os.getpid()}-{here}-"
 
 
 def _finish(file, path):
     """Force a file's content to the disk, before the name `path` appears there, and give it that file's permissions."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
-    os.umask(mask := os.umask(0o077))    # the system tells the mask only to those who set another
+    os.umask(mask := os.umask(0o077))    # the mask can only be read by setting it
     os.chmod(file, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask)    # what open() gives a new file
 
 
 @contextmanager
 def _saying_if_full(path):
-    """Turn whatever a library raises on a full disk into an OSError with the path and the cause."""
+    """Turn whatever is raised while the disk is full into an OSError with the path and the cause."""
     try:
         yield
     except Exception as error:
@@ -104,11 +109,11 @@ def written_whole_folder(path):
     version does. It is never half old and half new. But no system swaps two folders in one step: if the process is
     killed in the instant between, there is none at `path`, and the old one stays beside it, in .writing-*/old.
 
-    Raises: FileExistsError, with the names, for a folder that holds anything else; it stays as it is
+    Raises: FileExistsError, with the names, for a folder that holds anything else, and for a file; it stays as it is;
+        OSError with the path if the disk is full
     """
     path = Path(os.path.realpath(path))
-    prefix = _place_for(path)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as place, _saying_if_full(path):
+    with tempfile.TemporaryDirectory(prefix=_prefix_in(path.parent), dir=path.parent) as place, _saying_if_full(path):
         new, old = Path(place) / "new", Path(place) / "old"
         new.mkdir()
         yield new
@@ -122,6 +127,7 @@ def written_whole_folder(path):
             if others:
                 raise FileExistsError(f"{path} holds {', '.join(others[:5])}, which would be lost: give the name of a "
                                       f"folder that is new, empty, or an older one of this kind")
+            shutil.copymode(path, new)
             os.replace(path, old)
         try:
             os.replace(new, path)
@@ -137,7 +143,7 @@ class BadFile(ValueError):
 
 @contextmanager
 def naming_file(file):
-    """Turn a reader's error about damaged content into a BadFile with the file's name in front."""
+    """Turn a ValueError about a file into a BadFile with the file's name in front."""
     try:
         yield
     except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
@@ -161,9 +167,9 @@ def read_json(file):
 
 def read_safetensors(file):
     """A safetensors file -> {name: tensor}, {key: text}: the tensors and the metadata."""
-    if Path(file).is_dir():
-        raise ValueError("this is a folder: give the file in it, adapter.safetensors or model.safetensors (a folder of "
-                         "PEFT's goes to import_peft)")
+    if Path(file).exists() and not Path(file).is_file():
+        raise ValueError("this is no file: of a folder give adapter.safetensors or model.safetensors in it (a folder "
+                         "of PEFT's goes to import_peft)")
     try:
         with safe_open(file, framework="pt") as opened:
             names = opened.keys()
@@ -173,7 +179,7 @@ def read_safetensors(file):
     except SafetensorError as error:
         with open(file, "rb") as opened:
             beginning = opened.read(32)
-        what = next((what for sign, what in NO_SAFETENSORS.items() if beginning.startswith(sign)), "it is damaged")
+        what = next((what for start, what in NO_SAFETENSORS.items() if beginning.startswith(start)), "it is damaged")
         raise ValueError(f"no safetensors file: {what} ({error})") from error
 
 
@@ -184,8 +190,13 @@ def sha256_of(tensors, text=""):
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def first_line(error):
+    """What an error says, without the advice of torch's that follows, to unpickle a file as the program that it is."""
+    return str(error).partition("\n")[0]
 
 
 def read_state_dict(file):
@@ -200,8 +211,8 @@ def read_state_dict(file):
     except OSError:
         raise
     except Exception as error:    # a damaged file can make the unpickler stumble in any way
-        raise ValueError("refused by torch.load(weights_only=True): it is damaged or holds more than tensors. "
-                         f"To unpickle it in another way would run any program that it holds ({error})") from error
+        raise ValueError(f"refused by torch.load(weights_only=True): it is damaged or holds more than tensors. To "
+                         f"unpickle it in another way would run any program in it ({first_line(error)})") from error
     for key in ("model_state_dict", "state_dict", "model"):    # as training loops save it, beside the optimizer's
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -23,6 +23,8 @@ ACCEPTED = """
     _check_settings(max_new_tokens, temperature, top_k, top_p)
     limit = model.config.context_length
     weight = model.tok_emb.weight
+    model.pad_to = adapter.pad_to
+    refuse_to_lose_head(model)
     model.out_head.train(model.training)
     model.requires_grad_(False)
     labels, logits = predict_logits(model, data_loader, device, num_batches)

@@ -601,7 +601,7 @@ def test_an_embedding_that_was_only_carried_along_is_no_obstacle(tiny, folder, m
 
 def test_what_is_refused_comes_with_the_way_out(tiny, folder):
     damage(folder, settings={"use_dora": True})
-    refused(tiny, folder, "use_dora is True, .*merge_and_unload, then save_pretrained.: load_huggingface reads")
+    refused(tiny, folder, "use_dora is True, .*merge_and_unload, then save_pretrained, and load")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_settings(tiny, folder):
@@ -746,3 +746,15 @@ def test_the_first_pattern_that_fits_gives_rank_and_alpha(tmp_path):
         rank_pattern={"c_proj": 1, "mlp.c_proj": 2, r"^transformer\.h\.1\.attn\.c_attn$": 3})
     names = "0.attn.c_attn", "1.attn.c_attn", "1.mlp.c_proj"
     assert [lora_of(settings, f"transformer.h.{name}") for name in names] == [(4, 5), (3, 0.5), (1, 0.5)]
+
+
+def test_a_damaged_key_of_the_header_is_not_a_folder_of_pefts_own(small_model, tmp_path):
+    export_peft(wearing(small_model, 2), tmp_path / "a", base="small", labels=["ham", "spam"])
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"adapter":', b'"adapte2":', 1))
+    refused(small_model, tmp_path / "a", "its header holds .'adapte2'.: is it damaged")
+
+
+def test_a_classifier_takes_no_head_that_could_not_come_back(tiny, folder):
+    tiny.out_head = torch.nn.Linear(48, 97, bias=False)
+    refused(tiny, folder, "head is a matrix of its own")

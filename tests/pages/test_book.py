@@ -89,10 +89,10 @@ def test_a_flag_that_a_chapter_has_no_use_for_is_misspelled_too(start, capsys):
     (["--predict", "--adapter"], ["--adapter", "a"], "--adapter has no meaning without --predict"),
     (["--text", "--adapter"], ["--adapter", "a"], "--adapter has no meaning without --text"),
     (["--full", "--resume"], ["--resume"], "--resume has no meaning without --full"),
-    (["--text", "--csv"], ["--text", "t", "--csv", "c"], "--csv and --text do different things"),
-    (["--predict", "--csv"], ["--predict", "p", "--csv", "c"], "--csv and --predict do different things"),
-    (["--text", "--seeds"], ["--text", "t", "--seeds", "3"], "--text and --seeds do different things"),
-    (["--resume", "--seeds"], ["--resume", "--seeds", "3"], "--seeds and --resume do different things")])
+    (["--text", "--csv"], ["--text", "t", "--csv", "c"], "--csv and --text cannot be used together"),
+    (["--predict", "--csv"], ["--predict", "p", "--csv", "c"], "--csv and --predict cannot be used together"),
+    (["--text", "--seeds"], ["--text", "t", "--seeds", "3"], "--text and --seeds cannot be used together"),
+    (["--resume", "--seeds"], ["--resume", "--seeds", "3"], "--seeds and --resume cannot be used together")])
 def test_a_flag_that_would_be_ignored_stops_the_chapter(start, capsys, flags, words, complaint):
     """07 --column text, without --csv, trained on the SMS messages and said nothing."""
     with pytest.raises(SystemExit) as stopped:

@@ -5,6 +5,8 @@ More on single files: tests/story/test_checkpoint.py.
 
 import errno
 import os
+import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 
 from gpt.storage.files import naming_file, read_safetensors, read_state_dict, written_whole, written_whole_folder
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 unix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions as Unix has them")
 
 
@@ -134,15 +137,34 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
 
 @unix
 def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path):
+    """safetensors renames a temporary file of its own: given the pipe itself it would put a file in its place."""
     os.mkfifo(tmp_path / "pipe")
-    got = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text(encoding="utf-8")))
-    reader.start()
-    put(tmp_path / "pipe")
-    reader.join(10)
-    assert got == ["new"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    put(os.devnull)
-    assert not os.path.isfile(os.devnull), "/dev/null was replaced by a file, which breaks the machine"
+    for write_it in (lambda path: path.write_bytes(b"new"), lambda path: save_file({"a": torch.ones(3)}, path)):
+        got = []
+        reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+        reader.start()
+        with written_whole(tmp_path / "pipe") as temporary:
+            write_it(temporary)
+        reader.join(10)
+        assert len(got[0]) > 2 and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@unix
+@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_what_goes_to_stdout_stands_between_what_is_printed(tmp_path, target, mode):
+    """Where stdout is a file, /dev/stdout names that file, and replacing it would lose what the shell wrote to it."""
+    script = (f"import sys; sys.path.insert(0, {ROOT!r})\n"
+              f"from gpt.storage.files import written_whole\n"
+              f"print('before')\n"
+              f"with written_whole({target!r}) as temporary:\n"
+              f"    temporary.write_text('content\\n')\n"
+              f"print('after')\n")
+    (tmp_path / "all").write_text("old\n")
+    with open(tmp_path / "all", mode) as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    assert (tmp_path / "all").read_text() == ("old\n" if mode == "a" else "") + "before\ncontent\nafter\n"
 
 
 @unix
@@ -158,7 +180,7 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, mask)
             assert stat.S_IMODE((tmp_path / f"{mode}").stat().st_mode) == mode, "a private file is readable for all"
         with written_whole(tmp_path / "tensors") as temporary:
             save_file({"a": torch.zeros(1)}, temporary)
-            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600, "while it grows, others could read it"
+            assert stat.S_IMODE(temporary.parent.stat().st_mode) == 0o700, "while it grows, others could read it"
         write(tmp_path / "folder", a="new")
         for file in (tmp_path / "tensors", tmp_path / "folder" / "a"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
@@ -203,16 +225,40 @@ def test_what_a_killed_process_left_goes_when_the_next_one_writes_and_what_a_liv
               "from gpt.storage.files import written_whole, written_whole_folder\n"
               "with written_whole({file!r}), written_whole_folder({folder!r}):\n"
               "    os.kill(os.getpid(), 9)\n")
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     for _ in range(2):
         subprocess.run([sys.executable, "-c", script.format(
-            root=root, file=str(tmp_path / "file"), folder=str(tmp_path / "folder"))], check=False)
-    assert len(list(tmp_path.iterdir())) == 2, "the second process has not removed what the first one left"
-    (tmp_path / ".writing-notes").touch()
+            root=ROOT, file=str(tmp_path / "file"), folder=str(tmp_path / "folder"))], check=False)
+    left = list(tmp_path.iterdir())
+    assert len(left) == 2, "the second process has not removed what the first one left"
+    number, of_others = re.match(r"\.writing-(\d+)-", left[0].name)[1], []
+    for name in ("notes", f"{number}-1-{platform.node()}-abc", f"{number}-0-another.machine-abc"):
+        of_others.append(tmp_path / f".writing-{name}")    # of another container, of another machine
+        of_others[-1].mkdir()
     with written_whole(tmp_path / "slow") as temporary:
         put(tmp_path / "quick")
-        assert temporary.exists(), "two writers in one folder take each other's files away"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-notes", "quick", "slow"]
+        temporary.write_text("slow")    # its folder is there
+    assert sorted(tmp_path.iterdir()) == sorted([*of_others, tmp_path / "quick", tmp_path / "slow"])
+
+
+@unix
+def test_what_safetensors_was_writing_when_it_was_killed_goes_too(tmp_path):
+    script = (f"import sys; sys.path.insert(0, {ROOT!r})\n"
+              f"from gpt.storage.files import written_whole\n"
+              f"with written_whole({str(tmp_path / 'file')!r}) as temporary:\n"
+              f"    (temporary.parent / '.tmpAbCdEf').write_text('half')\n"
+              f"    import os; os.kill(os.getpid(), 9)\n")
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert list(tmp_path.glob(".writing-*/.tmpAbCdEf"))
+    put(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@unix
+def test_a_private_folder_stays_private(tmp_path):
+    write(tmp_path / "folder", a="old")
+    os.chmod(tmp_path / "folder", 0o700)
+    write(tmp_path / "folder", a="new")
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
 
 
 # Files that are something else
@@ -230,7 +276,7 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, cause):
 
 
 def test_a_folder_is_no_file_of_tensors(tmp_path):
-    with pytest.raises(ValueError, match="this is a folder: give the file in it, adapter.safetensors"):
+    with pytest.raises(ValueError, match="this is no file: of a folder give adapter.safetensors"):
         read_safetensors(tmp_path)
 
 

@@ -14,6 +14,7 @@ from gpt.adapters import fingerprint, load_adapter, read_adapter, remove_adapter
 from gpt.applications.switch_adapters import AdapterSwitch
 from gpt.classify import classify, swap_head
 from gpt.config import GPTConfig
+from gpt.cost.precision import hold
 from gpt.lora import lora_layers, merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
 
@@ -636,14 +637,71 @@ def test_a_compiled_or_distributed_model_is_saved_as_the_model_in_it(small_model
 
 def test_a_base_in_another_type_is_told_what_to_do(small_model, tmp_path):
     file = save(wearing(small_model, "default"), tmp_path / "adapter")
-    with pytest.raises(ValueError, match="load the same base first, in float32: rounded to torch.bfloat16"):
+    with pytest.raises(ValueError, match="in torch.bfloat16: load the same base first, in the type that it had in training"):
         load_adapter(small_model.bfloat16(), file)
 
 
+def untied(model):
+    model.out_head = torch.nn.Linear(model.config.emb_dim, model.config.vocab_size, bias=False)
+    return model
+
+
 def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, tmp_path):
-    file = save(wearing(small_model, "default"), tmp_path / "adapter")
-    head = torch.nn.Linear(small_model.config.emb_dim, small_model.config.vocab_size, bias=False)
-    small_model.out_head = head
-    with pytest.raises(ValueError, match="head is a matrix of its own"):
-        load_adapter(small_model, file)
-    assert small_model.out_head is head
+    classifier = save(wearing(small_model, "default"), tmp_path / "classifier")
+    base, head = untied(small_model), small_model.out_head
+    before = answers(base)
+    with pytest.raises(ValueError, match="classifier: this language model's head is a matrix of its own"):
+        load_adapter(base, classifier)
+    remove_adapter(base)
+    AdapterSwitch(base)
+    assert base.out_head is head and torch.equal(answers(base), before)
+    writer = copy.deepcopy(base).requires_grad_(False)
+    replace_linear_with_lora(writer.trf_blocks, 2, 4)
+    for _, layer in lora_layers(writer):
+        layer.lora.B.data.normal_(0.0, 0.3)
+    save_adapter(writer, tmp_path / "writer", base="small")
+    load_adapter(base, tmp_path / "writer")
+    assert torch.equal(answers(base), answers(writer))
+    remove_adapter(base)
+    assert torch.equal(answers(base), before)
+
+
+def test_pad_to_stays_with_a_model_that_is_saved_again(small_model, tmp_path):
+    load_adapter(small_model, save(wearing(small_model, "default"), tmp_path / "a", pad_to=9))
+    save_adapter(small_model, tmp_path / "b", base="small", labels=["ham", "spam"])
+    assert read_adapter(tmp_path / "b")[0].pad_to == 9
+
+
+@pytest.mark.parametrize("labels", [["ham", "ham"], ["ham", ""]])
+def test_each_class_has_a_label_of_its_own(small_model, tmp_path, labels):
+    with pytest.raises(ValueError, match="label"):
+        save_adapter(wearing(small_model, "default"), tmp_path / "new", base="small", labels=labels)
+
+
+def test_numbers_of_numpy_are_numbers(small_model, tmp_path):
+    """As they come out of a sweep over ranks."""
+    model = copy.deepcopy(small_model).requires_grad_(False)
+    replace_linear_with_lora(model.trf_blocks, np.int64(2), np.float64(4.0), dropout=np.float32(0.5))
+    save_adapter(model, tmp_path / "adapter", base="small")
+    assert load_adapter(small_model, tmp_path / "adapter").layers["trf_blocks.0.att.W_query"]["rank"] == 2
+
+
+def test_a_compiled_base_that_is_held_in_fewer_bytes_has_the_fingerprint_of_the_model_in_it(small_model):
+    expected = fingerprint(small_model)
+    wrapped = torch.nn.ModuleDict({"module": small_model.requires_grad_(False)})
+    hold(wrapped, torch.bfloat16)
+    assert fingerprint(wrapped) == fingerprint(small_model) == expected
+
+
+@pytest.mark.parametrize("dropout", [1.5, -0.1, float("nan")])
+def test_a_dropout_that_is_none_is_refused_with_the_files_name(dressed, dropout):
+    rewrite(dressed[1], lambda tensors, values: values["layers"]["trf_blocks.0.att.W_query"].update(dropout=dropout))
+    assert_refused(dressed, "dropout")
+
+
+def test_a_tensor_without_axes_is_refused(dressed):
+    rewrite(dressed[1], lambda tensors, values: tensors.update({"out_head.bias": torch.tensor(1.0)}))
+    assert_refused(dressed, "out_head.bias")
+    tensors = load_file(dressed[1])
+    save_file(tensors, dressed[1], metadata={"adapter": json.dumps({"sha256": "0", "base": "small"})})
+    assert_refused(dressed, "its sha256")

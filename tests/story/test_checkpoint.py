@@ -199,7 +199,7 @@ def test_a_model_that_trains_other_parameters_is_an_error(saved, tmp_path, chang
 
 def test_what_could_not_be_read_again_does_not_replace_what_can(saved, tmp_path):
     before = (tmp_path / "run.pt").read_bytes()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="run.pt was not written: progress.history holds something else than numbers"):
         saved.checkpoint.save(Progress(history=[object]), now=True)
     assert (tmp_path / "run.pt").read_bytes() == before, "hours later, --resume would refuse this file"
 
@@ -227,14 +227,13 @@ def test_nothing_to_resume_is_said(tmp_path, capsys):
     assert f"nothing to resume: there is no {tmp_path / 'none.pt'}" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_with_more_epochs_and_not_with_fewer(tmp_path, capsys):
+def test_a_run_goes_on_with_more_epochs_and_not_with_fewer(tmp_path):
     run = new_run(tmp_path / "run.pt")
     run.checkpoint.identity["epochs"] = "1"
     train(run.model, run.loader, run.loss_fn, run.optimizer, 1, checkpoint=run.checkpoint)
     longer = new_run(tmp_path / "run.pt", resume=True)
     longer.checkpoint.identity["epochs"] = str(EPOCHS)
     assert not changed(finish(new_run()), finish(longer)), "without a schedule it is the run of that many epochs"
-    assert f"made for 1 epochs and goes on to {EPOCHS}" in capsys.readouterr().out
     shorter = new_run(tmp_path / "run.pt", resume=True)
     shorter.checkpoint.identity["epochs"] = "1"
     with pytest.raises(ValueError, match="its epochs is 3, here it is 1"):
@@ -248,7 +247,7 @@ def test_what_stands_in_the_way_is_found_before_training(tmp_path, monkeypatch):
         train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
     run = new_run(tmp_path / "other.pt")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"other.pt takes [\d,]+ bytes, and the disk has 1,000 left"):
+    with pytest.raises(OSError, match=r"other.pt will have some [\d,]+ bytes, .* the disk has 1,000: make room"):
         train(run.model, run.loader, cut_after(0, run), run.optimizer, 1, checkpoint=run.checkpoint)
 
 
@@ -362,7 +361,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
 def test_a_file_gets_its_folders_its_content_and_ordinary_permissions(tmp_path):
     path = tmp_path / "a folder" / "of runs" / "results.json"
     with written_whole(str(path)) as temporary:
-        assert not path.exists() and temporary.parent == path.parent, "a rename between two disks is a copy"
+        assert not path.exists() and temporary.parents[1] == path.parent, "a rename between two disks is a copy"
         temporary.write_text("{}", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "{}" and len(list(path.parent.iterdir())) == 1
     if os.name != "nt":

@@ -413,3 +413,7 @@ def test_scores_that_are_not_finite_are_no_answer(reader):
     reader.final_norm.scale.data[0] = math.nan
     with pytest.raises(ValueError, match="scores are not finite"):
         classify(reader, ["one"], Letters(), LABELS)
+
+
+def test_texts_may_come_from_a_generator(reader):
+    assert classify(reader, (text for text in TEXTS), Letters(), LABELS) == classify(reader, TEXTS, Letters(), LABELS)

@@ -331,7 +331,7 @@ def test_a_server_that_drips_is_given_up(offer, monkeypatch):
             handler.wfile.write(bytes([byte]))
             time.sleep(0.05)
 
-    monkeypatch.setattr(download, "SLOW", 0.3)
+    monkeypatch.setattr(download, "GRACE", 0.3)
     offer("file", drips, honest)
     began = time.monotonic()
     assert fetch("file").read_bytes() == BODY

@@ -395,7 +395,7 @@ def test_padding_on_the_left_changes_no_score(small_model, dtype):
     (torch.zeros(1, 0, dtype=torch.long), r"at least one token, got \(1, 0\)"),
     (torch.zeros(3, dtype=torch.long), r"shape \(B, T\) .* got \(3,\)"),
     ([[1, 50256]], "between 1 and 50256, the vocabulary has 0 to 1"),
-    ("a text", "a prompt is token ids"), (["a text"], "a prompt is token ids"), ([1, 2, 3], "a prompt is token ids"),
+    ("a text", "prompts are token ids"), (["a text"], "prompts are token ids"), ([1, 2, 3], "prompts are token ids"),
     ([[1, -1]], "between -1 and 1, the vocabulary has 0 to 1"),
 ])
 def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
@@ -411,6 +411,8 @@ def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
     (dict(max_new_tokens=3, temperature=math.inf), "got 3 and inf"),
     (dict(max_new_tokens=3, stop=[0]), r"stop is one token id, such as 50256, not \[0\]"),
     (dict(max_new_tokens=3, stop="."), "stop is one token id"),
+    (dict(max_new_tokens=3, stop=torch.tensor([1.5])), "stop is one token id"),
+    (dict(max_new_tokens=math.inf), "got inf and 0.0"),
     (dict(max_new_tokens=3, temperature=1.0, top_k=0), "got 0 and None"),
     (dict(max_new_tokens=3, temperature=1.0, top_p=0.0), "got None and 0.0"),
     (dict(max_new_tokens=3, temperature=1.0, top_p=1.5), "got None and 1.5"),
@@ -435,7 +437,7 @@ def test_a_classifier_does_not_write(small_model):
 @pytest.mark.exercise("4.4")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_scores_that_are_nan_choose_nothing(temperature):
-    with pytest.raises(ValueError, match="scores are NaN"):
+    with pytest.raises(ValueError, match="scores are NaN or infinite"):
         choose(torch.tensor([[0.0, math.nan, 1.0]]), temperature)
 
 
@@ -445,3 +447,13 @@ def test_probabilities_of_half_precision_are_summed_in_float32():
     logits = torch.zeros(2000, 1000, dtype=torch.bfloat16)
     drawn = choose(logits, temperature=1.0, top_p=0.5, generator=seeded())
     assert 480 <= len(drawn.unique()) <= 505, "the sum of the probabilities has lost the small ones"
+
+
+@pytest.mark.exercise("4.4")
+def test_top_p_of_1_keeps_every_token():
+    """Rounded, the sum of 50,257 probabilities reaches 1 before the last of them."""
+    logits = torch.randn(1, 50_257, generator=seeded()) * 3
+    assert torch.equal(choose(logits, 1.0, top_p=1.0, generator=seeded()), choose(logits, 1.0, generator=seeded()))
+    rare = logits.argmin()
+    alone = torch.where(torch.arange(50_257) == rare, 0.0, float("-inf"))[None]
+    assert choose(alone, 1.0, top_p=1.0, generator=seeded()).item() == rare

@@ -764,7 +764,7 @@ def test_a_merged_model_gives_and_takes_no_state_dict(blocks_with_lora):
     before = {name: tensor.clone() for name, tensor in blocks_with_lora.state_dict().items()}
     merge_lora(blocks_with_lora)
     for use in (blocks_with_lora.state_dict, lambda: blocks_with_lora.load_state_dict(before)):
-        with pytest.raises(RuntimeError, match="merged, so a state_dict would hold its correction twice"):
+        with pytest.raises(RuntimeError, match="merged, so its state_dict can be neither saved nor loaded"):
             use()
     again = copy.deepcopy(blocks_with_lora)    # what PyTorch's own copies do is no matter of state_dicts
     unmerge_lora(again)

@@ -549,3 +549,10 @@ def test_an_empty_message_has_a_last_token_to_be_read_at():
     loader = BatchesByLength(pd.DataFrame({"Label": [1], "Text": [""]}), Letters(), pad_token_id=3)
     ids, lengths, labels = next(iter(loader))
     assert (ids.tolist(), lengths.tolist(), labels.tolist()) == ([[3]], [1], [1])
+
+
+def test_a_table_whose_rows_are_wider_than_its_names_is_refused(tmp_path):
+    """pandas takes the first cell of each row for its name, and the label becomes the text."""
+    (tmp_path / "wide.csv").write_text("Label,Text\n0,1,hello\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="wide.csv: its rows have more cells than its first line has names"):
+        SpamDataset(tmp_path / "wide.csv", None)

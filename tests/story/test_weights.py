@@ -198,13 +198,14 @@ def test_the_number_of_heads_is_read_from_the_config_beside_the_weights(tmp_path
 
 
 @pytest.mark.parametrize("settings, reason", [
-    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06; here it is 1e-05"),
+    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06, but only 1e-05"),
     (dict(activation_function="relu"), "activation_function is 'relu'"),
     (dict(activation_function="gelu"), "activation_function is 'gelu'"),
     (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
     (dict(scale_attn_weights=False), "scale_attn_weights is False"),
     (dict(add_cross_attention=True), "add_cross_attention is True"),
-    (dict(n_inner=100), "n_inner is 100; here it is 192"), (dict(model_type="gpt_neo"), "model_type is 'gpt_neo'"),
+    (dict(n_inner=100), "n_inner is 100, but only 192"), (dict(model_type="gpt_neo"), "model_type is 'gpt_neo'"),
+    (dict(problem_type="regression"), "problem_type is 'regression'"), (dict(model_type="bert", vocab_size=None), "model_type"),
     (dict(n_layer=2), "n_layers is said to be 2, the tensors make it 3"), (dict(n_head=0), "at least 1, got 0"),
     (dict(n_head=None), "at least 1, got None")])
 def test_settings_that_are_not_gpt2s_are_refused_by_name(tmp_path, arrays, settings, reason):
@@ -515,3 +516,20 @@ def test_every_name_in_the_table_of_names_is_a_parameter_of_gpt2(model):
     for _, hugging_face, ours in NAMES:
         assert our_name(hugging_face) == ours
         assert ours in places or f"trf_blocks.2.{ours}" in places
+
+
+def test_a_head_with_one_output_is_no_classifier(tmp_path, arrays):
+    with pytest.raises(ValueError, match="score.weight has one output"):
+        load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, tensors={"score.weight": torch.randn(1, 48)}))
+
+
+@pytest.mark.parametrize("names", [{}, {"a": "x/y.safetensors"}, {"a": 1}])
+def test_an_index_of_nothing_is_an_error_with_its_name(tmp_path, names):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), encoding="utf-8")
+    with pytest.raises(ValueError, match="model.safetensors.index.json: it is no index"):
+        load_huggingface(tmp_path)
+
+
+def test_a_compiled_model_is_saved_as_the_model_in_it(tmp_path, small_model):
+    save_model(torch.compile(small_model), tmp_path / "model.safetensors")
+    assert same(load_model(tmp_path / "model.safetensors"), small_model)
