@@ -174,8 +174,9 @@ def pytest_unconfigure(config):
     """With --exercise, the last line on the screen says what is wrong: it is the first failing test's own sentence."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal and config.getoption("--exercise") is not None:
-        for report in [*terminal.stats.get("error", []), *terminal.stats.get("failed", [])][:1]:
-            terminal.write_line(reason_of(report).removeprefix("AssertionError: "))
+        first = next(iter([*terminal.stats.get("error", []), *terminal.stats.get("failed", [])]), None)
+        if first:
+            terminal.write_line(reason_of(first).removeprefix("AssertionError: "))
 
 
 def reason_of(report):
@@ -185,5 +186,5 @@ def reason_of(report):
         return crash.message.strip().partition("\n")[0]
     said = str(report.longrepr).replace(f"{ROOT}{os.sep}", "")
     lines = [line.removeprefix("E").strip() for line in said.strip().splitlines()] or [f"error in {report.when}"]
-    place = [f"{line}: " for line in lines if line.startswith("File ")]    # of a syntax error
-    return "".join([*place[-1:], lines[-1]])
+    places = [line for line in lines if line.startswith("File ")]    # of a syntax error
+    return f"{places[-1]}: {lines[-1]}" if places else lines[-1]

@@ -85,7 +85,8 @@ class Grader:
 
 
 def lay_student(tree, exercise, files, memory):
-    """Put the student's file of the exercise into the tree (lay_student.py); "" or why there is none to test."""
+    """Put the student's file of the exercise into the tree (lay_student.py). Output: "", or why there is none to test.
+    """
     order = dict(exercise=exercise.id, files={name: content.decode("latin-1") for name, content in files.items()})
     try:
         run = subprocess.run([sys.executable, "-W", "ignore", tree / "tests" / "coursework" / "lay_student.py"],
@@ -93,8 +94,10 @@ def lay_student(tree, exercise, files, memory):
                              preexec_fn=limits(memory, PARSING, None))
         if run.returncode == 0:
             return json.loads(run.stdout)
-        last = run.stderr.decode("utf-8", errors="replace").strip().rpartition("\n")[2]
-        what = f"exit status {run.returncode}{last and ', '}{last}"
+        what = run.stderr.decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+        if run.returncode == 1 and not what.startswith("MemoryError"):    # a traceback: Python itself has not crashed
+            return f"{exercise.file}: the grader could not prepare the file: {what}"
+        what = f"exit status {run.returncode}{what and ', '}{what}"
     except subprocess.TimeoutExpired:
         what = f"not done after {PARSING} seconds"
     return f"{exercise.file}: Python cannot read the file ({what}): look for an expression that is far too long"
@@ -104,8 +107,8 @@ def limits(memory, seconds, space):
     """A function that sets a process's limits before it begins; None on Windows, which has no such limits.
 
     Input: bytes of memory; seconds that it may last (twice as many of computing, because of threads); space, the bytes
-        of addresses that the original used, or None. Memory that processes share counts in no limit but that of the
-        addresses, and importing torch alone takes many of them
+        of addresses that the original used, or None. Only the limit of addresses counts the memory that processes
+        share, and importing torch alone takes many addresses
     """
     if os.name != "posix":
         return None

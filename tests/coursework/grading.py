@@ -3,7 +3,7 @@
 A student's files of the graded exercises are laid over the copy; tests and everything else are the instructor's. An
 exercise's points are given if each of its tests reports that it passed, and otherwise not. A crash, an endless loop or
 a sys.exit costs that student's points of that exercise, and nobody else anything. The table is written anew after each
-student, so what ends the grading leaves the rows of those before. It is no prison: a submission runs as whoever grades,
+student (--csv), so the rows so far survive a crash. It is no prison: a submission runs as whoever grades,
 so grade what you do not trust in a container.
 """
 
@@ -41,8 +41,8 @@ def grade(folder, exercises, args):
                 write(args.csv, as_csv(as_table(exercises, results)))
             if args.gradescope:
                 file = args.gradescope
-                several = file.with_name(f"{file.stem}-{name}{file.suffix}")
-                write(several if len(students) > 1 else file, as_gradescope(row))
+                own = file.with_name(f"{file.stem}-{name}{file.suffix}")
+                write(own if len(students) > 1 else file, as_gradescope(row))
     finally:
         print(f"\n{as_text(as_table(exercises, results))}\n")
         for name, row in results.items():
@@ -88,7 +88,7 @@ def as_text(table):
 
 
 def as_csv(table):
-    """The table for a spreadsheet, which takes a name that begins like a formula for one, unless a ' comes first."""
+    """The table. A name that begins like a formula gets a ' in front, or a spreadsheet would compute it."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([f"'{row[0]}" if row[0].startswith(tuple("=+-@\t\r")) else row[0], *row[1:]]
                                for row in table)

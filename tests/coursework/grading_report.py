@@ -31,7 +31,7 @@ class Report:
             self.outcomes[report.nodeid] = "passed"
 
     def failed(self, report):
-        from conftest import reason_of    # found as soon as pytest has loaded it
+        from conftest import reason_of    # importable only once pytest has loaded it
 
         self.outcomes[report.nodeid] = reason_of(report)[:1000]
 
@@ -46,7 +46,7 @@ def space():
     """The most bytes of addresses that this process has used, or None where the system does not tell."""
     try:
         return int(re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    except OSError:
+    except (OSError, TypeError):    # there is no such file, or no such line in it
         return None
 
 

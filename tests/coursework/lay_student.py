@@ -20,8 +20,8 @@ from take_out import Problem, cut, functions, parsed, put_back
 
 
 def file_to_grade(exercise, files):
-    """The exercise's file as it will be tested: the student's; or, of a submission that was begun when gpt/ had
-    another layout, ours with the student's function in it (`transplanted`).
+    """The exercise's file as it will be tested. It is the student's. If the submission was begun in an older layout of
+    gpt/, it is ours with the student's function in it (`transplanted`).
 
     Input: files, {"gpt/lora.py": its bytes}
     Raises: Problem if there is none
@@ -30,10 +30,12 @@ def file_to_grade(exercise, files):
     if source is not None and has_function(source, exercise) and not older(exercise, source):
         return alone(exercise, source)
     for name, content in sorted(files.items(), key=lambda item: item[0] != exercise.file):
-        with contextlib.suppress(Problem):    # of another file; what is wrong with the exercise's own is said below
+        try:
             other = text_of(name, content)
-            if has_function(other, exercise):
-                return transplanted(ours(exercise.file), other, exercise, files).encode("utf-8")
+        except Problem:    # what is wrong with a file that has not the function does not matter
+            continue
+        if has_function(other, exercise):
+            return transplanted(ours(exercise.file), other, exercise, files).encode("utf-8")
     if source is None:
         raise Problem(f"there is no {exercise.file} in the submission")
     cut(source, exercise)    # says what is wrong with it
@@ -52,7 +54,7 @@ def text_of(name, content):
 
 
 def has_function(source, exercise):
-    """Whether the function is there. A text without the word is not parsed: what is wrong with it does not matter."""
+    """Whether the function is there. A file without its `def` is not parsed, so faults in it do not matter."""
     if not re.search(rf"\bdef\s+{exercise.function.rpartition('.')[2]}\b", source):
         return False
     try:

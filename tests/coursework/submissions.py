@@ -49,9 +49,9 @@ def submissions(folder):
 
 
 def chosen(files):
-    """Of a submission's files those under gpt/, whether that stands at its top or one folder down: {name: bytes}.
+    """The files under gpt/, which is at the top of the submission or one folder down: {name: bytes}.
 
-    Input: files, {path in the submission: function that reads so many bytes of it}
+    Input: files, {path in the submission: function(size) that reads up to size bytes of it}
     """
     tops = {path.parts[:path.parts.index("gpt")] for path in files if "gpt" in path.parts[:-1][:2]}
     tops = {()} & tops or tops

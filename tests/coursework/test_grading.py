@@ -288,11 +288,15 @@ def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
         "from gpt.gone import what_has_moved\nTWO = 2\n\ndef times(a, b):\n    return a * b\n\nclass Double"))
     for student, file, text in (("new", "gpt/deep/x.py", TOY), ("old", "gpt/x.py", own),
                                 ("old-in-its-place", "gpt/deep/x.py", own),
-                                ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3"))):
+                                ("old-wrong", "gpt/x.py", own.replace("TWO = 2", "TWO = 3")),
+                                ("old-broken", "gpt/x.py", own.replace("from gpt.gone", "from gpt.helper").replace(
+                                    "what_has_moved", "times").replace("def times", "def other"))):
         path = tmp_path / "handed in" / student / file
         path.parent.mkdir(parents=True)
         path.write_text(text)
-    call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
+    (tmp_path / "handed in" / "old-broken" / "gpt" / "helper.py").write_text("def times(a, b:\n")
+    said = call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
+    assert re.search(r"old-broken 1.1: gpt/helper.py, line 1: .*Python cannot read the file", said), said
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-in-its-place", "2", "3", "5"],
+    assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-broken", "0", "3", "3"], ["old-in-its-place", "2", "3", "5"],
                          ["old-wrong", "0", "3", "3"]]
