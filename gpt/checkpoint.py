@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from gpt.storage.files import BadFile, first_line, written_whole
+from gpt.storage.files import BadFile, written_whole
 
 
 class Checkpoint:
@@ -60,7 +60,7 @@ class Checkpoint:
                     torch.load(file, map_location="meta", weights_only=True)
             except pickle.UnpicklingError as error:
                 raise ValueError(f"{self.path} was not written: progress.history holds something else than numbers, "
-                                 f"texts, lists and dicts ({first_line(error)})") from error
+                                 f"texts, lists and dicts") from error
         self.saved_at = time.monotonic()
 
     def restore(self, progress):

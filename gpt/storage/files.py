@@ -194,11 +194,6 @@ def sha256_of(tensors, text=""):
     return found.hexdigest()
 
 
-def first_line(error):
-    """What an error says, without the advice of torch's that follows, to unpickle a file as the program that it is."""
-    return str(error).partition("\n")[0]
-
-
 def read_state_dict(file):
     """A .pth -> {name: tensor}: a state_dict, or a dict with one under "model_state_dict", "state_dict" or "model".
 
@@ -211,8 +206,9 @@ def read_state_dict(file):
     except OSError:
         raise
     except Exception as error:    # a damaged file can make the unpickler stumble in any way
+        what = str(error).partition("\n")[0]    # torch's advice follows, to run the program
         raise ValueError(f"refused by torch.load(weights_only=True): it is damaged or holds more than tensors. To "
-                         f"unpickle it in another way would run any program in it ({first_line(error)})") from error
+                         f"unpickle it in another way would run any program in it ({what})") from error
     for key in ("model_state_dict", "state_dict", "model"):    # as training loops save it, beside the optimizer's
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
