@@ -577,6 +577,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_read(small_model, d
     assert_refused(dressed, "holds numbers that are not finite")
 
 
+@pytest.mark.exercise("6.7", "6.8")
 def test_dropout_is_what_it_was_in_training(small_model, tmp_path):
     """Training on without it would be another training, and nobody would be told."""
     model = copy.deepcopy(small_model).requires_grad_(False)
@@ -600,6 +601,7 @@ class Letters:
         return [ord(letter) - 97 for letter in text]
 
 
+@pytest.mark.exercise("6.8")
 def test_whoever_passes_the_labels_alone_gets_the_same_answers(tmp_path):
     config = GPTConfig(vocab_size=50257, context_length=24, emb_dim=30, n_heads=5, n_layers=1)
     base = GPTModel(config, torch.Generator().manual_seed(0)).eval()    # with room for the padding token
@@ -626,6 +628,7 @@ def test_padding_to_more_than_the_model_reads_is_refused(small_model, sizes, tmp
 
 # The base in other clothes
 
+@pytest.mark.exercise("6.7", "6.8")
 def test_a_compiled_or_distributed_model_is_saved_as_the_model_in_it(small_model, tmp_path):
     model = wearing(small_model, "default")
     plain = save(model, tmp_path / "plain").read_bytes()
@@ -646,6 +649,7 @@ def untied(model):
     return model
 
 
+@pytest.mark.exercise("6.7", "6.8")
 def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, tmp_path):
     classifier = save(wearing(small_model, "default"), tmp_path / "classifier")
     base, head = untied(small_model), small_model.out_head
@@ -666,6 +670,7 @@ def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, t
     assert torch.equal(answers(base), before)
 
 
+@pytest.mark.exercise("6.7")
 def test_pad_to_stays_with_a_model_that_is_saved_again(small_model, tmp_path):
     load_adapter(small_model, save(wearing(small_model, "default"), tmp_path / "a", pad_to=9))
     save_adapter(small_model, tmp_path / "b", base="small", labels=["ham", "spam"])

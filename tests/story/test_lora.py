@@ -772,7 +772,6 @@ def test_a_merged_model_gives_and_takes_no_state_dict(blocks_with_lora):
     assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
 
 
-@pytest.mark.exercise("6.3")
 def test_one_target_may_be_given_as_a_text(small_model):
     assert replace_linear_with_lora(small_model.trf_blocks, 2, 4, targets="W_query") == len(small_model.trf_blocks)
 
