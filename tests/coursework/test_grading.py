@@ -296,7 +296,7 @@ def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
         path.write_text(text)
     (tmp_path / "handed in" / "old-broken" / "gpt" / "helper.py").write_text("def times(a, b:\n")
     said = call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
-    assert re.search(r"old-broken 1.1: gpt/helper.py, line 1: .*Python cannot read the file", said), said
+    assert re.search(r"old-broken 1.1: gpt.helper.py, line 1: .*Python cannot read the file", said), said
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
     assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-broken", "0", "3", "3"], ["old-in-its-place", "2", "3", "5"],
                          ["old-wrong", "0", "3", "3"]]
