@@ -109,7 +109,7 @@ def load_adapter(model, file):
     if adapter.fingerprint != here:
         raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., this "
                       f"model's are {here[:12]}... in {model.tok_emb.weight.dtype}: load the same base first, in the "
-                      f"type that it had in training, as rule float32. Rounded weights are others: convert them when "
+                      f"type that it had in training, as a rule float32. Rounded weights are others: convert them when "
                       f"the adapter is on (gpt.cost.precision.hold)")
     if adapter.labels:
         with naming_file(file):
