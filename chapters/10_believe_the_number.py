@@ -166,8 +166,8 @@ section("10.5  Is it better, or luckier?")
 # asks how often coins would fall as unevenly as the rest does (9.7). Every different text counts once, with the first
 # seed that tested it: the copy of a message is no second witness. And ten methods make 45 pairs, of which one or two
 # fall below 0.05 by luck: so the smallest of m p values counts m times, the next m - 1 times, ... (Holm). "Not told
-# apart" does not mean equal. (In full: where 13 % is spam, no GPT-2 mini is better than naive Bayes, the head alone is
-# worse, and logistic regression, a second's work, is better than all of them. Fewer messages: 10.8.)
+# apart" does not mean equal. (In full: where 13 % is spam, no GPT-2 mini is better than naive Bayes, the head alone and
+# the untrained one are worse, and logistic regression, a second's work, is better than all of them. Fewer: 10.8.)
 
 show(counted_once)
 texts = {test: read_sms(path, blog=test == "blog")["Text"].tolist() for test in CONDITIONS}

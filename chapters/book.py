@@ -70,14 +70,13 @@ FLAGS = {
     "--leave-out-empty": dict(action="store_true", help="leave out the rows of --csv that have an empty cell"),
     "--idx": dict(metavar="FOLDER", help="MNIST's four idx files, in place of Fashion-MNIST"),
 }
-NEEDS = {    # flag: it needs one of these, of those that the chapter has
+NEEDS = {    # flag: one of these must be there too, if the chapter has any of them
     "--column": ["--csv"], "--text-column": ["--csv", "--predict"], "--label-column": ["--csv"],
     "--leave-out-empty": ["--csv"], "--adapter": ["--predict", "--text"], "--out": ["--predict"],
     "--resume": ["--full"],
 }
 NOT_BOTH = [("--csv", "--text"), ("--csv", "--predict"), ("--text", "--seeds"), ("--text", "--resume"),
-            ("--seeds", "--resume"), ("--text", "--epochs"), ("--predict", "--epochs"), ("--predict", "--resume"),
-            ("--predict", "--label-column")]
+            ("--seeds", "--resume"), ("--text", "--epochs"), ("--predict", "--epochs"), ("--predict", "--resume")]
 
 
 def start(doc, quick, full, *flags):
@@ -114,7 +113,7 @@ def start(doc, quick, full, *flags):
 
 
 def _check_flags(args, parser):
-    """Stop where a flag would be ignored, because another one is missing or takes its place."""
+    """Stop where a flag would be ignored, because what it NEEDS is missing or another takes its place (NOT_BOTH)."""
     flags = {f"--{name.replace('_', '-')}": value not in (None, False) for name, value in vars(args).items()}
     for flag, others in NEEDS.items():
         others = [other for other in others if other in flags]
@@ -146,7 +145,7 @@ def _last_words(kind, error, traceback):
         print(f"\n{str(error) or 'stopped'}", file=sys.stderr)
         sys.exit(130)    # what a shell expects after Ctrl-C
     if isinstance(error, (DownloadError, OSError, BadFile, FloatingPointError)):    # full disk, bad file, diverged run
-        forbidden = isinstance(error, PermissionError)
+        forbidden = isinstance(error, PermissionError) and str(error.filename).startswith(str(data_dir()))
         hint = " (GPT_DATA_DIR can name another folder for downloads and runs)" if forbidden else ""
         print(f"\n{error}{hint}", file=sys.stderr)
         sys.exit(1)

@@ -35,7 +35,7 @@ class Adapter:
     def __post_init__(self):
         texts = [self.base, self.fingerprint, *self.labels]
         if not all(isinstance(text, str) and text for text in texts) or not isinstance(self.labels, list):
-            raise ValueError(f"base, fingerprint and each of the labels must be a text, got {texts}")
+            raise ValueError(f"base and fingerprint must be a text and labels a list of texts, got {texts}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"each class needs a label of its own, got {self.labels}")
         if any(unicodedata.category(character) == "Cc" for character in "".join(self.labels)):
@@ -62,7 +62,7 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
     it). An A that several layers share is written once, for the first of them; the others, and only they, say in
     "shares_a" whose it is.
 
-    Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter
+    Input: base, the name of the base model; labels, the classes' names; pad_to: see Adapter (None: model.pad_to)
     Raises: ValueError, with the names, where something else trains too (`trained_besides`), because the file would lose
         it; where there is no LoRA layer; for what an Adapter and `_check_tensors` refuse: labels that do not fit the
         head, a pad_to that is too large, numbers that are not finite
@@ -82,8 +82,8 @@ def save_adapter(model, file, *, base, labels=(), pad_to=None):
         tensors |= {f"{owner}.lora.A": layer.lora.A, f"{name}.lora.B": layer.lora.B}
     lost = trained_besides(model)
     if lost or not layers:
-        raise ValueError(f"an adapter holds LoRA layers and a head, this model trains, or has changed, "
-                         f"{lost or 'no LoRA layer'}")
+        what = f"trains or has changed {lost}" if lost else "has no LoRA layer"
+        raise ValueError(f"an adapter holds only LoRA layers and a head, but this model {what}")
     adapter = Adapter(base, fingerprint(model), list(labels), pad_to or getattr(model, "pad_to", None), layers)
     _check_tensors(model, adapter, tensors, file)
     write_adapter(file, adapter, tensors)
@@ -108,9 +108,8 @@ def load_adapter(model, file):
     here = fingerprint(model)
     if adapter.fingerprint != here:
         raise BadFile(f"{file} was trained on {adapter.base!r} with weights {adapter.fingerprint[:12]}..., this "
-                      f"model's are {here[:12]}... in {model.tok_emb.weight.dtype}: load the same base first, in the "
-                      f"type that it had in training, as a rule float32. Rounded weights are others: convert them when "
-                      f"the adapter is on (gpt.cost.precision.hold)")
+                      f"model's are {here[:12]}...: load the same base first, in the type that it had in training, as "
+                      f"a rule float32, and convert it afterwards (gpt.cost.precision.hold)")
     if adapter.labels:
         with naming_file(file):
             refuse_to_lose_head(model)
@@ -199,7 +198,7 @@ def is_held(model):
 
 
 def trained_besides(model):
-    """The names of the parameters that train, or that import_peft has changed, and that are of no LoRA and no head."""
+    """The names of the parameters outside LoRA and head that train, or that import_peft has changed."""
     trained = [name for name, p in model.named_parameters()
                if p.requires_grad and ".lora." not in name and not name.startswith("out_head")]
     return [*getattr(model, "original_base", {}), *trained]
@@ -225,7 +224,7 @@ def refuse_to_lose_head(model):
 
 
 def _plain_tensors(model):
-    """The parameters as they were before merging, under their names without LoRA, a tied head left out."""
+    """The parameters as they were before merging and import_peft, named as without LoRA, a tied head left out."""
     tensors = {name: p for name, p in model.named_parameters() if ".lora." not in name}
     tensors |= {f"{name}.linear.weight": layer.original for name, layer in lora_layers(model)
                 if layer.original is not None}

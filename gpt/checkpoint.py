@@ -42,7 +42,10 @@ class Checkpoint:
         return now or time.monotonic() - self.saved_at >= self.every
 
     def save(self, progress, now=False):
-        """Write the run's state, whole or not at all, if it `is_due`. Raises: what `check_finite` does, and OSError"""
+        """Write the run's state, whole or not at all, if it `is_due`.
+
+        Raises: what `check_finite` does; ValueError for a history that could not be read back; OSError
+        """
         if not self.is_due(now):
             return
         check_finite(self.model, progress.step)
@@ -59,14 +62,14 @@ class Checkpoint:
                 with open(temporary, "rb") as file:    # what `restore` would refuse never becomes the file
                     torch.load(file, map_location="meta", weights_only=True)
             except pickle.UnpicklingError as error:
-                raise ValueError(f"{self.path} was not written: progress.history holds something else than numbers, "
-                                 f"texts, lists and dicts") from error
+                raise ValueError(f"{self.path} was not written: progress.history, or a setting of the optimizer, holds "
+                                 f"something else than numbers, texts, lists and dicts") from error
         self.saved_at = time.monotonic()
 
     def restore(self, progress):
         """Put the saved run back into model, optimizer and generators, in place; bit for bit on a CPU.
 
-        A run that was made for fewer epochs goes on too, from here with the schedule of the longer run.
+        A run of fewer epochs goes on too; its next steps follow the longer run's schedule.
 
         Output: the progress that was saved, or the `progress` given where there is nothing to go on from
         Raises: ValueError for a file that is damaged, of another run, or of a model that trains other parameters;
@@ -84,7 +87,7 @@ class Checkpoint:
         return replace(progress, **state["progress"])
 
     def _check_place(self):
-        """Find out before training, rather than after an hour of it, what would keep `save` from writing."""
+        """Find out before training, not after an hour of it, if a folder or a full disk is in the way of `save`."""
         if self.path.is_dir():
             raise IsADirectoryError(f"{self.path} is a folder, but the checkpoint needs this name: move it away")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,7 @@ class Checkpoint:
         free = shutil.disk_usage(self.path.parent).free
         if free < wanted:
             raise OSError(f"{self.path} will have some {size:,} bytes, and {wanted:,} must be free to write it whole; "
-                          f"the disk has {free:,}: make room, or set GPT_DATA_DIR to a folder on another disk")
+                          f"the disk has {free:,}: make room, or use another disk (for chapters: GPT_DATA_DIR)")
 
     def _read(self):
         """What `save` wrote. Reading a pickle can call any function; weights_only=True admits plain values only."""
@@ -106,6 +109,8 @@ class Checkpoint:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             state.setdefault("scaler", {})    # files from before November 2026 have none
             return {key: state[key] for key in ("identity", "progress", "optimizer", "parameters", "random", "scaler")}
+        except (OSError, MemoryError):      # the file may be whole
+            raise
         except Exception as error:          # damage shows in a dozen ways
             why = f"{self.path} is not a whole checkpoint ({error!r:.100}): start without --resume"
             raise BadFile(why) from error
@@ -121,8 +126,8 @@ class Checkpoint:
         there = {name: (tuple(p.shape), p.dtype) for name, p in parameters.items()}
         if here != there:
             name = min(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-            raise BadFile(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: "
-                          f"was the code changed in between?")
+            raise BadFile(f"{self.path} trains {name} as {there.get(name)}, this model as {here.get(name)}: was "
+                          f"the code changed in between? Then start without --resume")
 
     @torch.no_grad()
     def _put_back(self, state):
@@ -150,9 +155,9 @@ def check_finite(model, step):
 
 
 def as_python(value):
-    """The value with each number of NumPy or torch in it, however deep in lists and dicts, turned into Python's."""
+    """A copy of the value, the numbers of NumPy and torch in it made Python's, however deep in lists and dicts."""
     if isinstance(value, dict):
-        return {key: as_python(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+        return {as_python(key): as_python(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
         return type(value)(map(as_python, value))
     return value.tolist() if hasattr(value, "tolist") else value

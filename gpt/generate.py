@@ -47,13 +47,13 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens; for prompts of unequal length a list of B rows, (its length + n,) each
     Raises: ValueError for settings that leave nothing to choose from, that are negative, infinite or NaN
-        (`_check_settings`), for an empty prompt or one that is not token ids (`_one_width`), for a classifier, and for
+        (`_check_settings`), for an empty prompt, a text or a single row (`_one_width`), for a classifier, and for
         scores that are NaN or infinite (`choose`)
     """
     refuse_classifier(model)
     _check_settings(max_new_tokens, temperature, top_k, top_p)
     try:
-        stop = None if stop is None else index(stop)    # of NumPy and torch, too, a single whole number
+        stop = None if stop is None else index(stop)    # an int, or one whole number of NumPy or torch
     except TypeError:
         raise ValueError(f"stop is one token id, such as 50256, not {stop!r}") from None
     device, limit = model.tok_emb.weight.device, model.config.context_length
@@ -94,10 +94,10 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers
-    Raises: ValueError for logits that are NaN or infinite; minus infinity is a token that is never chosen
+    Raises: ValueError for logits that are NaN or plus infinity; minus infinity marks a token that is never chosen
     """
     if not (logits < float("inf")).all():
-        raise ValueError("the model's scores are NaN or infinite: has its training diverged, are its weights damaged?")
+        raise ValueError("the model's scores are NaN or infinite: did training diverge, or are its weights damaged?")
     if temperature < COLD:
         return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16's probabilities do not sum to 1
@@ -105,7 +105,7 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     if top_k is not None:
         logits[:, top_k:] = float("-inf")
     probabilities = logits.softmax(dim=-1)                                            # (B, V)
-    if top_p is not None and top_p < 1:    # the sum of all, rounded, may reach 1 before its end
+    if top_p is not None and top_p < 1:    # rounded sums can reach 1 before the last token
         before = probabilities.cumsum(dim=-1) - probabilities                         # (B, V), without the token itself
         probabilities[before >= top_p] = 0.0
     return order.gather(1, torch.multinomial(probabilities, 1, generator=generator))  # (B, 1)

@@ -145,7 +145,8 @@ class SpamDataset(Dataset):
         if not isinstance(csv_file, pd.DataFrame):    # only an empty cell is missing: "NA" and "null" are messages
             file, csv_file = csv_file, pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False, na_values=[""])
             if not isinstance(csv_file.index, pd.RangeIndex):    # pandas has made an index of the first cells
-                raise BadFile(f"{file}: its rows have more cells than its first line has names")
+                raise BadFile(f"{file}: its rows have more cells than its first line has names: does a cell hold "
+                              f"commas, and no quotation marks around it?")
         rows = encode(message_texts(csv_file), tokenizer, max_length, pad_token_id)
         self.ids, _ = pad(rows, pad_token_id, max_length)                             # (messages, max_length)
         self.labels = label_ids(csv_file)                                             # (messages,)

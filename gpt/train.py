@@ -35,7 +35,7 @@ def train(model, loader, loss_fn, optimizer, epochs, *, device="cpu", schedule=N
     Output: Progress
     Raises: FloatingPointError for a loss that is not finite, which names the step and the batch's rows. On a GPU it
         comes after up to READ_EVERY - 1 more steps, because losses are read together. FloatingPointError also for
-        weights that a step has made not finite (`check_finite`): they are never saved. ValueError for weights that
+        weights that a step made NaN or infinite (`check_finite`): they are never saved. ValueError for weights that
         would train in float16. KeyboardInterrupt after Ctrl-C, once the step under way is done, and saved if there is a
         checkpoint
     """

@@ -1,10 +1,10 @@
 """Files of weights, OpenAI's, Hugging Face's, the book's and our own, become a GPTModel.
 
-Each loader returns a model in eval mode and float32, with memory of its own. The head is tied to the embedding, except
-in a classifier and in a language model that was trained untied. Each loader is strict: a tensor that is missing, left
-over or misshapen is a ValueError that names it, or the first ten of them; where the config has another number of blocks
-than the file, the error names the two numbers. (A file without a config tells its depth by its blocks alone, so without
-its last block it is a GPT-2 that is one block less deep.)
+Each loader of a file returns a model in eval mode and float32, with memory of its own. The head is tied to the
+embedding, except in a classifier and in a language model that was trained untied. Each loader is strict: a tensor that
+is missing, left over or misshapen is a ValueError that names it, or the first ten of them; where the config has another
+number of blocks than the file, the error names the two numbers. (A file without a config tells its depth by its blocks
+alone, so without its last block it is a GPT-2 that is one block less deep.)
 
 Read along: chapters/04_weights.py. gpt/storage/openai_checkpoint.py reads OpenAI's files.
 """
@@ -33,7 +33,7 @@ MINI_SHA256 = "9b5ae56f04647f5aeb97f3852cc14ffb6f7ff8a4de5b55d4d309baf21be34802"
 OPENAI_FILES = ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 HUGGING_FACE_MASK = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")    # constants, not weights
 BOOK_MASK = re.compile(r"trf_blocks\.[0-9]+\.att\.mask")
-WRAPPER = re.compile(r"(?<![^.])(_orig_mod|module)\.")    # between dots: of torch.compile and DistributedDataParallel
+WRAPPER = re.compile(r"(?<![^.])(_orig_mod|module)\.")    # what torch.compile and DistributedDataParallel add
 
 
 def load_openai(directory):
@@ -301,7 +301,7 @@ def files_of_weights(path):
         return [path]
     try:
         names = read_json(path)["weight_map"].values()
-        return [path.with_name(name) for name in sorted({*names, min(names)})]    # min: there is one
+        return [path.with_name(name) for name in sorted({*names, min(names)})]    # min() refuses none
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path}: it is no index of the files of a model ({error!r})") from error
 
@@ -309,7 +309,7 @@ def files_of_weights(path):
 def read_config(path):
     """Hugging Face's config.json as a GPTConfig, and whether the head is the embedding (tie_word_embeddings).
 
-    Raises: ValueError for another kind of model, and for settings with which GPT-2's formulas would be others
+    Raises: ValueError for another kind of model, and for settings that change GPT-2's formulas
     """
     settings = read_json(path)
     with naming_file(path):
@@ -318,7 +318,7 @@ def read_config(path):
         inner = 4 * settings["n_embd"] if type(settings.get("n_embd")) is int else None
         for name, taken in (HUGGING_FACE_SETTINGS | {"n_inner": (inner, None)}).items():
             if settings.get(name, taken[0]) not in taken:
-                raise ValueError(f"{name} is {settings[name]!r}, but only {taken[0]!r} is computed here")
+                raise ValueError(f"{name} is {settings[name]!r}, here it must be {' or '.join(map(repr, taken))}")
         theirs = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}    # the others are called as in hparams.json
         config = GPTConfig(**{ours: settings.get(theirs.get(name, name)) for name, ours in HPARAMS.items()})
         return config, settings.get("tie_word_embeddings", True) is not False
@@ -360,7 +360,7 @@ def sizes(tensors):
 def config_of(tensors, n_heads=None):
     """The GPTConfig of tensors that came without one. They do not tell the number of heads, and it is not guessed.
 
-    Without n_heads it must be a known GPT-2: one with the channels and blocks of one of GPT2_SIZES.
+    Without n_heads, channels and blocks must be those of one of GPT2_SIZES.
     """
     found = sizes(tensors)
     if n_heads is None:
@@ -411,7 +411,7 @@ def check_tensors(wanted, tensors):
 def likely_cause(name, wants, has):
     """Why a tensor is not what the model wants, as a question. wants and has are shapes, or texts."""
     if name.startswith("out_head"):
-        return "was the head swapped or untied? Load first, swap then"
+        return "was the head swapped or untied? Load first, swap then; to save it, see save_adapter and export_hf"
     if name.endswith(("W_query.bias", "W_key.bias", "W_value.bias")) and isinstance(wants, str):
         return "was the model built with qkv_bias=False? GPT-2 has these biases"
     if isinstance(wants, str) or isinstance(has, str):

@@ -32,12 +32,13 @@ def open_table(file, *columns, text=None):
     """The delimiter of a CSV, which may be compressed by gzip, its column names, and its rows.
 
     The file is UTF-8. The names are in its first line, or in the second if the first is Excel's "sep=;", which sets the
-    delimiter. Otherwise the delimiter is that of DELIMITERS which finds all wanted columns, and of several that do the
-    one which gives most columns. A cell in quotation marks may hold line ends, delimiters and quotation marks, each
-    doubled. With tabs a quotation mark is an ordinary character, unless the first name begins with one. Blank lines are
-    skipped. (pandas takes the first column for an index if the first row has one cell too many.)
+    delimiter. Otherwise the delimiter is that of DELIMITERS which finds all wanted columns (if none is wanted, text or
+    Text), and of several that do the one which gives most columns. A cell in quotation marks may hold line ends,
+    delimiters and doubled quotation marks. With tabs a quotation mark is an ordinary character, unless the first name
+    begins with one. Blank lines are skipped. (pandas takes the first column for an index if the first row has one cell
+    too many.)
 
-    Input: text, the file's, where it is read already; a pipe can be read once only
+    Input: text, the file's content if it was read already: a pipe can be read only once
     Output: delimiter; header, a list of names; rows, a list of (line, cells): the line number, from 1, where the row
         begins, and as many strings as there are names
     Raises: OSError; BadFile for an empty or damaged file, and a wanted column that is missing or there twice; with
@@ -47,8 +48,8 @@ def open_table(file, *columns, text=None):
     start = BEFORE_THE_NAMES.match(text)
     text, first = text[start.end():], 1 + bool(start[1])
     headers = {sign: next(_rows(file, text, sign, first, strict=False), (1, []))[1] for sign in start[1] or DELIMITERS}
-    wanted = set(columns) or {"text"}
-    delimiter = max(headers, key=lambda sign: (wanted <= set(headers[sign]), len(headers[sign])))
+    wanted = [set(columns)] if columns else [{"text"}, {"Text"}]
+    delimiter = max(headers, key=lambda sign: (any(w <= set(headers[sign]) for w in wanted), len(headers[sign])))
     header = headers[delimiter]
     if not header:
         raise BadFile(f"{file}: the file is empty: not even a line of column names")
@@ -59,7 +60,8 @@ def open_table(file, *columns, text=None):
     rows = list(_rows(file, text, delimiter, first))[1:]
     for line, cells in rows:
         if len(cells) != len(header):
-            marks = "" if _quoting(text, delimiter) else ", and no quotation marks around it"
+            plain = _quoting(text, delimiter).get("quoting") == csv.QUOTE_NONE
+            marks = "" if plain else ", and no quotation marks around it"
             raise BadFile(f"{file}:{line}: {len(cells)} cells, but {len(header)} columns have a name: does a cell "
                           f"hold {DELIMITERS[delimiter]} or a line end{marks}?")
     return delimiter, header, rows
@@ -67,8 +69,9 @@ def open_table(file, *columns, text=None):
 
 def _quoting(text, delimiter):
     """Options for csv: tab-separated values have no quotation marks around cells (IANA), unless the first name has."""
-    plain = delimiter == "\t" and not text.startswith('"')
-    return dict(quoting=csv.QUOTE_NONE, quotechar=None) if plain else {}
+    if delimiter != "\t":
+        return {}
+    return dict(quoting=csv.QUOTE_ALL) if text.startswith('"') else dict(quoting=csv.QUOTE_NONE, quotechar=None)
 
 
 def _rows(file, text, delimiter, first, strict=True):
@@ -91,7 +94,8 @@ def read_table(file, *columns, leave_out_empty=False):
     """These columns of a CSV as a DataFrame of strings, each cell as it stands in the file: "NA" and "007" are texts.
 
     Input: leave_out_empty, whether to leave out rows that have an empty cell in one of these columns, and print which
-    Raises: what `open_table` does; BadFile for a table without rows, and, with their lines, for cells that are empty
+    Raises: what `open_table` does; BadFile for a table without rows, and, with their lines, for empty cells, if all
+        rows have one or they are not to be left out
     """
     _, header, rows = open_table(file, *columns)
     if not rows:
@@ -99,13 +103,13 @@ def read_table(file, *columns, leave_out_empty=False):
     table = pd.DataFrame([cells for _, cells in rows], dtype=str)[[header.index(column) for column in columns]]
     empty = (table == "").to_numpy()
     if empty.any():
-        row, column = empty.nonzero()
-        lines = list(dict.fromkeys(rows[i][0] for i in row))    # a row may have two
+        first = columns[empty.nonzero()[1][0]]
+        lines = [rows[i][0] for i in empty.any(axis=1).nonzero()[0]]
         named = f"lines {', '.join(map(str, lines[:9]))}{', ...' if len(lines) > 9 else ''}"
         if not leave_out_empty or len(lines) == len(table):
-            raise BadFile(f"{file}:{lines[0]}: the cell of column {columns[column[0]]} is empty; {empty.sum():,} cells "
-                          f"in {len(table):,} rows are ({named}): fill them, or leave out the rows that have one "
-                          f"(leave_out_empty)")
+            raise BadFile(f"{file}:{lines[0]}: the cell of column {first} is empty; {empty.sum():,} cells in "
+                          f"{len(table):,} rows are ({named}): fill them"
+                          + ("" if leave_out_empty else ", or leave out the rows that have one (leave_out_empty)"))
         print(f"{file}: {len(lines):,} of {len(table):,} rows have an empty cell and are left out: {named}")
         table = table[~empty.any(axis=1)].reset_index(drop=True)
     return table.set_axis(list(columns), axis=1)
@@ -132,7 +136,8 @@ def number_classes(table):
     Input: table, a DataFrame with the columns Label and Text, both strings
     Output: a new DataFrame, Label a class number 0..K-1; names, the K labels in the order of their numbers
     Raises: ValueError, with counts where there are any: one class only; a label that cannot be seen or has a control
-        character; two labels that look alike (`_as_seen`); a class with fewer than three texts that stay different after `normalised`
+        character; two labels that look alike (`_as_seen`); a class with fewer than three texts that stay different
+        after `normalised`
     """
     counts = table["Label"].value_counts()
     names = sorted(counts.index)
@@ -149,8 +154,9 @@ def number_classes(table):
         other = alike.setdefault(_as_seen(name), name)
         if other != name:
             raise ValueError(f"the labels {other!r} ({counts[other]:,} rows) and {name!r} ({counts[name]:,} rows) "
-                             f"look alike: they differ only in case, spaces, invisible characters, the encoding of a "
-                             f"letter or the way a number is written. Are they one class? Then write them alike")
+                             f"look alike: they differ only in case, spaces, hyphens, quotation marks, invisible "
+                             f"characters, the encoding of a letter or the way a number is written. Are they one "
+                             f"class? Then write them alike")
     texts = table["Text"].map(normalised).groupby(table["Label"]).nunique()
     for name in names:
         if texts[name] < 3:
@@ -163,7 +169,7 @@ def number_classes(table):
 
 
 def _as_seen(label):
-    """What tells a label from others at a glance: no case, extra spaces or invisible characters; a number's value."""
+    """A label without what the eye overlooks: case, extra spaces, invisible characters; a number's value."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     text = re.sub("[\ufe00-\ufe0f\u034f\U000e0100-\U000e01ef]", "", text)    # they choose how another one is drawn
     for kind, plain in (("\u2018\u2019\u02bc", "'"), ("\u201c\u201d", '"'), ("\u2010-\u2015\u2212", "-")):
@@ -190,7 +196,8 @@ def load_classifier(adapter_file):
     """
     base = read_adapter(adapter_file)[0].base
     if base not in GPT2_SIZES:
-        raise BadFile(f"{adapter_file} was trained on {base!r}, weights that no file holds: take another adapter")
+        raise BadFile(f"{adapter_file} was trained on {base!r}, which is no model of GPT2_SIZES: load that base "
+                      f"yourself, and call load_adapter")
     model = load_gpt2(base)
     adapter = load_adapter(model, adapter_file)
     if not adapter.labels:
@@ -220,7 +227,7 @@ def predict_file(model, source, out, text_column, tokenizer, labels, pad_to=None
     if Path(out).is_dir():
         raise IsADirectoryError(f"{out} is a folder: name a file in it")
     if Path(out).exists() and os.path.samefile(source, out):
-        raise BadFile(f"{out} would be overwritten with its own labels: write them to another file")
+        raise BadFile(f"{out} is the source itself, which would be overwritten: write to another file")
     taken = [column for column in NEW_COLUMNS if column in header]
     if taken:
         raise BadFile(f"{source} has a column {taken[0]} already: was it labelled before? Rename it or leave it out")

@@ -30,7 +30,7 @@ def export_hf(model, folder, *, labels=()):
     Their classifier reads at the last token that is not <|endoftext|>, because that token also pads. So do we, as long
     as no message itself ends in <|endoftext|>, and our tokenizer never makes it from text. A classifier that was
     trained the blog's way, to be read at its padding, answers differently there. It is refused if it came from an
-    adapter (model.pad_to). Straight after training nothing tells how it is read, so do not export it then.
+    adapter (model.pad_to). Right after training model.pad_to is not set, and nothing refuses it: do not export it then.
 
     Input: model, its LoRAs merged or not; labels, the classes' names in the head's order, or () for LABEL_0, LABEL_1...
     Raises: ValueError for labels that do not fit the head or are not different texts, for numbers that are not finite,
@@ -71,7 +71,7 @@ def hf_config(model, labels=()):
                          "adapter over that, and export it")
     if getattr(model, "pad_to", None):
         raise ValueError(f"this model is read at its padding (pad_to {model.pad_to}), and Hugging Face's classifier "
-                         f"reads at the last real token, so its answers would differ: train one that is read there")
+                         f"reads at the last real token, so its answers would differ: train one without pad_to")
     config = model.config
     K = 0 if scores_tokens(model) else plain_head(model).out_features
     if labels and (len(labels) != K or len(set(labels)) != K or not all(isinstance(name, str) for name in labels)):

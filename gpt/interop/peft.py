@@ -12,7 +12,7 @@ by side, with one update for all three. There the three A's are stacked, and eac
               A_value^T  (r, in)                0          0        B_value^T
 
 PEFT's settings have no place for the base's fingerprint, the names of the classes or a checksum. They stand in the
-header of the safetensors file, where PEFT does not look. Answers there and here agree to 1e-5 of the largest.
+header of the safetensors file, where PEFT does not look. Logits there and here agree to 1e-5 of the largest.
 
 Read along: chapters/07_lora_writer.py. Source: the files of peft 0.21.2.
 """
@@ -61,7 +61,8 @@ def export_peft(model, folder, *, base=None, labels=()):
     base = base or next((name for name, sizes in OPENAI.items() if sizes == model.config), None)
     with naming_file(f"{folder} was not written"):
         if lost := trained_besides(model):
-            raise ValueError(f"it would hold LoRA layers and a head, but this model trains, or has changed, {lost}")
+            raise ValueError(f"it would hold only LoRA layers and a head, but this model trains or has changed {lost}: "
+                             f"export_hf writes all of it")
         labels = list(hf_config(model, list(labels)).get("id2label", {}).values())
         modules, head = pack_model(model), head_tensors(model)
         tensors = {PREFIX + name: tensor for name, tensor in head.items()}
@@ -289,7 +290,7 @@ def head_of(model, tensors):
         W (scale' n + shift') = W' z + b     with W' = W scale' / scale, b = W shift' - W' shift
 
     Input: tensors, {} or "score.weight" (K, C) and perhaps "transformer.ln_f.weight" and "transformer.ln_f.bias" (C,)
-    Output: W' (K, C), b (K,) in the model's type; None of a language model, which has no score.weight
+    Output: W' (K, C), b (K,) in the model's type; None for a language model, which has no score.weight
     Raises: ValueError for a channel that our norm multiplies by 0 and the file's does not, and for a head that is too
         large for the model's type
     """
@@ -347,7 +348,7 @@ def sort_tensors(model, settings, tensors):
 
 
 def check_embedding(model, name, tensor):
-    """Refuse an embedding, (V, C) or with rows for more tokens, that is not this base's: it was trained."""
+    """Refuse an embedding, (V, C) or with rows for more tokens, that is not this base's."""
     ours = model.tok_emb.weight.detach().cpu()
     if tensor is not None and (tensor.ndim != 2 or not torch.equal(tensor[:len(ours)], ours.to(tensor.dtype))):
         raise ValueError(f"{name} has other numbers than this model's embedding: was it trained, or is this another "
@@ -384,7 +385,7 @@ def read_notes(header, tensors, settings):
 
     Raises: ValueError for notes that are not an adapter's, and for a sha256 that is not that of the content
     """
-    if header.keys() - {"adapter", "format"}:    # PEFT writes a format alone: then "adapter" itself may be damaged
+    if header.keys() - {"adapter", "format"}:    # PEFT writes "format" alone; another key may be a damaged "adapter"
         raise ValueError(f"its header holds {sorted(header)}: is it damaged?")
     if "adapter" not in header:
         return {}

@@ -26,7 +26,7 @@ NO_SAFETENSORS = {    # first bytes of files often mistaken for safetensors
     b"\x80": "it is a pickle, as older versions of torch.save wrote it: load_book reads that of a GPT-2",
     b"\x1f\x8b": "it is compressed: unpack it with gunzip",
 }
-STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}    # an open file's number, which /dev/fd/N gives too
+STREAMS = {"/dev/stdout": "1", "/dev/stderr": "2"}    # an open file's number, which /dev/fd/N gives too
 
 
 @contextmanager
@@ -42,19 +42,20 @@ def written_whole(path):
 
     Raises: IsADirectoryError if `path` is a folder; OSError with the path if the disk is full
     """
-    path, stream = Path(path), STREAMS.get(str(path)) or re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    path, found = Path(path), re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    stream = found[1] if found else STREAMS.get(str(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it, or move it out of the way")
     if stream or path.exists() and not path.is_file():
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder, path.name)
             sys.stdout.flush()
-            target = os.dup(int(stream[1]) if isinstance(stream, re.Match) else stream) if stream else path
+            target = os.dup(int(stream)) if stream else path
             with open(Path(folder, path.name), "rb") as whole, open(target, "wb") as out:
                 shutil.copyfileobj(whole, out)
         return
     path = Path(os.path.realpath(path))
-    # A folder, which nobody else can read: safetensors makes a temporary file of its own beside the one that it writes.
+    # A folder, because safetensors writes a temporary file of its own beside its target.
     with tempfile.TemporaryDirectory(prefix=_prefix_in(path.parent), dir=path.parent) as folder, _saying_if_full(path):
         temporary = Path(folder, path.name)
         yield temporary
@@ -65,24 +66,26 @@ def written_whole(path):
 def _prefix_in(folder):
     """Make the folder, remove what killed processes left in it, and give the prefix of a temporary folder's name.
 
-    The prefix has the process's number and where that number counts: on this machine, in this container.
+    The prefix names process, container and machine, because elsewhere the process's number means nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = Path("/proc/self/ns/pid")    # Linux only; on Windows nothing is removed
     here = f"{numbers.stat().st_ino if numbers.exists() else 0}-{platform.node()}"
     for left in folder.glob(".writing-*") if os.name == "posix" else ():
         found = re.fullmatch(rf"\.writing-(\d+)-{re.escape(here)}-\w+", left.name)
+        if not found:
+            continue
         with suppress(OSError):    # another user's process, or removed meanwhile
             try:
-                os.kill(int(found[1] if found else os.getpid()), 0)    # sends nothing
+                os.kill(int(found[1]), 0)    # sends nothing
             except ProcessLookupError:    # it does not run any more
-                if not (left / "old").is_dir():    # or it has what `written_whole_folder` was replacing
+                if not (left / "old").is_dir():    # which `written_whole_folder` was replacing: keep it
                     shutil.rmtree(left)
     return f".writing-{os.getpid()}-{here}-"
 
 
 def _finish(file, path):
-    """Force a file's content to the disk, before the name `path` appears there, and give it that file's permissions."""
+    """Force a file's content to the disk, and give it the permissions of the file at `path`, or of any new one."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
     os.umask(mask := os.umask(0o077))    # the mask can only be read by setting it
@@ -97,7 +100,7 @@ def _saying_if_full(path):
     except Exception as error:
         if (getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
                 or shutil.disk_usage(path.parent).free < 1 << 16):
-            raise OSError(f"{path} could not be written: the disk is full, or your share of it") from error
+            raise OSError(f"{path} could not be written: the disk is full, or your quota is used up") from error
         raise
 
 
@@ -106,7 +109,7 @@ def written_whole_folder(path):
     """Write files, and no folders, into the temporary folder that it yields; it takes the name `path` afterwards.
 
     A folder that is at `path` already is replaced if it holds only files of the names that were written, as an older
-    version does. It is never half old and half new. But no system swaps two folders in one step: if the process is
+    version does. It is never half old and half new. But Python cannot swap two folders in one step: if the process is
     killed in the instant between, there is none at `path`, and the old one stays beside it, in .writing-*/old.
 
     Raises: FileExistsError, with the names, for a folder that holds anything else, and for a file; it stays as it is;
@@ -128,17 +131,18 @@ def written_whole_folder(path):
                 raise FileExistsError(f"{path} holds {', '.join(others[:5])}, which would be lost: give the name of a "
                                       f"folder that is new, empty, or an older one of this kind")
             shutil.copymode(path, new)
-            os.replace(path, old)
         try:
+            if path.exists():
+                os.replace(path, old)
             os.replace(new, path)
-        except OSError:
-            if old.exists():
+        except BaseException:    # Ctrl-C, too
+            if old.exists() and not path.exists():
                 os.replace(old, path)
             raise
 
 
 class BadFile(ValueError):
-    """A file that cannot be used. The message begins with its name and says all that whoever gave it needs to know."""
+    """A file that cannot be used. The message begins with its name and tells the user all that they need."""
 
 
 @contextmanager
@@ -146,7 +150,7 @@ def naming_file(file):
     """Turn a ValueError about a file into a BadFile with the file's name in front."""
     try:
         yield
-    except (ValueError, RecursionError, SafetensorError) as error:    # RecursionError: JSON that nests too deeply
+    except (ValueError, RecursionError) as error:    # RecursionError: JSON that nests too deeply
         raise BadFile(f"{file}: {error}") from error
 
 
@@ -168,12 +172,12 @@ def read_json(file):
 def read_safetensors(file):
     """A safetensors file -> {name: tensor}, {key: text}: the tensors and the metadata."""
     if Path(file).exists() and not Path(file).is_file():
-        raise ValueError("this is no file: of a folder give adapter.safetensors or model.safetensors in it (a folder "
-                         "of PEFT's goes to import_peft)")
+        raise ValueError("this is no file: give one in it, such as adapter.safetensors. (Whole folders are read by "
+                         "load_huggingface and import_peft.)")
     try:
         with safe_open(file, framework="pt") as opened:
             names = opened.keys()
-            if len(names) > 10_000:    # the largest GPT-2 with a LoRA everywhere has 1,500; a million take minutes
+            if len(names) > 10_000:    # the largest GPT-2 has 772; to read a million takes minutes
                 raise ValueError(f"it has {len(names):,} tensors: no model here has more than 10,000")
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except SafetensorError as error:
@@ -184,7 +188,7 @@ def read_safetensors(file):
 
 
 def sha256_of(tensors, text=""):
-    """The sha256 of {name: tensor}, with shapes and types of numbers, and of a text: 64 hexadecimal digits."""
+    """The sha256 of {name: tensor}, with shapes and dtypes, and of a text: 64 hexadecimal digits."""
     import torch    # see `read_state_dict`
 
     found = hashlib.sha256(text.encode())
@@ -207,8 +211,8 @@ def read_state_dict(file):
         raise
     except Exception as error:    # a damaged file can make the unpickler stumble in any way
         what = str(error).partition("\n")[0]    # torch's advice follows, to run the program
-        raise ValueError(f"refused by torch.load(weights_only=True): it is damaged or holds more than tensors. To "
-                         f"unpickle it in another way would run any program in it ({what})") from error
+        raise ValueError(f"refused by torch.load(weights_only=True): it is damaged, or holds more than tensors and "
+                         f"could run a program. Save model.state_dict() alone ({what})") from error
     for key in ("model_state_dict", "state_dict", "model"):    # as training loops save it, beside the optimizer's
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

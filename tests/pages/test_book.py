@@ -451,5 +451,8 @@ def test_what_the_reader_can_help_is_one_line(start, capsys, error):
 def test_where_nothing_may_be_written_the_way_out_is_said(start, capsys):
     start()
     with pytest.raises(SystemExit):
-        sys.excepthook(PermissionError, PermissionError(13, "Permission denied", "/data/runs"), None)
-    assert "/data/runs' (GPT_DATA_DIR can name another folder" in capsys.readouterr().err
+        sys.excepthook(PermissionError, PermissionError(13, "Permission denied", str(book.data_dir() / "runs")), None)
+    assert "runs' (GPT_DATA_DIR can name another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        sys.excepthook(PermissionError, PermissionError(13, "Permission denied", "/elsewhere/t.csv"), None)
+    assert "GPT_DATA_DIR" not in capsys.readouterr().err

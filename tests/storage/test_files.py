@@ -276,7 +276,7 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, cause):
 
 
 def test_a_folder_is_no_file_of_tensors(tmp_path):
-    with pytest.raises(ValueError, match="this is no file: of a folder give adapter.safetensors"):
+    with pytest.raises(ValueError, match="this is no file: give one in it, such as adapter.safetensors"):
         read_safetensors(tmp_path)
 
 

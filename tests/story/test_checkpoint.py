@@ -199,7 +199,7 @@ def test_a_model_that_trains_other_parameters_is_an_error(saved, tmp_path, chang
 
 def test_what_could_not_be_read_again_does_not_replace_what_can(saved, tmp_path):
     before = (tmp_path / "run.pt").read_bytes()
-    with pytest.raises(ValueError, match="run.pt was not written: progress.history holds something else than numbers"):
+    with pytest.raises(ValueError, match="run.pt was not written: progress.history, or a setting of the optimizer"):
         saved.checkpoint.save(Progress(history=[object]), now=True)
     assert (tmp_path / "run.pt").read_bytes() == before, "hours later, --resume would refuse this file"
 

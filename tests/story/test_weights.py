@@ -198,13 +198,13 @@ def test_the_number_of_heads_is_read_from_the_config_beside_the_weights(tmp_path
 
 
 @pytest.mark.parametrize("settings, reason", [
-    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06, but only 1e-05"),
+    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06, here it must be 1e-05"),
     (dict(activation_function="relu"), "activation_function is 'relu'"),
     (dict(activation_function="gelu"), "activation_function is 'gelu'"),
     (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
     (dict(scale_attn_weights=False), "scale_attn_weights is False"),
     (dict(add_cross_attention=True), "add_cross_attention is True"),
-    (dict(n_inner=100), "n_inner is 100, but only 192"), (dict(model_type="gpt_neo"), "model_type is 'gpt_neo'"),
+    (dict(n_inner=100), "n_inner is 100, here it must be 192 or None"), (dict(model_type="gpt_neo"), "model_type is 'gpt_neo'"),
     (dict(problem_type="regression"), "problem_type is 'regression'"), (dict(model_type="bert", vocab_size=None), "model_type"),
     (dict(n_layer=2), "n_layers is said to be 2, the tensors make it 3"), (dict(n_head=0), "at least 1, got 0"),
     (dict(n_head=None), "at least 1, got None")])
