@@ -275,8 +275,8 @@ with torch.no_grad():    # what 4.4 was asked, among the same V words
 print(f"last fifth of 4.3: counting {counting:.2f}, 4.4 {rest_losses[best]:.2f} at its best, {weights} "
       f"{F.cross_entropy(logits, rest[:, 1:].flatten()):.2f} nats, and it trained on other texts")
 
-# What is it worth to have read? On average most where there is little else to learn from, though these five seeds differ
-# too much to be sure: chapter 10's spam filters, mini trained as a whole, from a run that is kept.
+# What is it worth to have read? On average most where there is little else to learn from, though these five seeds
+# differ too much to be sure: chapter 10's spam filters, mini trained as a whole, from a run that is kept.
 curves = json.loads((results / "10-mini-default-seed123.json").read_text(encoding="utf-8"))["learning_curves"]
 for n in ("16", "1045"):
     read, unread = (curves[name][n][0] for name in ("everything", "untrained, everything"))
