@@ -56,8 +56,8 @@ if args.predict is not None:    # not a lesson, only labels
 if args.csv is not None:
     if args.text_column is None or args.label_column is None:
         sys.exit("--csv FILE needs --text-column NAME and --label-column NAME")
-    place = hashlib.sha256(str(Path(args.csv).resolve()).encode()).hexdigest()    # tables of one name are not one
-    args.recipe = f"{Path(args.csv).stem}-{place[:6]}"    # names the run's folder
+    place = hashlib.sha256(str(Path(args.csv).resolve()).encode()).hexdigest()
+    args.recipe = f"{Path(args.csv).stem}-{place[:6]}"    # names the run's folder: two tables may have one name
 
 # %%
 section("9.1  A cell is text, until a library guesses")

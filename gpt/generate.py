@@ -47,8 +47,8 @@ def generate(model, token_ids, max_new_tokens, *, temperature=0.0, top_k=None, t
         generator, the torch.Generator to draw from (torch's global one where it is None)
     Output: (B, T + n), n <= max_new_tokens; for prompts of unequal length a list of B rows, (its length + n,) each
     Raises: ValueError for settings that leave nothing to choose from, that are negative, infinite or NaN
-        (`_check_settings`), for an empty prompt, a text or a single row (`_one_width`), for a classifier, and for
-        scores that are NaN or infinite (`choose`)
+        (`_check_settings`), for an empty prompt, a text or a single row (`_one_width`), for a classifier, and, on a
+        CPU, for scores that are NaN or infinite (`choose`)
     """
     refuse_classifier(model)
     _check_settings(max_new_tokens, temperature, top_k, top_p)
@@ -94,9 +94,10 @@ def choose(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
 
     Input: logits (B, V); generator as in `generate`
     Output: (B, 1) integers
-    Raises: ValueError for logits that are NaN or plus infinity; minus infinity marks a token that is never chosen
+    Raises: ValueError for logits that are NaN or plus infinity; minus infinity marks a token that is never chosen. Only
+        a CPU's logits are looked at, because a GPU would have to be waited for at each token
     """
-    if not (logits < float("inf")).all():
+    if logits.device.type == "cpu" and not (logits < float("inf")).all():
         raise ValueError("the model's scores are NaN or infinite: did training diverge, or are its weights damaged?")
     if temperature < COLD:
         return logits.argmax(dim=-1, keepdim=True)                                    # (B, 1)

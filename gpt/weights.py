@@ -57,7 +57,7 @@ def load_huggingface(file, n_heads=None):
     with naming_file(file):
         tensors = {}
         for part in files:
-            read = read_safetensors(part)[0] if part.suffix == ".safetensors" else read_state_dict(part)
+            read = read_state_dict(part) if part.suffix in (".bin", ".pth", ".pt") else read_safetensors(part)[0]
             tensors |= {WRAPPER.sub("", name): tensor for name, tensor in read.items()}
         score = tensors.pop("score.weight", None)    # a classifier's head
         tensors = from_openai({name: t for name, t in tensors.items() if not HUGGING_FACE_MASK.fullmatch(name)})
@@ -72,9 +72,9 @@ def load_huggingface(file, n_heads=None):
             raise ValueError("lm_head.weight differs from wte.weight, as if trained untied, but config.json is missing "
                              "or says that they are tied: is the file damaged, or was config.json left behind?")
         if score is not None:
-            if len(score) < 2:
+            if score.ndim == 2 and len(score) < 2:
                 raise ValueError("score.weight has one output: was it trained to give a number, and no class?")
-            tensors |= {"out_head.weight": score, "out_head.bias": score.new_zeros(score.shape[:1])}
+            tensors |= {"out_head.weight": score, "out_head.bias": score.new_zeros(len(score) if score.ndim else 1)}
         return assemble(config, tensors)
 
 
