@@ -523,6 +523,22 @@ def test_a_head_with_one_output_is_no_classifier(tmp_path, arrays):
         load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, tensors={"score.weight": torch.randn(1, 48)}))
 
 
+@pytest.mark.parametrize("score", [torch.tensor(1.0), torch.randn(48), torch.randn(3, 48, 1)])
+def test_a_head_of_another_shape_is_an_error_that_names_it(tmp_path, arrays, score):
+    with pytest.raises(ValueError, match="out_head.weight: the model wants"):
+        load_huggingface(hugging_face_folder(tmp_path / "hf", arrays, tensors={"score.weight": score}))
+
+
+@pytest.mark.parametrize("name", ["weights", "model.safetensors.old", "model.pth"])
+def test_a_file_of_weights_may_have_any_name(tmp_path, arrays, name):
+    file = hugging_face_file(tmp_path / "model.safetensors", arrays)
+    if name.endswith(".pth"):
+        torch.save(load_file(file), tmp_path / name)
+    else:
+        file.rename(tmp_path / name)
+    assert_gives_the_oracles_logits(load_huggingface(tmp_path / name, n_heads=4))
+
+
 @pytest.mark.parametrize("names", [{}, {"a": "x/y.safetensors"}, {"a": 1}])
 def test_an_index_of_nothing_is_an_error_with_its_name(tmp_path, names):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), encoding="utf-8")
