@@ -9,6 +9,7 @@ A test says which exercises it checks: @pytest.mark.exercise("6.1", "6.3"). The 
 import os
 import random
 import re
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,14 @@ def small_model(sizes, pytestconfig):
     config = GPTConfig(vocab_size=sizes.V, context_length=sizes.context, emb_dim=sizes.C, n_heads=sizes.H,
                        n_layers=sizes.layers)
     return GPTModel(config, torch.Generator().manual_seed(pytestconfig.getoption("--hidden") or 0)).eval()
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own reaction to Ctrl-C, even where a script runs these tests in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -45,14 +45,6 @@ def classifier(small_model):
     return small_model    # under a head of zeros no other parameter has a gradient
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """Python's own reaction to Ctrl-C, even where a script runs these tests in the background and it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def sgd(model, rate=1.0):
     return torch.optim.SGD(model.parameters(), lr=rate)
 
