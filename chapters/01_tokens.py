@@ -1,13 +1,16 @@
-"""1  Tokens: from text to numbers, and on to vectors
+# %% [markdown]
+"""
+# 1  Tokens: from text to numbers, and on to vectors
 
 After this chapter you can learn byte-pair merges by hand, encode text with GPT-2's own, say why a text has the tokens
 that it has, and cut a long text into training windows. You need: Python and a little torch.
 
-Run: python chapters/01_tokens.py
-Time: --quick 2 s; full, all messages, 6 s; on 2 CPU cores (AMD EPYC), data there already
-Source: Sennrich et al. 2016, section 3.2; Radford et al. 2019, section 2.2
+- Run: `python chapters/01_tokens.py`
+- Time: --quick 2 s; full, all messages, 6 s; on 2 CPU cores (AMD EPYC), data there already
+- Source: Sennrich et al. 2016, section 3.2; Radford et al. 2019, section 2.2
 """
 
+# %%
 from collections import Counter
 from itertools import pairwise
 
@@ -24,11 +27,14 @@ from gpt.weights import load_gpt2
 QUICK, FULL = dict(messages=500), dict(messages=5574)
 args = start(__doc__, QUICK, FULL)
 
-# %%
-section("1.1  Text is bytes")
+# %% [markdown]
+# ## 1.1 Text is bytes
+#
 # A model computes with numbers, so every text must become a row of them. It is one already: files and phones hold text
 # as bytes, 0 to 255. UTF-8 says which: one for English letters, digits and signs (ASCII), two to four for all others.
 
+# %%
+section("1.1")
 text = "Win £5 now 🎉"
 print(list(text.encode("utf-8")))
 #> [87, 105, 110, 32, 194, 163, 53, 32, 110, 111, 119, 32, 240, 159, 142, 137]
@@ -36,10 +42,14 @@ predict("bytes: 10 of ASCII, 2 for the pound sign, 4 for the emoji", 10 + 2 + 4,
 # So 256 numbers are enough. But the rows are long, and what a model does for each number of a row it would do for each
 # letter. Hence tokens: bytes that often stand together become one.
 
-# %%
-section("1.2  Learn merges from one sentence")
+# %% [markdown]
+# ## 1.2 Learn merges from one sentence
+#
 # Byte-pair encoding: count all pairs of neighbours, make the most frequent pair one part, and count again. Of pairs
 # that are equally frequent the one that came first wins. GPT-2's vocabulary is 50,000 such merges.
+
+# %%
+section("1.2")
 
 
 def merge(parts, pair):
@@ -73,11 +83,14 @@ print(rows[0])
 predict("parts left: the sentence less the counts", len(sentence) - sum(counts.values()), len(rows[0]))
 #> parts left: the sentence less the counts: predicted 11, measured 11
 
-# %%
-section("1.3  Cut first, then merge")
-# b'at and' is the end of one word and all of the next: of little use elsewhere. So GPT-2 first cuts text into pieces by
-# a pattern, and no merge crosses a cut. A word takes one space before it along, and nothing is lost at a cut.
+# %% [markdown]
+# ## 1.3 Cut first, then merge
+#
+# `b'at and'` is the end of one word and all of the next: of little use elsewhere. So GPT-2 first cuts text into pieces
+# by a pattern, and no merge crosses a cut. A word takes one space before it along, and nothing is lost at a cut.
 
+# %%
+section("1.3")
 text = "I'll pay £5,000  for the cat!!"
 print(regex.findall(SPLIT, text))
 #> ['I', "'ll", ' pay', ' £', '5', ',', '000', ' ', ' for', ' the', ' cat', '!!']
@@ -86,10 +99,14 @@ counts, rows = learn_merges(regex.findall(SPLIT, sentence), 7)
 print([b"".join(pair) for pair in counts], rows[:3])
 #> [b'th', b'the', b'at', b' a', b' an', b' and', b' the'] [[b'the'], [b' ', b'c', b'at'], [b' and']]
 
-# %%
-section("1.4  Encode: what was learnt first is merged first")
+# %% [markdown]
+# ## 1.4 Encode: what was learnt first is merged first
+#
 # A new text is merged as the sentence was. Bytes have the ids 0 to 255, each merge gets the next one, so a low id means
 # learnt early. In each piece, merge the pair that makes the token with the lowest id; again, until no pair makes one.
+
+# %%
+section("1.4")
 
 
 def encode_by_hand(text, ranks):
@@ -109,11 +126,14 @@ print([list(own)[i] for i in encode_by_hand("a hat on the path", own)])    # wor
 #> [b'a', b' ', b'h', b'at', b' ', b'o', b'n', b' the', b' ', b'p', b'a', b'th']
 # In "path" b'at' would fit as well, but b'th' was learnt first.
 
-# %%
-section("1.5  GPT-2's 50,000 merges")
-# The file vocab.bpe holds them, one a line, with a visible sign for each byte: a space is "Ġ". Single bytes have the
-# ids 0 to 255 in the order of these signs, so 0 is "!". One id is no text: <|endoftext|>, the last.
+# %% [markdown]
+# ## 1.5 GPT-2's 50,000 merges
+#
+# The file `vocab.bpe` holds them, one a line, with a visible sign for each byte: a space is `Ġ`. Single bytes have the
+# ids 0 to 255 in the order of these signs, so 0 is `!`. One id is no text: `<|endoftext|>`, the last.
 
+# %%
+section("1.5")
 show(read_ranks)
 vocab_bpe = fetch("vocab.bpe").read_text(encoding="utf-8")
 print(vocab_bpe.splitlines()[1:11])
@@ -131,9 +151,18 @@ same = sum(encode_by_hand(message, ranks) == gpt2.encode_ordinary(message) for m
 predict("messages with the same ids by hand and by tiktoken", len(messages), same)
 #> messages with the same ids by hand and by tiktoken: predicted 500, measured 500
 
-# %%
-section("1.6  Learnt first is not longest first")
+# %% [markdown]
+# **Your turn.** `read_ranks` gets the visible signs from `byte_alphabet`. `python tests/exercises.py start E1.1` takes
+# out the body of `byte_alphabet`, `python tests/exercises.py start E1.2` that of `read_ranks`;
+# `python -m pytest --exercise E1.1` and `--exercise E1.2` check yours.
+
+# %% [markdown]
+# ## 1.6 Learnt first is not longest first
+#
 # One might expect that the encoder takes the longest token that fits, or as few tokens as can be. It does neither.
+
+# %%
+section("1.6")
 
 
 def tokens(text):
@@ -155,11 +184,15 @@ print(f"the messages: {sum(len(tokens(piece)) for piece in pieces):,} tokens; wi
       f"{sum(len(longest_first(piece.encode('utf-8'))) for piece in pieces):,}")
 #> the messages: 11,486 tokens; with the longest first 11,414
 
-# %%
-section("1.7  What looks alike need not be alike")
-# A capital or a space in front makes another token; numbers fall apart as the merges happen to be; 'd is cut off as
-# in "he'd". That " the" and "The" are one word, or how much " 2000" is, nothing tells the model: it must learn it.
+# %% [markdown]
+# ## 1.7 What looks alike need not be alike
+#
+# A capital or a space in front makes another token; numbers fall apart as the merges happen to be; `'d` is cut off as
+# in "he'd". That `" the"` and `"The"` are one word, or how much `" 2000"` is, nothing tells the model: it must learn
+# it.
 
+# %%
+section("1.7")
 for text in ("the", " the", "The", "winner", "WINNER", "don't", "DON'T", "b'day", " 2000", "07123456789"):
     print(f"{text!r:14} {tokens(text)}")
 #> "b'day"        [b'b', b"'d", b'ay']
@@ -174,10 +207,13 @@ print(tokens("The city of ") + tokens("London"), tokens("The city of London"))
 predict("tokens of a typed sign", 7, text_to_token_ids("<|endoftext|>", gpt2).shape[1])    # <, |, end, of, text, |, >
 predict("asked for", [END_OF_TEXT], gpt2.encode("<|endoftext|>", allowed_special="all"))
 
-# %%
-section("1.8  No text is unknown, but some are expensive")
+# %% [markdown]
+# ## 1.8 No text is unknown, but some are expensive
+#
 # Every byte is a token, so there is no "unknown word". Each character of Unicode, there and back (the gap holds none):
 
+# %%
+section("1.8")
 everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
 predict(f"{len(everything):,} characters come back", True, gpt2.decode(gpt2.encode_ordinary(everything)) == everything)
 print(tokens("🎉"), [gpt2.decode([i]) for i in gpt2.encode_ordinary("🎉")])
@@ -196,11 +232,14 @@ for text in ("Good morning! Where are you? I am waiting for you at the station, 
 #> 2.6 characters a token: 'Guten Morgen! Wo bist du'
 #> 0.9 characters a token: 'Καλημέρα! Πού είσαι; Σε '
 
-# %%
-section("1.9  Sliding windows: the text holds the answers")
+# %% [markdown]
+# ## 1.9 Sliding windows: the text holds the answers
+#
 # A language model learns to say what comes next, which stands in the text, one place to the right. A window of 4
 # tokens, and the one after it, is 4 exercises and not one: each answer is sought from all tokens before it.
 
+# %%
+section("1.9")
 row = [END_OF_TEXT, *gpt2.encode_ordinary(sentence)]    # so that the first word is an answer too
 inputs, targets = row[:4], row[1:5]
 for t in range(4):
@@ -219,12 +258,19 @@ windows = TextWindows(text_row, window=64, batch_size=8, seed=args.seed)
 batch, begin = next(iter(windows)), windows.rows[0][0]                                       # (B, T + 1)
 predict("the first row's targets are the text, one on", True, batch[0, 1:].equal(text_row[begin + 1:begin + 65]))
 
-# %%
-section("1.10  A token becomes a vector")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E1.3` takes out the body of `TextWindows.__iter__`, which you have
+# just read; `python -m pytest --exercise E1.3` checks yours.
+
+# %% [markdown]
+# ## 1.10 A token becomes a vector
+#
 # An id is a name, not an amount. So each id has a row of a table, its embedding, a vector of C numbers (channels).
 # Training sets them: they are parameters. Looking a row up is the same as multiplying the table by a one-hot row, 1 at
 # the id and 0 elsewhere, without the work.
 
+# %%
+section("1.10")
 table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)
 predict("rows 2 and 0", table[torch.tensor([2, 0])].tolist(), (one_hot @ table).tolist())
@@ -247,13 +293,28 @@ for word in (" three", " Monday", " he", " French", " London"):
     nearest = (unit @ unit[ranks[word.encode()]]).topk(5).indices[1:]                        # (4,), the word left out
     print(f"{word!r}: {[gpt2.decode([i]) for i in nearest.tolist()]}")
 
-# %% What you have now: GPT-2's encoder by hand, windows with their answers, and a vector for each token and place.
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E1.4` takes out the body of `GPTModel.embed`. Yours also has to refuse
+# ids and positions that the tables do not have; `python -m pytest --exercise E1.4` says whether it does.
+
+# %% [markdown]
+# ## What you have now
 #
-# Break it, and see what you should see:
-#   gpt/tokenizer.py, SPLIT: "| ?\p{L}+" without its " ?"    -> 1.5 stops: " the" is [220, 1169], a space and a word
-#   gpt/tokenizer.py, read_ranks: splitlines() without [1:]  -> 1.5 stops: tiktoken counts 50,258 ids, AssertionError
-#   1.4: max in place of min                                 -> "path" ends in b'at', b'h'; 1.5: 93 of 500 agree
-#   1.4: for piece in [text], no cut                         -> 1.5: 498 agree, for merges were learnt within pieces
-#   1.9: targets = row[:4]                                   -> each token answers itself: '...the' -> 'the'
-#   gpt/model.py, embed: leave out pos_emb                   -> 1.10 stops: " the" is the same at 3 and at 6
-# Try it: python chapters/01_tokens.py takes all messages. Which of their first 10 merges change?
+# GPT-2's encoder by hand, windows with their answers, and a vector for each token and place.
+#
+# ## Break it
+#
+# Change one thing, run the chapter, and see whether you expected what happens:
+#
+# | where | change | what you should see |
+# |---|---|---|
+# | `gpt/tokenizer.py`, `SPLIT` | `\| ?\p{L}+` without its ` ?` | 1.5 stops: " the" is [220, 1169], a space and a word |
+# | `gpt/tokenizer.py`, `read_ranks` | `splitlines()` without `[1:]` | 1.5 stops: tiktoken counts 50,258 ids |
+# | 1.4 | `max` in place of `min` | `path` ends in `b'at'`, `b'h'`; 1.5: 93 of 500 agree |
+# | 1.4 | `for piece in [text]`, no cut | 1.5: 498 agree, for merges were learnt within pieces |
+# | 1.9 | `targets = row[:4]` | each token answers itself: `'...the' -> 'the'` |
+# | `gpt/model.py`, `embed` | leave out `pos_emb` | 1.10 stops: `" the"` is the same at 3 and at 6 |
+#
+# ## Try it
+#
+# `python chapters/01_tokens.py` takes all messages. Which of their first 10 merges change?

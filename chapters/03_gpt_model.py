@@ -1,19 +1,22 @@
-"""3  The GPT model: from three numbers to 124,439,808
+# %% [markdown]
+"""
+# 3  The GPT model: from three numbers to 124,439,808
 
 After this chapter you can build GPT-2 from LayerNorm, GELU, feed-forward and attention, count its parameters on
 paper, say what its first loss must be, and explain what a cache saves when it writes. You need: chapters 1 and 2.
-
-Run: python chapters/03_gpt_model.py
-Time: --quick 6 s, a model of mini's size; full 33 s, one of 124M, both untrained; on 2 CPU cores (AMD EPYC)
-Source: Radford et al. 2019, section 2.3; Ba et al. 2016; Hendrycks and Gimpel 2016; for 3.5 Dong et al. 2021; "the
-book" is Raschka 2024, Build a Large Language Model (From Scratch)
 
     ids -> token vector + position vector -> L blocks -> norm -> head -> V scores
     each block:  x = x + attention(norm(x)),  then  x = x + feed-forward(norm(x))
 
 3.1 to 3.5 make the parts and 3.6 puts them together.
+
+- Run: `python chapters/03_gpt_model.py`
+- Time: --quick 6 s, a model of mini's size; full 33 s, one of 124M, both untrained; on 2 CPU cores (AMD EPYC)
+- Source: Radford et al. 2019, section 2.3; Ba et al. 2016; Hendrycks and Gimpel 2016; for 3.5 Dong et al. 2021; "the
+  book" is Raschka 2024, Build a Large Language Model (From Scratch)
 """
 
+# %%
 import math
 from timeit import repeat
 
@@ -35,12 +38,15 @@ QUICK, FULL = dict(tries=5), dict(tries=3)
 args = start(__doc__, QUICK, FULL, "--model")    # with --quick mini, otherwise the size of 124M
 draw = torch.Generator().manual_seed(args.seed)
 
-# %%
-section("3.1  LayerNorm on three numbers")
+# %% [markdown]
+# ## 3.1 LayerNorm on three numbers
+#
 # What a block reads is a sum of many answers; its size differs from token to token and grows with depth. So a layer
-# first brings the channels of each token, by itself, to mean 0 and variance 1. Two learnt vectors, scale and
-# shift, may undo that. The variance divides by C, whereas torch's x.var() divides by C - 1 unless told not to.
+# first brings the channels of each token, by itself, to mean 0 and variance 1. Two learnt vectors, scale and shift, may
+# undo that. The variance divides by C, whereas torch's `x.var()` divides by C - 1 unless told not to.
 
+# %%
+section("3.1")
 x = torch.tensor([1.0, 4.0, 7.0])                     # (C,) = (3,): one token
 deviations = x - x.mean()                             # -3, 0, 3
 variance = (deviations ** 2).sum() / 3                # 18 / 3 = 6
@@ -58,13 +64,20 @@ print("LayerNorm of 5, 5, 5:", LayerNorm(3)(torch.full((3,), 5.0)).abs().tolist(
 out = LayerNorm(768)(math.sqrt(0.0008) * torch.randn(1000, 768, generator=draw))     # (T, C)
 predict("variance after that LayerNorm", 0.0008 / 0.00081, out.var(-1, correction=0).mean().item(), 0.0005)
 
-# %%
-section("3.2  GELU: what two linear layers need between them")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E3.1` takes out the body of `LayerNorm.forward`;
+# `python -m pytest --exercise E3.1` checks yours.
+
+# %% [markdown]
+# ## 3.2 GELU: what two linear layers need between them
+#
 # Two linear layers with nothing between them are one: (x A) B = x (A B). A bend between them makes them two. ReLU cuts
 # negative numbers off; its slope there is 0, so a channel that is negative for every token no longer learns. GELU
 # multiplies x by the probability that a normal number is below x: a smooth bend, which passes some slope on below 0.
 # Some, not all: near -0.75 it turns and its slope is 0 too, and below -3 it is next to nothing.
 
+# %%
+section("3.2")
 x = torch.tensor([-4.0, -1.0, -0.75, -0.5, 0.0, 1.0], requires_grad=True)
 for name, bend in (("ReLU", F.relu), ("GELU", GELU())):
     slope, = torch.autograd.grad(bend(x).sum(), x)
@@ -79,25 +92,35 @@ exact = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 predict("GELU is the formula", True, torch.allclose(GELU()(x), by_hand, atol=1e-5))
 predict("at the most the formula is wrong by", 5e-4, (by_hand - exact).abs().max().item(), 0.1)
 
-# %%
-section("3.3  Feed-forward: each token by itself")
+# %% [markdown]
+# **Your turn.** `GELU.forward` is the formula that you have just seen, by hand or as one call of torch.
+# `python tests/exercises.py start E3.2` takes out its body; `python -m pytest --exercise E3.2` checks yours.
+
+# %% [markdown]
+# ## 3.3 Feed-forward: each token by itself
+#
 # Attention moves information between tokens; this layer works on what a token has gathered: C channels to F = 4 C, a
 # bend, back to C. No token sees another here, so the order in which they stand cannot matter.
 
+# %%
+section("3.3")
 show(FeedForward.__init__)
 feed_forward, x = FeedForward(8), torch.randn(2, 5, 8, generator=draw)               # (B, T, C)
 order = torch.tensor([3, 0, 4, 1, 2])
 predict("tokens put in another order before, or after: the same", True,
         torch.allclose(feed_forward(x[:, order]), feed_forward(x)[:, order], atol=1e-6))
 
-# %%
-section("3.4  The block: two answers, added to the stream")
+# %% [markdown]
+# ## 3.4 The block: two answers, added to the stream
+#
 # A token's vector runs through all blocks as a stream that nothing overwrites: attention and feed-forward read a
 # normalised copy and add their answers. (`cache` is for 3.9. `at` is for chapters 5 and 6, which want one position of
 # each row; here it is None; dropout is off.) Each answer adds variance, so the GPT-2 paper starts with the last matrix
-# of attention and of feed-forward divided by sqrt(2 L), L the number of blocks. The stream still grows, but by the same
-# amount however many blocks share it.
+# of attention and of feed-forward divided by $\sqrt{2L}$, L the number of blocks. The stream still grows, but by the
+# same amount however many blocks share it.
 
+# %%
+section("3.4")
 show(TransformerBlock.forward)
 grown = {}
 for L, factor in ((4, 1), (16, 1), (4, math.sqrt(8)), (16, math.sqrt(32))):    # a factor that undoes the division
@@ -111,11 +134,19 @@ for L, factor in ((4, 1), (16, 1), (4, math.sqrt(8)), (16, math.sqrt(32))):    #
 predict("with the division: variance that 16 blocks add / that 4 add", 1.0, grown[16, True] / grown[4, True], 0.15)
 predict("without: 16 / 4, if answers had nothing in common", 4.0, grown[16, False] / grown[4, False], 0.5)
 
-# %%
-section("3.5  What the shortcut is for")
-# "x +" is called a shortcut, and it is often said that gradients vanish without it. In a plain stack of layers they do.
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E3.3` takes out the body of `TransformerBlock.forward`: write it again
+# without the listing. `python -m pytest --exercise E3.3` checks yours.
+
+# %% [markdown]
+# ## 3.5 What the shortcut is for
+#
+# `x +` is called a shortcut, and it is often said that gradients vanish without it. In a plain stack of layers they do.
 # With LayerNorm they do not: it brings a small signal back to size. What is lost is the token: attention averages, and
 # average upon average makes all tokens of a row the same vector: which one was read last can no longer be told.
+
+# %%
+section("3.5")
 
 
 def own_value(attention, x):
@@ -142,11 +173,14 @@ predict("norm only: gradient below a tenth", False, gradient["norm only"] < 0.1 
 predict("norm only: cosine of two tokens", 1.0, cosine["norm only"], 0.03)
 predict("each token takes its own value, no average: cosine above one half", False, cosine["norm, own value"] > 0.5)
 
-# %%
-section("3.6  The model, and its parameters by hand")
+# %% [markdown]
+# ## 3.6 The model, and its parameters by hand
+#
 # Token vectors plus position vectors, L blocks, a last LayerNorm, and a head that scores all V tokens. The head has no
 # weights of its own: tied to the token vectors, it scores token v by the dot product with v's own vector.
 
+# %%
+section("3.6")
 show(GPTModel.hidden)
 show(GPTModel.forward)
 V, T_max, C = 50257, 1024, 768
@@ -165,13 +199,21 @@ with torch.device("meta"):    # tensors with a shape and no memory
 predict("the book's", 124_439_808 + V * 768 - 12 * 3 * 768, count_parameters(book_model)[1])
 #> the book's: predicted 163,009,536, measured 163,009,536
 
-# %%
-section("3.7  The first loss, before any training")
-# A model that knows nothing gives every token 1 / V: a loss of ln V. Ours begins near it because its weights are small.
-# A logit is the dot product of C channels of variance 1 with a row of variance 0.02^2, so logits have the variance s^2
-# = 0.0004 C. The loss is the log of the sum of e^score, less the score of what came; the mean of e^x over normal x is
-# e^(s^2 / 2), so that costs s^2 / 2 = 0.0002 C more. (One text's own scores are up and down; the mean is over all V.)
+# %% [markdown]
+# **Your turn.** The sums above were held against `count_parameters`. `python tests/exercises.py start E3.7` takes out
+# its body; a tied tensor counts once, and `python -m pytest --exercise E3.7` checks that it does in yours.
 
+# %% [markdown]
+# ## 3.7 The first loss, before any training
+#
+# A model that knows nothing gives every token 1 / V: a loss of ln V. Ours begins near it because its weights are small.
+# A logit is the dot product of C channels of variance 1 with a row of variance $0.02^2$, so logits have the variance
+# $s^2 = 0.0004\,C$. The loss is the log of the sum of $e^{\text{score}}$, less the score of what came; the mean of
+# $e^x$ over normal x is $e^{s^2/2}$, so that costs $s^2/2 = 0.0002\,C$ more. (One text's own scores are up and down;
+# the mean is over all V.)
+
+# %%
+section("3.7")
 config, tokenizer = GPT2_SIZES[args.model], gpt2_tokenizer()
 C, L, T_max = config.emb_dim, config.n_layers, config.context_length
 messages = fetch("sms").read_text(encoding="utf-8")[:2000]
@@ -195,10 +237,13 @@ predict("torch's weights, head tied", C / math.sqrt(2 + L * added), next_token_l
 other.out_head = torch.nn.Linear(C, V, bias=False, device=args.device).requires_grad_(False)
 predict("torch's weights, head of its own, ln V + 1/6", math.log(V) + 1 / 6, next_token_loss(other, ids).item(), 0.02)
 
-# %%
-section("3.8  An untrained model babbles")
+# %% [markdown]
+# ## 3.8 An untrained model babbles
+#
 # Writing is a loop: score what could come next, take the best, append it, read everything again.
 
+# %%
+section("3.8")
 prompt = text = text_to_token_ids("The weather today is", tokenizer).to(args.device)    # (B, T) = (1, 4)
 for _ in range(12):
     best = model(text)[:, -1].argmax(dim=-1, keepdim=True)                           # (B, 1)
@@ -221,12 +266,19 @@ print(f"it lies {own / (0.02 * math.sqrt(C)):.1f} deviations above 0 and is the 
       f"{(best == ids[0, :-1]).float().mean():.0%} of 256 positions of real text; cosine of neighbours "
       f"{F.cosine_similarity(hidden[1:], hidden[:-1]).mean():.2f}")
 
-# %%
-section("3.9  The cache: do not read the past again")
+# %% [markdown]
+# **Your turn.** The loop at the beginning of this section is nearly all of `generate_text_simple`.
+# `python tests/exercises.py start E3.4` takes out its body; `python -m pytest --exercise E3.4` checks yours.
+
+# %% [markdown]
+# ## 3.9 The cache: do not read the past again
+#
 # A token's keys and values depend on the tokens before it, which stay the same as the text grows: keep them, and a step
 # reads one token, whose queries meet all keys kept. Without, n tokens cost 1 + 2 + ... + n vectors in each block; with
 # it n. Attention still looks at the whole past, so a step costs more and more, but by little.
 
+# %%
+section("3.9")
 show(KVCache.extend)
 read = []    # how many tokens each step reads
 hook = model.trf_blocks[0].register_forward_pre_hook(lambda block, inputs: read.append(inputs[0].shape[1]))
@@ -245,12 +297,21 @@ generate(tiny, [[1, 2, 3, 4, 5, 6]], 6)
 predict("tokens read at each step", [6, 1, 1, 8, 8, 8], read)
 #> tokens read at each step: predicted [6, 1, 1, 8, 8, 8], measured [6, 1, 1, 8, 8, 8]
 
-# %%
-section("3.10  What it saves, measured")
-# generate() saves two things: it reads one token, and it scores one position. The loop of 3.8 scores all positions to
-# use the last. That saving is not the cache's, so three ways are timed for one more token, the best try of each; item()
-# waits until a GPU has the number. The price: two vectors for each token and block, with room for T_max taken at once.
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E3.5` takes out the body of `KVCache.extend`, and
+# `python tests/exercises.py start E3.6` that of `generate`, which no section shows: it uses this cache, and is the
+# hardest exercise of the chapter. `python -m pytest --exercise E3.5` and `--exercise E3.6` check yours.
 
+# %% [markdown]
+# ## 3.10 What it saves, measured
+#
+# `generate()` saves two things: it reads one token, and it scores one position. The loop of 3.8 scores all positions to
+# use the last. That saving is not the cache's, so three ways are timed for one more token, the best try of each;
+# `item()` waits until a GPU has the number. The price: two vectors for each token and block, with room for `T_max`
+# taken at once.
+
+# %%
+section("3.10")
 ways = {"no cache, all positions scored": lambda: model(text)[0, -1].argmax().item(),
         "no cache, one position scored": lambda: model.out_head(model.hidden(text)[0, -1]).argmax().item(),
         "cache, one position scored": lambda: model.out_head(model.hidden(text[:, -1:], cache)[0, -1]).argmax().item()}
@@ -269,14 +330,24 @@ ratio = times["no cache, one position scored"][-1] / times["cache, one position 
 print(f"after {length} tokens the next takes {ratio:.1f} times as long without a cache")
 figure(plot_token_times(lengths, times, args.model), run_folder(args), "03_cache")
 
-# %% What you have now: GPT-2, counted to the last parameter, a first loss that you can predict, and what a cache saves.
+# %% [markdown]
+# ## What you have now
 #
-# Break it, and see what you should see:
-#   gpt/model.py, LayerNorm: write it out with x.var(-1, keepdim=True)     -> 3.1 stops: not what we did by hand
-#   gpt/model.py, LayerNorm: write it out, with sqrt(variance) + eps       -> 3.1 stops: variance 0.999, not 0.988
-#   gpt/model.py, init_weights: leave out "/ math.sqrt(2 * ...)"           -> 3.4 stops: 4.4 times the growth, not 1
-#   gpt/model.py, GPTModel: leave out the line that ties the head          -> 3.6 stops: 163,037,184 parameters
-#   gpt/model.py, hidden: start=0, so that each new token is the first     -> 3.9 stops: other tokens with the cache
-#   gpt/generate.py: a new cache past the window, and `unread` as it was   -> 3.9 stops: it reads 1 token, not 8
-# Try it:
-#   python chapters/03_gpt_model.py --quick --seed 1    which of these numbers are luck?
+# GPT-2, counted to the last parameter, a first loss that you can predict, and what a cache saves.
+#
+# ## Break it
+#
+# Change one thing, run the chapter, and see whether you expected what happens:
+#
+# | where | change | what you should see |
+# |---|---|---|
+# | `gpt/model.py`, `LayerNorm` | write it out with `x.var(-1, keepdim=True)` | 3.1 stops: not what we did by hand |
+# | `gpt/model.py`, `LayerNorm` | write it out, with `sqrt(variance) + eps` | 3.1 stops: variance 0.999, not 0.988 |
+# | `gpt/model.py`, `init_weights` | leave out `/ math.sqrt(2 * ...)` | 3.4 stops: 4.4 times the growth, not 1 |
+# | `gpt/model.py`, `GPTModel` | leave out the line that ties the head | 3.6 stops: 163,037,184 parameters |
+# | `gpt/model.py`, `hidden` | `start=0`, so that each new token is the first | 3.9 stops: other tokens with the cache |
+# | `gpt/generate.py` | a new cache past the window, and `unread` as it was | 3.9 stops: it reads 1 token, not 8 |
+#
+# ## Try it
+#
+#     python chapters/03_gpt_model.py --quick --seed 1    which of these numbers are luck?

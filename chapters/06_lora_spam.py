@@ -1,14 +1,17 @@
-"""6  LoRA: fine-tune with two per cent of the parameters
+# %% [markdown]
+"""
+# 6  LoRA: fine-tune with two per cent of the parameters
 
 After this chapter you can write LoRA by hand, predict how many numbers it trains, fine-tune a spam filter with it,
 and carry the result away as one small file. You need: chapters 3 and 5.
 
-Run: python chapters/06_lora_spam.py
-Time: --quick 5 s; full 8 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
+- Run: python chapters/06_lora_spam.py
+- Time: --quick 5 s; full 8 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
       cores (AMD EPYC), data there already
-Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --recipe blog
+- Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --recipe blog
 """
 
+# %%
 import statistics
 import sys
 
@@ -58,13 +61,16 @@ if args.seeds:    # the same once for each seed: how much is luck? (chapter 10)
     repeat(args, condition, {method: args.epochs})
     sys.exit()
 
-# %%
-section("6.1  A simple change needs few numbers")
+# %% [markdown]
+# ## 6.1 A simple change needs few numbers
+#
 # Fine-tuning moves a weight matrix W by some dW. Suppose that dW has rank 1: each of its rows is a multiple of one row.
 # Then a column times a row says all of it: here 4 + 4 numbers in place of 16. No real dW has a low rank. But of what
 # training everything in chapter 5 adds to mini, 16 of 128 directions hold 88 to 97 % of the squares in the attention
 # matrices and 68 to 94 % in the feed-forward ones (seeds 123, 1, 2). LoRA, low-rank adaptation, trains thin matrices.
 
+# %%
+section("6.1")
 A = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])    # (in, r) = (4, 1)
 B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # (r, out) = (1, 4)
 dW = A @ B                                         # (in, out) = (4, 4)
@@ -72,18 +78,24 @@ print(dW)
 predict("rank of dW", 1, int(torch.linalg.matrix_rank(dW)))
 #> rank of dW: predicted 1, measured 1
 
+# %% [markdown]
 # dW need not be formed at all: x (A B) and (x A) B are the same, and the second makes x thin first.
+
+# %%
 x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
 predict("(x A) B", (x @ dW).tolist(), ((x @ A) @ B).tolist())
 #> (x A) B: predicted [[1.0, 0.0, 2.0, -1.0]], measured [[1.0, 0.0, 2.0, -1.0]]
 
-# %%
-section("6.2  The update starts as nothing")
+# %% [markdown]
+# ## 6.2 The update starts as nothing
+#
 # The gradient of A is multiplied by B and that of B by A: were both zero, neither would ever move. So A is drawn at
 # random and B is zero, and the model starts exactly as good as it was. A B is a sum of r products, so it would
 # grow with r. Dividing by r is meant to keep its size, so that one learning rate works for every r: the factor is
 # alpha / r. Here alpha = r, a factor of 1; the blog multiplies by alpha, 16.
 
+# %%
+section("6.2")
 A, B = torch.empty(4, 1).uniform_(-0.5, 0.5), torch.zeros(1, 4)    # 0.5 is 1/sqrt(in)
 predict("x A B at the start", [[0.0] * 4], ((x @ A) @ B).abs().tolist())
 show(LoRALayer.forward)
@@ -93,7 +105,10 @@ with_lora = LinearWithLoRA(linear, rank=1, alpha=1)
 predict("a fresh LoRA changes the answer by", 0.0, (with_lora(x) - linear(x)).abs().max().item())
 #> a fresh LoRA changes the answer by: predicted 0, measured 0
 
+# %% [markdown]
 # With r = 2, alpha = 6 and B at 1/2 the answer moves by 3 x (A B), whether the correction stands beside W or is merged.
+
+# %%
 with_lora = LinearWithLoRA(linear, rank=2, alpha=6)
 with torch.no_grad():
     A, B, plain = with_lora.lora.A, with_lora.lora.B.fill_(0.5), linear(x)
@@ -104,11 +119,14 @@ with torch.no_grad():
         predict(f"{how}: the answer moves by 3 x (A B)", True, torch.allclose(moved, 3 * (x @ A) @ B, atol=1e-6))
 #> merged: the answer moves by 3 x (A B): predicted True, measured True
 
+# %% [markdown]
 # What runs is LoRAFunction: the same sum, with a backward pass written by us in place of autograd's. Its forward adds
 # the correction into the linear layer's own output (by_hand makes three tensors of that size) and keeps in ctx what
 # backward needs. backward gets g, the gradient of the loss with respect to the output, and returns one gradient for
 # each argument of forward. dx is the gradient for x. Of dA and dB we print how far they are from by_hand's.
 #     dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
+
+# %%
 show(LoRAFunction.backward)
 with_lora.unmerge()
 gradients = []
@@ -118,11 +136,14 @@ for form in (with_lora.by_hand, with_lora):
     gradients.append([A.grad.clone(), B.grad.clone()])
 print("dA and dB differ by", max((one - other).abs().max().item() for one, other in zip(*gradients)), "at the most")
 
-# %%
-section("6.3  How many numbers is that?")
+# %% [markdown]
+# ## 6.3 How many numbers is that?
+#
 # A layer with `in` inputs and `out` outputs gets r (in + out) numbers. Counted on the shapes of the full-size model
 # ("meta" tensors have a shape and no numbers), first as the blog does it: LoRA on every linear layer, head included.
 
+# %%
+section("6.3")
 C, LAYERS = 768, 12
 block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers: 18 r C
 full_size = blank(GPT2_SIZES["gpt2-small (124M)"])
@@ -141,12 +162,15 @@ print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, train
       f"{LAYERS * block + 2 * (C + 1):,}")
 #> ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: 2,655,746
 
-# %%
-section("6.4  The messages")
+# %% [markdown]
+# ## 6.4 The messages
+#
 # Our way reads every line of the file, balances as in 5.3, keeps near-copies of a message in one split, and pads a
 # batch to its longest message. The blog's way loses two messages to quotation marks, tests on copies of training
 # messages, and pads all to 120.
 
+# %%
+section("6.4")
 if args.recipe == "blog":
     table = create_balanced_dataset(read_sms(fetch("sms"), blog=True), random_state=args.seed)
     splits = random_split(table, 0.7, 0.1, random_state=args.seed)    # the published one has the seed 123, as here
@@ -164,12 +188,15 @@ print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose sett
       f"{padding_share(train_loader):.1%} of the training tokens are padding")
 #> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
 
-# %%
-section("6.5  Train")
+# %% [markdown]
+# ## 6.5 Train
+#
 # The new head starts at zero, like B: it gives every class the same score, so the first loss is ln 2. In the first step
 # only the head moves, because the gradient of every layer before it is multiplied by its weights, which are 0. B moves
 # in the second step, because the head is no longer 0, and A in the third, because B is no longer 0.
 
+# %%
+section("6.5")
 model, weights = load_weights(args)
 model.requires_grad_(False)
 torch.manual_seed(args.seed)    # the blog's head starts at random
@@ -224,12 +251,15 @@ progress = train(model, train_loader, classifier_loss, optimizer, epochs, device
 model.eval()
 print(f"{progress.step} steps in {progress.seconds:.0f} s")
 
-# %%
-section("6.6  Is it any good?")
+# %% [markdown]
+# ## 6.6 Is it any good?
+#
 # Intervals and measures as in 5.10. By default the training accuracy is measured on 149 of the 1,045 messages, which is
 # enough to see whether they are known by heart. (figures/results/RESULTS.md has chapter 5's three ways on the same 300
 # messages.)
 
+# %%
+section("6.6")
 baselines = baseline_table(*splits)
 labels, logits = predict_logits(model, loaders[2], args.device)
 test_report = classification_report(labels, logits.softmax(dim=-1), names)
@@ -247,13 +277,16 @@ if args.recipe == "blog":
           f"test {PUBLISHED['test']:7.2%}")
 print(format_report(test_report))
 
-# %%
-section("6.7  Merge: the correction disappears into the weight")
+# %% [markdown]
+# ## 6.7 Merge: the correction disappears into the weight
+#
 # (alpha / r) (A B)^T has the shape of W, so it can be added to W, and then the layer takes no more time than a plain
 # one. The sum is rounded to W's type. In bfloat16 that loses the small parts of the correction, so answers may differ
 # by some per cent: the tolerance is 0.06 there, 0.001 in float32. Unmerging puts the old W back instead of subtracting,
 # so no rounding stays. Eight messages are enough to see it.
 
+# %%
+section("6.7")
 few = [tuple(part[:8] for part in next(iter(loaders[2])))]
 _, beside = predict_logits(model, few, args.device)
 before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -265,11 +298,14 @@ unmerge_lora(model)
 predict("tensors changed after unmerging", 0, sum(not torch.equal(p, before[n]) for n, p in model.named_parameters()))
 #> tensors changed after unmerging: predicted 0, measured 0
 
-# %%
-section("6.8  Carry it away")
+# %% [markdown]
+# ## 6.8 Carry it away
+#
 # An adapter is a file with A and B of each layer, the new head, the names of the labels and that of the base model: 0.6
 # MB on mini, whose own file has 14. Without that base it is worth nothing.
 
+# %%
+section("6.8")
 adapter_file = folder / "adapter.safetensors"
 save_adapter(model, adapter_file, base=weights, labels=names, pad_to=pad_to)
 print(f"{adapter_file}: {adapter_file.stat().st_size / 1e6:.1f} MB")
@@ -282,8 +318,12 @@ texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now
 for text, (label, probability) in zip(texts, classify(model, texts, tokenizer, names, pad_to)):
     print(f"{label} ({probability:.1%}): {text}")
 
+# %% [markdown]
+# ## 6.9 Two pictures
+#
+
 # %%
-section("6.9  Two pictures")
+section("6.9")
 looks = [{"step": 0, "seen": 0, "losses": (first, first)}, *progress.history]
 figure(plot_values([note["step"] / len(train_loader) for note in looks], [note["seen"] for note in looks],
                    *zip(*(note["losses"] for note in looks))), folder, "06_losses")
@@ -297,17 +337,24 @@ report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.r
        **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
        baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))
 
-# %% What you have now: a spam filter, its accuracy with an interval, and a file that carries it elsewhere.
+# %% [markdown]
+# ## What you have now
 #
-# Break it, and see what you should see:
-#   gpt/lora.py: draw B by normal_() in place of zeros                   -> 6.2 stops: a fresh LoRA changes the answer
-#   6.5: requires_grad_(False) after replace_linear_with_lora            -> 6.5 stops: 0 parameters are trainable
-#   gpt/lora.py, unmerge: subtract the update from the weight            -> 6.7 counts tensors that changed
-#   gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row -> answers depend on a message's neighbours
-#   gpt/train.py, rest_of_epoch: leave out set_epoch                     -> every epoch has the same order
+# A spam filter, its accuracy with an interval, and a file that carries it elsewhere.
 #
-# Try it:
-#   python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
-#   python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost?
-#   python chapters/06_lora_spam.py --model mini --seeds 5           how much of a difference is luck?
-#   python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"
+# ## Break it
+#
+# Change one thing, run the chapter, and see whether you expected what happens:
+#
+# - gpt/lora.py: draw B by normal_() in place of zeros → 6.2 stops: a fresh LoRA changes the answer
+# - 6.5: requires_grad_(False) after replace_linear_with_lora → 6.5 stops: 0 parameters are trainable
+# - gpt/lora.py, unmerge: subtract the update from the weight → 6.7 counts tensors that changed
+# - gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row → answers depend on a message's neighbours
+# - gpt/train.py, rest_of_epoch: leave out set_epoch → every epoch has the same order
+#
+# ## Try it
+#
+#     python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
+#     python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost?
+#     python chapters/06_lora_spam.py --model mini --seeds 5           how much of a difference is luck?
+#     python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"

@@ -1,20 +1,24 @@
-"""10  Can we believe the number? An honest evaluation
+# %% [markdown]
+"""
+# 10  Can we believe the number? An honest evaluation
 
 After this chapter you can say how far a test accuracy is to be trusted, test what a filter will meet, tell a better
 method from a luckier one, draw the line where it loses no mail, and ask a model what it looked at. You need: chapters 5
 and 6.
 
-Run: python chapters/10_believe_the_number.py
-Time: --quick 42 s; full 45 min on mini beside other work, and goes on where it was stopped; 2 CPU cores (AMD EPYC)
-Source: Dietterich 1998, Nadeau and Bengio 2003 (comparing methods); Elkan 2001 (other shares of the classes)
+- Run: `python chapters/10_believe_the_number.py`
+- Time: --quick 42 s; full 45 min on mini beside other work, and goes on where it was stopped; 2 CPU cores (AMD EPYC)
+- Source: Dietterich 1998, Nadeau and Bengio 2003 (comparing methods); Elkan 2001 (other shares of the classes)
 """
 
+# %%
+import sys
 import textwrap
 import warnings
 from os.path import commonprefix
 
 import torch
-from book import figure, load_weights, peak_memory, predict, report, run_folder, section, show, start
+from book import figure, load_weights, peak_memory, predict, repeat, report, run_folder, section, show, start
 
 from gpt.adapters import load_adapter
 from gpt.batches import encode, label_ids
@@ -46,31 +50,44 @@ FULL = dict(note="What a run before this one has trained is remembered, and not 
 TESTS = {"blog": ("blog", "blog"), "balanced": ("balanced", "balanced"), "natural": ("balanced", "natural"),
          "natural, all": ("natural", "natural")}    # what is trained on, what is asked
 args = start(__doc__, QUICK, FULL, ("--model", dict(default="mini", help="a larger one takes a GPU, or days")),
-             "--precision")
+             "--precision", "--method", "--seeds")
+if args.method is not None:    # not a lesson, only a mean over seeds
+    repeat(args)
+    sys.exit()
 seeds, tokenizer, path = [args.seed + i for i in range(args.seeds)], gpt2_tokenizer(), fetch("sms")
 print(args.note)
 base, weights = load_weights(args)
 folder = run_folder(args)
 
-# %%
-section("10.1  One number, and two kinds of luck")
+# %% [markdown]
+# ## 10.1 One number, and two kinds of luck
+#
 # Chapter 6 said 98.00 %. The first luck is which 300 messages were asked: Wilson's interval, as in 5.10.
 
+# %%
+section("10.1")
 low, high = wilson_interval(294, 300)
 print(f"294 of 300: {low:.1%} to {high:.1%}")
 #> 294 of 300: 95.7% to 99.1%
 
-# The second is the split, the order, A: another seed, another number. So take several and their mean, as in 8.3. Let
-# five seeds get 97, 98, 96, 97 and 97 %: mean 97, s = sqrt(2 / 4) = 0.707. Were they independent draws, the mean would
-# be known to 2.776 s / sqrt(5). But all draw from one file: two tests share a fifth of their messages, and two training
-# sets most of theirs. What they share moves all five together, and s does not show it. If any two have correlation rho,
-# put 1 / n + rho / (1 - rho) in place of 1 / n; for rho, as a rule of thumb, a test's share of all messages, 0.2.
+# %% [markdown]
+# The second luck is the split, the order, A: another seed, another number. So take several and their mean, as in 8.3.
+# Let five seeds get 97, 98, 96, 97 and 97 %: mean 97, $s = \sqrt{2/4} = 0.707$. Were they independent draws, the mean
+# would be known to $2.776\,s/\sqrt{5}$. But all draw from one file: two tests share a fifth of their messages, and two
+# training sets most of theirs. What they share moves all five together, and s does not show it. If any two have
+# correlation rho, put 1 / n + rho / (1 - rho) in place of 1 / n; for rho, as a rule of thumb, a test's share of all
+# messages, 0.2.
 
+# %%
 five = [97.0, 98.0, 96.0, 97.0, 97.0]
 predict("reach, were they independent", 2.776 * 0.5**0.5 / 5**0.5, mean_interval(five)[2] - 97, 1e-3)
 predict("reach, with rho = 0.2", 2.776 * 0.5**0.5 * (1 / 5 + 0.2 / 0.8) ** 0.5, resampled_interval(five)[3] - 97, 1e-3)
 
-# Try both where the truth is known to be 0: five numbers, a fifth of whose variance is common to them, 4,000 times.
+# %% [markdown]
+# Try both intervals where the truth is known to be 0: five numbers, a fifth of whose variance is common to them, 4,000
+# times.
+
+# %%
 draws = torch.Generator().manual_seed(args.seed)
 trials = [(0.2**0.5 * torch.randn(1, generator=draws) + 0.8**0.5 * torch.randn(5, generator=draws)).tolist()
           for _ in range(4000)]
@@ -79,11 +96,18 @@ held = [sum(low <= 0 <= high for *_, low, high in map(interval, trials)) / 4000
 predict("the corrected 95 % interval holds 0", 0.95, held[1], 0.02)
 print(f"the other one does so {held[0]:.0%} of the time")
 
-# %%
-section("10.2  Three tests")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E10.1` takes out the body of `resampled_interval`;
+# `python -m pytest --exercise E10.1` checks yours.
+
+# %% [markdown]
+# ## 10.2 Three tests
+#
 # The blog's test has copies of what was trained on (5.4): letter for letter, or but for digits, case and punctuation.
 # Four of these, in their first letters that differ; the whole list goes to a file.
 
+# %%
+section("10.2")
 copies = near_copies(*splits_of("blog", path, 123)[::2])
 predict("test messages trained on, letter for letter", 37, int(copies["exact"].sum()))
 near = copies[~copies["exact"]]
@@ -96,8 +120,11 @@ with written_whole(folder / "near_copies.csv") as temporary:
     copies.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\r\n")
 print(f"all {len(copies)}: {folder / 'near_copies.csv'}")
 
-# Chapter 6's has none, but half of it is spam; of the messages that a filter meets, 13 % are. So there is a third: the
-# same 150 spam, and of the ham that balancing threw away as much as makes the file's own share.
+# %% [markdown]
+# Chapter 6's test has no copies, but half of it is spam; of the messages that a filter meets, 13 % are. So there is a
+# third: the same 150 spam, and of the ham that balancing threw away as much as makes the file's own share.
+
+# %%
 show(splits_of)
 drawn = {condition: splits_of(condition, path, args.seed) for condition in CONDITIONS}
 for condition, splits in drawn.items():
@@ -108,29 +135,47 @@ predict("messages that two natural splits share", 0, sum(map(len, letters)) - le
 predict("the balanced test is the first part of the natural one", True,
         drawn["natural"][2]["Text"][:300].tolist() == drawn["balanced"][2]["Text"].tolist())
 
-# %%
-section("10.3  What accuracy does not say")
+# %% [markdown]
+# **Your turn.** `with_the_rest` makes the natural splits out of the balanced ones.
+# `python tests/exercises.py start E10.2` takes out its body; `python -m pytest --exercise E10.2` checks yours.
+
+# %% [markdown]
+# ## 10.3 What accuracy does not say
+#
 # Three of six messages are spam, and a filter gives P(spam) 0.9, 0.8 (a ham), 0.6, 0.6 (a ham), 0.4, 0.1 (a ham).
 # Average precision: go down the list; at each spam that is found, what share of those above is spam? 1/1; then the two
 # with 0.6 come in together: 2/4; then 3/5. Brier score: the mean square of how far each is from 1 (spam) or 0 (ham).
 
+# %%
+section("10.3")
 right, spam = [1, 0, 1, 0, 1, 0], [0.9, 0.8, 0.6, 0.6, 0.4, 0.1]
 predict("average precision", (1 / 1 + 2 / 4 + 3 / 5) / 3, average_precision(right, spam), 1e-9)
 predict("Brier score", (0.1**2 + 0.8**2 + 0.4**2 + 0.6**2 + 0.6**2 + 0.1**2) / 6, brier_score(right, spam), 1e-9)
 
-# And precision belongs to a share of spam as much as to a filter. Let it find 96 % of the spam and lose 3 % of the ham.
+# %% [markdown]
+# Precision belongs to a share of spam as much as to a filter. Let it find 96 % of the spam and lose 3 % of the ham.
+
+# %%
 for share in (0.5, 0.134):
     print(f"{share:.1%} spam: {0.96 * share / (0.96 * share + 0.03 * (1 - share)):.1%} of what it calls spam is spam")
 #> 50.0% spam: 97.0% of what it calls spam is spam
 #> 13.4% spam: 83.2% of what it calls spam is spam
 
-# %%
-section("10.4  Every method, every test, every seed")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E10.3` takes out the body of `average_precision`, and
+# `python tests/exercises.py start E10.4` that of `brier_score`; `python -m pytest --exercise E10.3` and
+# `--exercise E10.4` check yours.
+
+# %% [markdown]
+# ## 10.4 Every method, every test, every seed
+#
 # A line is a method: test accuracy, mean and reach of the interval of 10.1. "All": trained on every message of the
 # natural training split, for about as many steps, its classes weighted (9.4; not for what only counts); the others on
 # 522 ham and 522 spam. Logistic regression adds up a weight for each token, as naive Bayes does, but fits all together.
 # Each run has a process and, on mini, a core of its own, so that its peak memory is its own (300 MB: Python and torch).
 
+# %%
+section("10.4")
 base.to(args.device)
 how = dict(model=args.model, n_train=args.n_train, epochs=args.epochs, precision=args.precision)
 records, results = {condition: {} for condition in CONDITIONS}, {test: {} for test in TESTS}
@@ -150,7 +195,10 @@ for name in METHODS:
               + f"{cost['trainable_parameters']:12,}{cost['seconds_training']['mean']:9.1f}"
               f"{(cost['peak_memory_bytes']['mean'] or 0) / 1e6:6.0f}")
 
+# %% [markdown]
 # 10.3's formula: what the balanced test says of recall and of lost ham foretells the precision at the file's own share.
+
+# %%
 ours, keys = "LoRA, r = 16", ("precision", "recall", "f1", "roc_auc", "average_precision")
 for test, of in [(test, of) for test, of in results.items() if ours in of]:
     print(f"{ours}, {test}: " + ", ".join(f"{key} {cell(of[ours][key])}" for key in keys))
@@ -160,8 +208,9 @@ foretold = R * share / (R * share + F * (1 - share))
 print(f"precision where half is spam {balanced['precision']['mean']:.1%}; where {share:.1%} is, foretold {foretold:.1%}"
       f", measured {natural['precision']['mean']:.1%}")
 
-# %%
-section("10.5  Is it better, or luckier?")
+# %% [markdown]
+# ## 10.5 Is it better, or luckier?
+#
 # All methods answered the same messages. Where both are right, or both wrong, nothing tells them apart; McNemar's test
 # asks how often coins would fall as unevenly as the rest does (9.7). Every different text counts once, with the first
 # seed that tested it: the copy of a message is no second witness. And ten methods make 45 pairs, of which one or two
@@ -169,6 +218,8 @@ section("10.5  Is it better, or luckier?")
 # apart" does not mean equal. (In full: where 13 % is spam, no GPT-2 mini is better than naive Bayes, the head alone and
 # the untrained one are worse, and logistic regression, a second's work, is better than all of them. Fewer: 10.8.)
 
+# %%
+section("10.5")
 show(counted_once)
 texts = {test: read_sms(path, blog=test == "blog")["Text"].tolist() for test in CONDITIONS}
 pairs = {test: all_pairs(records[trained], asked, texts[asked]) for test, (trained, asked) in TESTS.items()
@@ -180,12 +231,21 @@ for test, rows in pairs.items():
         print(f"    {row['second']:22} right alone {row['only_first']:3} times, the other {row['only_second']:3}, "
               f"p {row['p_adjusted']:.2g}: {verdict(row)}")
 
-# %%
-section("10.6  Do its probabilities mean what they say?")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E10.5` takes out the body of `counted_once`, and
+# `python tests/exercises.py start E10.6` that of `holm`, which corrects the p values in `all_pairs`.
+# `python -m pytest --exercise E10.5` and `--exercise E10.6` check yours.
+
+# %% [markdown]
+# ## 10.6 Do its probabilities mean what they say?
+#
 # Of all messages that get about 70 %, seven in ten should be spam: then a model is calibrated. One that learnt from
 # messages of which half are spam expects that half are. Where spam is rarer, its odds, p : (1 - p), are too high;
 # multiply them by share / (1 - share), and they fit that share of spam (Elkan 2001). By hand: what looks like 9 : 1 is,
 # where one message in ten is spam, 9 * 1 : 1 * 9, even odds.
+
+# %%
+section("10.6")
 
 
 def at_share(p, share):
@@ -205,11 +265,14 @@ print(f"Brier score on {len(right):,} messages: {scores[0]:.4f} as it learnt, {s
       f"{share * (1 - share):.4f} for always {share:.1%}")
 figure(plot_reliability(curves, "Learnt from half spam, it says spam too often"), folder, "10_reliability")
 
-# %%
-section("10.7  Where to draw the line")
+# %% [markdown]
+# ## 10.7 Where to draw the line
+#
 # Whoever uses a filter asks first: how much of my mail do I lose? So not 1/2, but the lowest threshold that loses at
 # most 1 % of the ham, found on the validation messages; then the test messages say what became of both.
 
+# %%
+section("10.7")
 for name in records["balanced"]:
     row = results["natural"][name]
     lines = ", ".join(f"{line:.3f}" if line is not None else "none" for line in row["threshold"])
@@ -218,12 +281,19 @@ n_ham = int((drawn["natural"][1]["Label"] == "ham").sum())
 print(f"{n_ham} validation ham allow {n_ham // 100} to be lost: 1 % of so few is uncertain, "
       "{:.1%} to {:.1%}".format(*wilson_interval(n_ham // 100, n_ham)))
 
-# %%
-section("10.8  How many messages does it take?")
+# %% [markdown]
+# **Your turn.** The thresholds were found by `threshold_for`. `python tests/exercises.py start E10.7` takes out its
+# body; `python -m pytest --exercise E10.7` checks yours, also where scores are equal.
+
+# %% [markdown]
+# ## 10.8 How many messages does it take?
+#
 # The balanced test for methods that saw few messages: the first 8 ham and 8 spam of each seed's training set, then 32
 # and 32, and so on. Each makes 100 steps at least: with 16 and 64 messages of seeds 0 to 2 more steps were no better on
 # validation. Where does pretraining pay? Compare the same model, pretrained and not.
 
+# %%
+section("10.8")
 points, reached = {}, {}
 compared = ("LoRA, r = 16", "everything", "naive Bayes", "untrained, everything")
 for name in [name for name in compared if name in records["balanced"]]:
@@ -237,7 +307,11 @@ for name in [name for name in compared if name in records["balanced"]]:
     points[name] = {n: [row["accuracy"][key] for key in ("mean", "low", "high")] for n, row in few.items()}
     print(f"{name:22}" + "; ".join(f"{n:,}: {cell(row['accuracy'])}" for n, row in few.items()))
 
-# Seed by seed, as in 8.3, for all shared the luck of a seed; with the interval of 10.1.
+# %% [markdown]
+# What these bring over others is taken seed by seed, as in 8.3, for all shared the luck of a seed; with the interval of
+# 10.1.
+
+# %%
 gains = {}
 for first, second in (("everything", "naive Bayes"), ("everything", "untrained, everything"), (ours, "naive Bayes")):
     for n in reached.get(first, {}):
@@ -246,13 +320,16 @@ for first, second in (("everything", "naive Bayes"), ("everything", "untrained, 
         print(f"{n:5,} messages: {first} - {second} {mean:+.1f} points ({low:+.1f} to {high:+.1f})")
 figure(plot_learning_curves(points, f"{weights}: what more messages bring"), folder, "10_learning_curves")
 
-# %%
-section("10.9  Mistakes one can look at")
+# %% [markdown]
+# ## 10.9 Mistakes one can look at
+#
 # The messages that the first seed's model gets wrong and is surest of. Marked are the three tokens with the largest
 # contribution to its score (spam minus ham), in two ways. Slope: how much the score would change if the token's vector
 # grew a little, in proportion. Left out: how much it does change without the token. They need not agree: a slope holds
 # for a small step, and to leave a token out is a large one. Neither is the reason itself.
 
+# %%
+section("10.9")
 show(gradient_times_input)
 folders = [folder_for(ours, settings_for(ours, "balanced", seed, **how)) for seed in seeds]
 adapter = load_adapter(base, folders[0] / "adapter.safetensors")
@@ -266,10 +343,18 @@ for text, p in sorted(wrong.items(), key=lambda item: min(item[1], 1 - item[1]))
         shown = marked(ids, function(base, ids), tokenizer)
         print(*textwrap.wrap(f"{way:9}{shown}", 116, subsequent_indent=" " * 9), sep="\n")
 
-# %%
-section("10.10  What does it withstand?")
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E10.8` takes out the body of `gradient_times_input`, and
+# `python tests/exercises.py start E10.9` that of `leave_one_out`; `python -m pytest --exercise E10.8` and
+# `--exercise E10.9` check yours.
+
+# %% [markdown]
+# ## 10.10 What does it withstand?
+#
 # What must not matter: with whom a message shares a batch, and how much it is padded. What may: how it is written.
 
+# %%
+section("10.10")
 asked = drawn["balanced"][2]["Text"].tolist()[:args.messages]
 alone = torch.tensor([classify(base, [text], tokenizer, adapter.labels)[0].probability for text in asked])
 for size in (8, 64):    # a call sorts its texts by length, and pads those of a batch alike
@@ -300,29 +385,37 @@ for disguise in DISGUISES:
     print(f"{disguise:24}" + "".join(f"{of[disguise]['recall']:>14.1%}, {of[disguise]['ham_lost']:>8.1%}"
                                      for of in mean.values()))
 
-# %%
-section("10.11  Report")
-# The tables of figures/results/RESULTS.md are written from this file and its like, with seeds, machine and date.
+# %% [markdown]
+# ## 10.11 Report
+#
+# The tables of `figures/results/RESULTS.md` are written from this file and its like, with seeds, machine and date.
 
+# %%
+section("10.11")
 report(folder, args, recipe="default", weights=weights, seeds=seeds, results=results, pairs=pairs,
        learning_curves=points, gains=gains, disguises=mean, brier=scores,
        peak_memory_bytes=peak_memory(args.device))
 
-# %% What you have now: a number with an interval, on the test that counts, and what stands behind it.
+# %% [markdown]
+# ## What you have now
 #
-# Break it, and see what you should see (--quick; before the fourth delete data/runs/experiment: runs are remembered):
-#   gpt/evaluate/significance.py, resampled_interval: leave out + shared / (1 - shared)
-#       -> 10.1 stops: the reach is 0.88, not 1.32
-#   gpt/experiments/spam_filters.py, with_the_rest: -1 as the place of every message
-#       -> 10.2 stops: splits share 37 messages
-#   gpt/evaluate/calibration.py, average_precision: let the order of ties decide
-#       -> 10.3 stops: 0.76, not 0.7
-#   gpt/experiments/spam_filters.py, spam_probabilities: order = range(len(table))
-#       -> 10.4: whatever trains seems to guess
-#   10.7: a threshold from the test messages themselves
-#       -> more spam is found, and it is not true
+# A number with an interval, on the test that counts, and what stands behind it.
 #
-# Try it:
-#   python chapters/06_lora_spam.py --model mini --seeds 5         one recipe, five seeds; these runs are made already
-#   python chapters/10_believe_the_number.py --seed 1              five other seeds: do the methods keep their order?
-#   python tests/exercises.py list 10                              write its statistics yourself
+# ## Break it
+#
+# Change one thing, run the chapter with `--quick`, and see whether you expected what happens (before the fourth delete
+# `data/runs/experiment`: runs are remembered):
+#
+# | where | change | what you should see |
+# |---|---|---|
+# | `gpt/evaluate/significance.py` | leave out `+ shared / (1 - shared)` | 10.1 stops: the reach is 0.88, not 1.32 |
+# | `gpt/experiments/spam_filters.py`, `with_the_rest` | every `place` is `-1` | 10.2 stops: splits share 37 messages |
+# | `gpt/evaluate/calibration.py`, `average_precision` | let the order of ties decide | 10.3 stops: 0.76, not 0.7 |
+# | `gpt/experiments/spam_filters.py` | `order = range(len(table))`, always | 10.4: whatever trains seems to guess |
+# | 10.7 | a threshold from the test messages themselves | more spam is found, and it is not true |
+#
+# ## Try it
+#
+#     python chapters/10_believe_the_number.py --method "LoRA, r = 16" --seeds 5    these runs are made already
+#     python chapters/10_believe_the_number.py --seed 1              five other seeds: do the methods keep their order?
+#     python tests/exercises.py list 10                              write its statistics yourself

@@ -8,6 +8,8 @@ import inspect
 import json
 import os
 import platform
+import re
+import shlex
 import sys
 import textwrap
 from datetime import date
@@ -54,10 +56,10 @@ FLAGS = {
     "--weights": dict(choices=["pretrained", "random"], default="pretrained", help="random: the model untrained"),
     "--precision": dict(choices=["auto", *TYPES], default="auto", help="what models above mini compute in"),
     "--compile": dict(action="store_true", help="torch.compile: 40 s once; then no faster on 2 CPU cores"),
-    "--recipe": dict(choices=["default", "blog"], default="default", help="blog: as published, flaws included"),
     "--epochs": dict(type=at_least_one, help="how often to go through the training messages"),
     "--resume": dict(action="store_true", help="go on from this run's last checkpoint"),
-    "--seeds": dict(metavar="N", type=two_to_ten, help="the recipe with N seeds, from --seed on: a mean, an interval"),
+    "--method": dict(metavar="NAME", help='one method alone, such as "LoRA, r = 16", with --seeds seeds'),
+    "--seeds": dict(metavar="N", type=two_to_ten, help="how many seeds --method gets, from --seed on"),
     "--text": dict(metavar="TEXT", help="a text of your own to classify"),
     "--adapter": dict(metavar="FILE", help="the adapter for --text; otherwise the newest one"),
     "--full": dict(action="store_true", help="train mini anew, as it is shipped: an hour"),
@@ -73,22 +75,25 @@ FLAGS = {
 NEEDS = {    # flag: one of these must be there too, if the chapter has any of them
     "--column": ["--csv"], "--text-column": ["--csv", "--predict"], "--label-column": ["--csv"],
     "--leave-out-empty": ["--csv"], "--adapter": ["--predict", "--text"], "--out": ["--predict"],
-    "--resume": ["--full"],
+    "--resume": ["--full"], "--seeds": ["--method"],
 }
-NOT_BOTH = [("--csv", "--text"), ("--csv", "--predict"), ("--text", "--seeds"), ("--text", "--resume"),
-            ("--seeds", "--resume"), ("--text", "--epochs"), ("--predict", "--epochs"), ("--predict", "--resume")]
+NOT_BOTH = [("--csv", "--text"), ("--csv", "--predict"), ("--text", "--predict"), ("--text", "--resume"),
+            ("--text", "--epochs"), ("--predict", "--epochs"), ("--predict", "--resume")]
 
 
 def start(doc, quick, full, *flags):
-    """Read the command line, seed torch and choose a device; in a notebook every flag has its default.
+    """Read the command line, seed torch and choose a device.
 
-    Input: doc, the chapter's docstring, which is its --help; quick and full, dicts of settings; flags, names in FLAGS,
-        or pairs (name, options) of what only this chapter has
+    A notebook has no command line. There the flags are those in the variable CHAPTER_FLAGS, or --quick without one.
+
+    Input: doc, the chapter's first cell, which is its --help; quick and full, dicts of settings; flags, names in
+        FLAGS, or pairs (name, options) of what only this chapter has
     Output: a namespace with the flags, the settings of quick or full, device, and chapter: its stem, or "notebook"
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    doc = inspect.cleandoc(doc).removeprefix("# ")
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()    # --quick --full: a minute's training would become the shipped mini
     size.add_argument("--quick", action="store_true", help="smaller, on the mini model, in under a minute")
@@ -98,15 +103,14 @@ def start(doc, quick, full, *flags):
     for flag in flags:
         name, options = (flag, FLAGS[flag]) if isinstance(flag, str) else flag
         (size if name == "--full" else parser).add_argument(name, **options)
-    notebook = "ipykernel" in sys.modules
-    args = parser.parse_args([] if notebook else None)
+    args = parser.parse_args(shlex.split(os.environ.get("CHAPTER_FLAGS", "--quick")) if in_notebook() else None)
     _check_flags(args, parser)
     for name, value in (quick if args.quick else full).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     model = _model_name(getattr(args, "model", "mini"), parser)
     args.model, args.device = "mini" if args.quick else model, _device(args.device)
-    args.chapter = "notebook" if notebook else Path(inspect.stack()[1].filename).stem
+    args.chapter = "notebook" if in_notebook() else Path(inspect.stack()[1].filename).stem
     torch.manual_seed(args.seed)
     sys.excepthook = _last_words
     return args
@@ -185,7 +189,7 @@ def answer(args, tokenizer):
     saved = [file for file in (data_dir() / "runs").glob("*/*/adapter.safetensors") if file.parts[-3] != "experiment"]
     saved.sort(key=lambda file: file.stat().st_mtime)
     if not args.adapter and not saved:
-        sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run this chapter without --text first")
+        sys.exit(f"no adapter yet under {data_dir() / 'runs'}: run chapters/06_lora_spam.py first")
     file = args.adapter or saved[-1]
     model, adapter = load_classifier(file)
     try:
@@ -196,29 +200,29 @@ def answer(args, tokenizer):
         print(f"{label} ({probability:.1%}), says {file}")
 
 
-def repeat(args, condition, methods):
-    """The chapter's methods with --seeds seeds, each run made once and remembered: a table, and results.json.
-
-    Input: condition, what is trained on, and methods, {name: epochs, or None}: both of gpt/experiments/spam_filters.py
-    """
+def repeat(args):
+    """args.method with args.seeds seeds, each run made once and remembered: its accuracies, and results.json."""
     from gpt.experiments.comparison import cell, records_over_seeds, summary, tests_of    # chapter 0 needs none of it
+    from gpt.experiments.spam_filters import METHODS
 
+    name = args.method
+    if name not in METHODS:
+        sys.exit(f"--method {name}: there are {'; '.join(METHODS)}")
     load_weights(args)    # mini where others cannot be had
-    seeds, pretrained = [args.seed + i for i in range(args.seeds)], False if args.weights == "random" else None
-    weights = args.model if pretrained is None else f"{args.model}, untrained"
-    how = dict(pretrained=pretrained) | ({} if args.model == "mini" else dict(precision=args.precision))
-    records = {name: records_over_seeds(name, condition, seeds, args.model, args.device, epochs=epochs, **how)
-               for name, epochs in methods.items()}
-    results = {test: {name: summary(of, test) for name, of in records.items()} for test in tests_of(condition)}
-    for test, of in results.items():
-        print(f"{weights}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "
-              f"{next(iter(of.values()))['n_test']:,} messages (first seed)")
-        for name, row in of.items():
-            print(f"  {name:20} accuracy {cell(row['accuracy'])} %   each: "
-                  + ", ".join(f"{accuracy:.2%}" for accuracy in row["accuracy"]["values"]))
+    condition = "blog" if name == "the blog's LoRA" else "balanced"
+    seeds = [args.seed + i for i in range(args.seeds)]
+    how = {} if args.model == "mini" else dict(precision=args.precision)
+    records = records_over_seeds(name, condition, seeds, args.model, args.device, epochs=args.epochs, **how)
+    results = {test: {name: summary(records, test)} for test in tests_of(condition)}
+    for test, row in ((test, of[name]) for test, of in results.items()):
+        print(f"{args.model}, {name}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "
+              f"{row['n_test']:,} messages (first seed)")
+        print(f"  accuracy {cell(row['accuracy'])} %   each: "
+              + ", ".join(f"{accuracy:.2%}" for accuracy in row["accuracy"]["values"]))
     folder = run_folder(args)
-    folder = folder.with_name(f"{folder.name}-to-{seeds[-1]}" + f"-epochs{args.epochs}" * bool(args.epochs))
-    report(folder, args, recipe=getattr(args, "recipe", "default"), weights=weights, seeds=seeds, results=results)
+    method = "-".join(re.findall(r"\w+", name))
+    report(folder.with_name(f"{folder.name}-to-{seeds[-1]}-{method}"), args, recipe="default", weights=args.model,
+           seeds=seeds, results=results)
 
 
 def peak_memory(device):
@@ -232,17 +236,31 @@ def peak_memory(device):
     return peak_bytes()
 
 
-def section(title):
-    """A heading between two parts of a chapter."""
+def in_notebook():
+    """Whether this is a Jupyter notebook, or a page of the book, which is made from one."""
+    return "ipykernel" in sys.modules
+
+
+def section(number):
+    """Print the heading that the chapter has under this number; a notebook and a page show the heading themselves."""
+    if in_notebook():
+        return
+    chapter = Path(inspect.stack()[1].filename).read_text(encoding="utf-8")
+    title = re.search(rf"^# ## ({re.escape(number)} .*)$", chapter, re.MULTILINE)[1]
     print(f"\n{title}\n{'-' * len(title)}")
 
 
 def show(thing):
-    """Print where a class or function of gpt/ stands and its source as it is now."""
+    """Print where a class or function of gpt/ stands and its source as it is now; a notebook highlights it."""
     thing = inspect.unwrap(thing)    # of @torch.no_grad() and the like
     lines, first = inspect.getsourcelines(thing)
-    path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).as_posix()
-    print(f"{path}:{first}\n" + textwrap.dedent("".join(lines)).rstrip())
+    place = f"{Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).as_posix()}:{first}"
+    source = textwrap.dedent("".join(lines)).rstrip()
+    if in_notebook():
+        from IPython.display import Markdown, display
+        display(Markdown(f"`{place}`\n\n```python\n{source}\n```"))
+    else:
+        print(f"{place}\n{source}")
 
 
 def predict(what, predicted, measured, tolerance=0.0):
@@ -261,6 +279,17 @@ def predict(what, predicted, measured, tolerance=0.0):
         raise AssertionError(f"{line}: they should differ by {tolerance:.1%} at the most")
 
 
+def agree(what, one, other, tolerance=1e-5):
+    """Print the largest difference between two tensors, and stop the chapter where it is above `tolerance`.
+
+    Raises: AssertionError
+    """
+    difference = (one - other).abs().max().item()
+    print(f"{what}: largest difference {difference:.1g}")
+    if not difference <= tolerance:    # so that nan stops it too
+        raise AssertionError(f"{what}: the largest difference is {difference:.3g}, above {tolerance:g}")
+
+
 def _number(value):
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
@@ -273,11 +302,16 @@ def run_folder(args):
 
 
 def figure(fig, folder, name):
-    """Save a figure as folder/name.png and say where."""
+    """Save a figure as folder/name.png and say where; a notebook shows it."""
     path = folder / f"{name}.png"
     with written_whole(path) as temporary:
         fig.savefig(temporary, format="png", dpi=150)
-    print(f"figure: {path}")
+    if in_notebook():
+        from IPython.display import Image, display
+        display(Image(path))
+        sys.modules["matplotlib.pyplot"].close(fig)    # else the notebook shows it once more, at the end of the cell
+    else:
+        print(f"figure: {path}")
 
 
 def report(folder, args, **results):

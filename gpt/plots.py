@@ -22,7 +22,7 @@ def plot_values(epochs_seen, examples_seen, train_values, val_values, label="los
     fig, axes = plt.subplots()
     axes.plot(epochs_seen, train_values, color=BLUE, label=f"training {label}")
     axes.plot(epochs_seen, val_values, color=ORANGE, linestyle="--", label=f"validation {label}")
-    axes.set(xlabel="epochs", ylabel=f"{label}, nats a message" if label == "loss" else label, ylim=(0, None))
+    axes.set(xlabel="epochs", ylabel=f"{label}, nats per message" if label == "loss" else label, ylim=(0, None))
     axes.legend()
     top = axes.twiny()    # a second x axis over the same values: an invisible line gives it its scale
     top.plot(examples_seen, train_values, alpha=0)
@@ -133,7 +133,7 @@ def plot_text_losses(steps, train_values, held_out_values, levels, title):
     axes.plot(steps, held_out_values, color=ORANGE, linestyle="--", label="held-out loss")
     lowest = min(range(len(steps)), key=held_out_values.__getitem__)
     axes.plot(steps[lowest], held_out_values[lowest], "o", color=ORANGE, markersize=9, label="its lowest point")
-    axes.set(xlabel="training steps", ylabel="loss, nats a token", ylim=(0, None), title=title)
+    axes.set(xlabel="training steps", ylabel="loss, nats per token", ylim=(0, None), title=title)
     axes.legend(loc="center right")
     fig.tight_layout()
     return fig
@@ -190,7 +190,7 @@ def plot_learning(curves, title):
     Output: a matplotlib Figure
     """
     fig, panels = plt.subplots(1, 2)
-    for axes, key, factor, unit in ((panels[0], "loss", 1, "validation loss, nats a token"),
+    for axes, key, factor, unit in ((panels[0], "loss", 1, "validation loss, nats per token"),
                                     (panels[1], "accuracy", 100, "validation token accuracy, %")):
         for way, points in curves.items():
             colour, line, marker = WAY_LOOKS[way]
@@ -251,7 +251,7 @@ def plot_inside(curves, cuts):
     right.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)    # a step from 0 to 1, one for each doubling
     right.set_xticks(list(cuts), [str(k) for k in cuts])
     right.minorticks_off()
-    right.set(xlabel="k, the rank that dW of each layer is cut to", ylabel="test loss, nats a message",
+    right.set(xlabel="k, the rank that dW of each layer is cut to", ylabel="test loss, nats per message",
               ylim=(0, 1.1 * max(cuts.values())), title="Full fine-tuning, cut to rank k")
     fig.tight_layout()
     return fig

@@ -1,9 +1,9 @@
 """Puts the repository root on the path, names the fixtures that several test files share, and runs single exercises.
 
-    python -m pytest --exercise 6.1      the tests of one exercise until one fails; the last line says what is wrong
+    python -m pytest --exercise E6.1     the tests of one exercise until one fails; the last line says what is wrong
     python -m pytest --hidden 7          other sizes and other random numbers, drawn from the seed 7: what grading runs
 
-A test says which exercises it checks: @pytest.mark.exercise("6.1", "6.3"). The ids are those of exercise_table.py.
+A test says which exercises it checks: @pytest.mark.exercise("E6.1", "E6.3"). The ids are those of exercise_table.py.
 """
 
 import os
@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:    # one of several processes, each of w
 sys.path[:0] = map(str, [ROOT, *(path for path in (ROOT / "tests").iterdir() if path.is_dir())])
 
 from exercise_table import EXERCISES  # noqa: E402  (the path comes first)
+from originals import unknown  # noqa: E402
 
 TINY = ROOT / "tests" / "fixtures" / "openai_tiny"   # written by TensorFlow in OpenAI's layout
 SLOW = {"chapters": "runs whole chapters, minutes in all; only with -m chapters",
@@ -113,7 +114,8 @@ def numbers(pytestconfig):
 
 def pytest_addoption(parser):
     group = parser.getgroup("exercises")
-    group.addoption("--exercise", metavar="ID", help="run exactly the tests of this exercise, such as 6.1")
+    group.addoption("--exercise", metavar="ID", type=str.upper,
+                    help="run exactly the tests of this exercise, such as E6.1")
     group.addoption("--hidden", metavar="SEED", type=int, help="grading: other sizes and random numbers")
 
 
@@ -123,7 +125,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: {meaning}")
     wanted = config.getoption("--exercise")
     if wanted is not None and wanted not in EXERCISES:
-        raise pytest.UsageError(f"there is no exercise {wanted}: there are {', '.join(EXERCISES)}")
+        raise pytest.UsageError(unknown(wanted, EXERCISES))
     if wanted is not None and config.getoption("--hidden") is None:    # a learner: the first that fails, and briefly
         option = config.option
         option.maxfail = option.maxfail or 1
@@ -132,7 +134,7 @@ def pytest_configure(config):
 
 def marked(source):
     """The ids of all exercises that the tests in this source check."""
-    return {name for ids in re.findall(r"mark\.exercise\(([^)]*)\)", source) for name in re.findall(r"[\d.]+", ids)}
+    return {name for ids in re.findall(r"mark\.exercise\(([^)]*)\)", source) for name in re.findall(r"E[\d.]+", ids)}
 
 
 @pytest.hookimpl(tryfirst=True)

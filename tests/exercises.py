@@ -1,11 +1,11 @@
 """Exercises on the library's own code: a function's body is taken out, and tests say whether yours does the same.
 
     python tests/exercises.py list               # id, place, points, difficulty, open or not, task; list 6: chapter 6
-    python tests/exercises.py start 6.1          # the body leaves its file; signature and docstring stay
-    python -m pytest --exercise 6.1              # its tests: red until your body does what the docstring says
-    python tests/exercises.py hint 6.1           # one more hint each time
-    python tests/exercises.py answer 6.1         # the original body
-    python tests/exercises.py restore 6.1        # puts the original back, byte for byte, and saves yours
+    python tests/exercises.py start E6.1         # the body leaves its file; signature and docstring stay
+    python -m pytest --exercise E6.1             # its tests: red until your body does what the docstring says
+    python tests/exercises.py hint E6.1          # one more hint each time
+    python tests/exercises.py answer E6.1        # the original body
+    python tests/exercises.py restore E6.1       # puts the original back, byte for byte, and saves yours
 For instructors (tests/README.md):
     python tests/exercises.py release ../week6 6 # a copy to hand out, without chapter 6's bodies
     python tests/exercises.py grade submissions 6 --csv points.csv       # points for each of the submissions
@@ -22,25 +22,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "coursework"))
 
 import originals  # noqa: E402  (the path comes first)
 from exercise_table import EXERCISES  # noqa: E402
-from originals import KEPT, shown, write  # noqa: E402
+from originals import KEPT, shown, unknown, write  # noqa: E402
 from take_out import Problem  # noqa: E402
 
-HINTS = KEPT / "hints.json"    # how many hints were given: {"6.1": 2}
+HINTS = KEPT / "hints.json"    # how many hints were given: {"E6.1": 2}
 
 
 def exercise_of(name):
-    if name not in EXERCISES:
-        raise Problem(f"there is no exercise {name}: there are {', '.join(EXERCISES)}")
-    return EXERCISES[name]
+    if name.upper() not in EXERCISES:
+        raise Problem(unknown(name, EXERCISES))
+    return EXERCISES[name.upper()]
+
+
+def chapter_of(name):
+    """"10" of "E10.2"."""
+    return name[1:].partition(".")[0]
 
 
 def exercises_of(chapters):
     """The exercises of these chapters, in the table's order; of all where none is named."""
-    known = list(dict.fromkeys(name.partition(".")[0] for name in EXERCISES))
+    known = list(dict.fromkeys(map(chapter_of, EXERCISES)))
     for chapter in chapters:
         if chapter not in known:
             raise Problem(f"there is no chapter {chapter} with exercises: there are {', '.join(known)}")
-    return [exercise for name, exercise in EXERCISES.items() if not chapters or name.partition(".")[0] in chapters]
+    return [exercise for name, exercise in EXERCISES.items() if not chapters or chapter_of(name) in chapters]
 
 
 def show_list(args):
@@ -49,7 +54,7 @@ def show_list(args):
     for e in exercises:
         points = f"{e.points} point{'s' if e.points > 1 else ' '}"
         state = "open" if originals.is_open(e) else "-"
-        print(f"{e.id:4} {f'{e.file}:{e.function}':{width}}  {points}  {e.difficulty:6}  {state:4}  {e.task}")
+        print(f"{e.id:5} {f'{e.file}:{e.function}':{width}}  {points}  {e.difficulty:6}  {state:4}  {e.task}")
 
 
 def show_start(args):

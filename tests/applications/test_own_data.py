@@ -155,7 +155,7 @@ def test_a_column_that_is_there_already_is_not_written_twice(model, tmp_path):
         predict_file(model, tmp_path / "in.csv", tmp_path / "out.csv", "text", Letters(), NAMES)
 
 
-@pytest.mark.exercise("9.4")
+@pytest.mark.exercise("E9.4")
 def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
     monkeypatch.setattr(gpt.batches, "TOKENS", 12)
     lengths = {0: 5, 1: 2, 2: 30, 3: 5, 4: 3, 5: 6, 6: 3, 9: 3}
@@ -167,7 +167,7 @@ def test_a_batch_holds_as_many_tokens_as_it_may_with_its_padding(monkeypatch):
         "equal lengths keep the order in which they come")
 
 
-@pytest.mark.exercise("9.4")
+@pytest.mark.exercise("E9.4")
 def test_a_text_that_is_too_long_for_any_batch_has_one_of_its_own(monkeypatch):
     monkeypatch.setattr(gpt.batches, "TOKENS", 12)
     assert list(batches_of_tokens({0: 13, 1: 14})) == [[0], [1]], "a batch without a row, or a row that is lost"

@@ -99,7 +99,7 @@ def table(**texts):
     return pd.DataFrame([(label, text) for label, own in texts.items() for text in own], columns=["Label", "Text"])
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 def test_the_numbers_of_classes_depend_on_the_labels_alone():
     rows = pd.DataFrame({"Label": ["b", "a", "\u00e9 \U0001f600", "c d"] * 3,
                          "Text": [f"text {'x' * i}" for i in range(12)]})
@@ -111,7 +111,7 @@ def test_the_numbers_of_classes_depend_on_the_labels_alone():
     assert rows["Label"][0] == "b", "the table that was given has changed"
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 def test_labels_that_are_numbers_are_ordered_by_value_and_stay_texts():
     rows = pd.DataFrame({"Label": ["10", "2", "-1"] * 3, "Text": ["x" * i for i in range(1, 10)]})
     assert number_classes(rows)[1] == ["-1", "2", "10"]
@@ -119,7 +119,7 @@ def test_labels_that_are_numbers_are_ordered_by_value_and_stay_texts():
     assert number_classes(rows)[1] == ["10", "1st", "2"]
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 @pytest.mark.parametrize("texts, words", [
     (dict(ham="xyz"), ["ham", "3"]),
     (dict(ham=["x", "y", "z"], eggs=["u", "v"]), ["eggs", "2"]),
@@ -197,7 +197,7 @@ def test_rows_with_an_empty_cell_are_left_out_on_request_and_named(write, capsys
     assert read_table(path, "label", leave_out_empty=True)["label"].tolist() == ["x", "y", "z"]
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 @pytest.mark.parametrize("one, other", [
     ("caf\u00e9", "cafe\u0301"), ("ham", "ham\u200b"), ("ham", "\u00a0ham"), ("not ham", "not  ham"), ("1", "1.0"),
     ("01", "1"), ("-0", "0"), (".5", "0.50"), ("Ham", "hAM"), ("\uff28am", "ham"), ("stra\u00dfe", "STRASSE"),
@@ -208,28 +208,28 @@ def test_labels_that_look_alike_are_asked_about(one, other):
         number_classes(table(**{one: ["x", "y", "z"], other: ["u", "v", "w"]}))
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 @pytest.mark.parametrize("one, other", [("1", "2"), ("1.0", "1.5"), ("9007199254740993", "9007199254740992"), ("a b", "ab"),
                                         ("\u0915\u093e", "\u0915\u093f"), ("+", "-"), ("$", "$$"), ("1-2", "12")])
 def test_labels_that_differ_to_the_eye_are_classes_of_their_own(one, other):
     assert len(number_classes(table(**{one: ["x", "y", "z"], other: ["u", "v", "w"]}))[1]) == 2
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 @pytest.mark.parametrize("label", ["a\x1b[2J", "a\nb", " ", "\u00a0", "\u200b"])
 def test_a_label_that_cannot_be_seen_or_that_a_terminal_would_obey_is_refused_before_training(label):
     with pytest.raises(ValueError, match="cannot be seen, or holds a line end, a tab or another control"):
         number_classes(table(**{label: ["x", "y", "z"], "b": ["u", "v", "w"]}))
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 @pytest.mark.parametrize("texts", [["का", "कि", "की"], ["1000", "1001", "1002"], ["4711-1", "4711-2", "4711-3"],
                                    [":-)", ":-(", ":-|"], ["😀", "😁", "😂"], ["❤️", "⭐️", "1️⃣"]])
 def test_texts_of_any_script_are_different_texts(texts):
     assert number_classes(table(a=texts, b=["x", "y", "z"]))[1] == ["a", "b"]
 
 
-@pytest.mark.exercise("9.1")
+@pytest.mark.exercise("E9.1")
 def test_a_score_in_the_place_of_a_label_is_recognised():
     scores = pd.DataFrame({"Label": [f"{i / 10 - 4:.1f}" for i in range(80)], "Text": [f"film {'x' * i}" for i in range(80)]})
     with pytest.raises(ValueError, match="There are 80 labels in 80 rows: are they scores, or of another column"):

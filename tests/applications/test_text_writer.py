@@ -92,7 +92,7 @@ def test_every_text_comes_once_an_epoch_in_an_order_of_its_own():
 
 # Loss and accuracy
 
-@pytest.mark.exercise("7.1")
+@pytest.mark.exercise("E7.1")
 def test_what_is_predicted_is_every_real_token_but_the_first_row_after_row(small_model, batch):
     hidden, targets = hidden_and_targets(small_model, batch)
     rows = [(row, length) for row, length in zip(*batch, strict=True)]
@@ -102,14 +102,14 @@ def test_what_is_predicted_is_every_real_token_but_the_first_row_after_row(small
     assert torch.allclose(hidden, expected, atol=1e-5), "what is known before a token: one position before it"
 
 
-@pytest.mark.exercise("7.1")
+@pytest.mark.exercise("E7.1")
 def test_a_row_of_one_token_more_than_the_model_reads_can_be_learnt_from(small_model, sizes):
     ids = torch.randint(sizes.V, (2, sizes.context + 1), generator=torch.Generator().manual_seed(0))
     hidden, targets = hidden_and_targets(small_model, (ids, torch.tensor([sizes.context + 1, 5])))
     assert len(hidden) == len(targets) == sizes.context + 4, "the last token of a row is predicted and never read"
 
 
-@pytest.mark.exercise("7.1")
+@pytest.mark.exercise("E7.1")
 def test_the_loss_is_the_mean_over_real_tokens(small_model, batch):
     by_hand = torch.stack([loss for loss, _ in each_row(small_model, batch)])
     assert len(by_hand) == real_tokens(batch) == 25
@@ -122,7 +122,7 @@ def test_the_loss_is_the_mean_over_real_tokens(small_model, batch):
     assert torch.allclose(next_token_loss(small_model, whole), next_token_loss(small_model, ids), atol=1e-6)
 
 
-@pytest.mark.exercise("7.1")
+@pytest.mark.exercise("E7.1")
 def test_the_gradients_are_those_of_the_loss_in_one_piece(small_model, batch):
     parameters = list(small_model.parameters())
     chunked = torch.autograd.grad(next_token_loss(small_model, batch, chunk=4), parameters)
@@ -158,7 +158,7 @@ def one_step(model, step, batch):
     return loss, moved
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 9])
 def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(small_model, batch, parts):
     loss, moved = one_step(small_model, training_step, batch)
@@ -172,7 +172,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(small_model, batch, 
             f"{name}: are parts weighed by their tokens, gradients cleared once, and all of them clipped together?"
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 def test_parts_of_different_sizes_must_not_count_the_same(small_model, batch):
     _, moved = one_step(small_model, training_step, batch)
     _, by_rows = one_step(small_model, partial(step_in_parts, parts=2), batch)
@@ -180,7 +180,7 @@ def test_parts_of_different_sizes_must_not_count_the_same(small_model, batch):
         "this batch cannot tell the two apart"
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 def test_a_tensor_is_cut_by_rows(small_model, sizes):
     ids = torch.randint(sizes.V, (5, 6), generator=torch.Generator().manual_seed(0))
     seen = []
@@ -194,7 +194,7 @@ def test_a_tensor_is_cut_by_rows(small_model, sizes):
     assert seen == [(3, 6), (2, 6)] and math.isclose(loss, next_token_loss(small_model, ids).item(), rel_tol=1e-5)
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_loss_that_is_not_finite_in_any_part_changes_nothing(small_model, batch, bad):
     before, calls = {name: p.detach().clone() for name, p in small_model.named_parameters()}, []
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_in_any_part_changes_nothing(small_model, batc
     assert all(torch.equal(p, before[name]) for name, p in small_model.named_parameters()), "a step was taken"
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 def test_a_scaled_loss_in_parts_gives_the_step_of_a_plain_one(small_model, batch):
     moved = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
@@ -222,7 +222,7 @@ def test_a_scaled_loss_in_parts_gives_the_step_of_a_plain_one(small_model, batch
             f"{name}: are the gradients of all parts scaled back, once, before they are clipped?"
 
 
-@pytest.mark.exercise("7.5")
+@pytest.mark.exercise("E7.5")
 def test_a_step_in_parts_whose_gradients_are_not_finite_is_left_out(small_model, batch):
     def loss_fn(model, part):
         return sum((0 * p).sum() for p in model.parameters()).sqrt() + 1.0    # 1, with a slope of infinity times 0
@@ -249,7 +249,7 @@ def test_the_loop_takes_a_step_of_another_kind(small_model, batch):
 
 # AdamW's groups
 
-@pytest.mark.exercise("7.3")
+@pytest.mark.exercise("E7.3")
 def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(small_model):
     decayed, plain = parameter_groups(small_model, 0.01)
     names = {id(p): name for name, p in small_model.named_parameters()}
@@ -259,7 +259,7 @@ def test_biases_and_norms_are_not_decayed_and_nothing_is_left_out(small_model):
     assert len(decayed["params"]) + len(plain["params"]) == len(names), "left out it would not train, twice is an error"
 
 
-@pytest.mark.exercise("7.3")
+@pytest.mark.exercise("E7.3")
 @pytest.mark.parametrize("decay_lora", [True, False])
 def test_only_what_trains_is_in_a_group_and_A_and_B_where_the_switch_says(small_model, decay_lora):
     replace_linear_with_lora(small_model, 4, 32, targets=("W_query", "W_value"))
@@ -271,7 +271,7 @@ def test_only_what_trains_is_in_a_group_and_A_and_B_where_the_switch_says(small_
         "is a frozen parameter in a group, or A and B in the other one?")
 
 
-@pytest.mark.exercise("7.3")
+@pytest.mark.exercise("E7.3")
 def test_what_has_one_axis_is_not_decayed_whatever_its_name_and_the_decay_is_the_one_asked_for():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Embedding(5, 4))
     decayed, plain = parameter_groups(model, 0.3)

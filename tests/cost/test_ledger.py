@@ -49,13 +49,13 @@ def test_a_ledger_has_each_tensor_once_and_says_its_other_names(small_model):
     assert rows[f"{block}.W_query.lora.A"].also == (f"{block}.W_key.lora.A", f"{block}.W_value.lora.A")
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_nothing_done_is_nothing_changed(small_model):
     assert changes(small_model, lambda model: model(torch.arange(5)[None])) == set(), "what is as it was is no change"
     assert changes(small_model, lambda model: model.eval()) == set(), "a mode is no tensor"
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_freezing_is_seen_and_so_is_its_end(small_model):
     names = {row.name for row in ledger(small_model)}
     assert changes(small_model, lambda model: model.requires_grad_(False)) == {(name, "frozen") for name in names}
@@ -63,7 +63,7 @@ def test_freezing_is_seen_and_so_is_its_end(small_model):
         ("trf_blocks.1.norm1.scale", "trains")}
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_a_swapped_head_is_new_and_the_embedding_is_tied_to_nothing_any_more(small_model):
     found = changes(small_model, lambda model: swap_head(model, 2))
     assert found == {("tok_emb.weight", "ties"), ("out_head.weight", "appeared"), ("out_head.bias", "appeared")}
@@ -71,7 +71,7 @@ def test_a_swapped_head_is_new_and_the_embedding_is_tied_to_nothing_any_more(sma
         ("out_head.weight", "shape"), ("out_head.bias", "shape")}
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_injecting_renames_a_layers_tensors_and_adds_two(small_model):
     found = changes(small_model, lambda model: replace_linear_with_lora(model.trf_blocks[:1], 2, 2, targets=["W_key"]))
     place = "trf_blocks.0.att.W_key"
@@ -81,7 +81,7 @@ def test_injecting_renames_a_layers_tensors_and_adds_two(small_model):
     assert {what for name, what in found if place not in name} == {"frozen"}
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_merging_changes_numbers_alone_and_unmerging_leaves_no_trace(small_model):
     replace_linear_with_lora(small_model.trf_blocks, 2, 2, targets=["W_query"])
     for name, p in small_model.named_parameters():
@@ -99,7 +99,7 @@ def test_merging_changes_numbers_alone_and_unmerging_leaves_no_trace(small_model
     assert ledger_changes(before, ledger(small_model)) == [], "the weights are not back bit for bit"
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_what_disappears_is_said(small_model):
     def take_out(model):
         model.trf_blocks = model.trf_blocks[:-1]
@@ -107,7 +107,7 @@ def test_what_disappears_is_said(small_model):
     assert len(gone) == 16 and {what for _, what in gone} == {"disappeared"}, "the names of before must be looked for"
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_changes_tell_before_and_after_in_the_order_of_the_ledger_after_and_first_what_is_gone():
     linear = torch.nn.Linear(2, 2)
     before = ledger(torch.nn.ModuleDict({"z": linear, "a": torch.nn.Linear(3, 3), "linear": torch.nn.Linear(4, 4)}))
@@ -123,7 +123,7 @@ def test_changes_tell_before_and_after_in_the_order_of_the_ledger_after_and_firs
     assert found[0].after is None and found[-1].before is None, "what is gone has no row after, what is new none before"
 
 
-@pytest.mark.exercise("7.2")
+@pytest.mark.exercise("E7.2")
 def test_half_precision_is_another_type(small_model):
     assert {what for _, what in changes(small_model, lambda model: model.bfloat16())} == {"dtype"}
 

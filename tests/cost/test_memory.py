@@ -66,7 +66,7 @@ def kept_bytes(model, loss_fn, batch):
     return sum(storage.nbytes() for storage in found.values())
 
 
-@pytest.mark.exercise("7.6")
+@pytest.mark.exercise("E7.6")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [False, True])
 @pytest.mark.parametrize("drop_rate", [0.0, 0.1])
@@ -90,7 +90,7 @@ def test_the_loss_that_leaves_padding_out_keeps_a_byte_a_token_more(kind):
         assert (kept - predicted - 2 * 7 > 0) - (kept - predicted - 2 * 7 < 0) == sign
 
 
-@pytest.mark.exercise("7.6")
+@pytest.mark.exercise("E7.6")
 @pytest.mark.parametrize("A, B, weight", [(True, True, False), (True, False, False), (False, True, False),
                                           (False, False, True), (False, False, False)])
 @pytest.mark.parametrize("p", [0.0, 0.5])
@@ -108,7 +108,7 @@ def test_a_linear_layer_keeps_what_its_own_parameters_need(A, B, weight, p, grad
     assert (out.bytes, out.grad) == (4 * 7 * 8, grad or A or B or weight), "bytes of the output, and has it a gradient?"
 
 
-@pytest.mark.exercise("7.6")
+@pytest.mark.exercise("E7.6")
 def test_a_lora_on_the_head_is_counted_too():
     model = training_model("everything", classes=True)
     replace_linear_with_lora(model, 4, 4)

@@ -1,7 +1,8 @@
-"""The exercises: functions of gpt/ whose bodies tests/exercises.py takes out. An id is chapter.number.
+"""The exercises: functions of gpt/ whose bodies tests/exercises.py takes out. E2.1 is the first of chapter 2; the E
+keeps it apart from section 2.1.
 
 What to write stands in the function's docstring (a `forward` has its class's), what it must do in the tests that
-bear its id: `python -m pytest --exercise 2.1`. No hint quotes an answer.
+bear its id: `python -m pytest --exercise E2.1`. No hint quotes an answer.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Exercise:
 
 CHAPTERS_1_TO_4 = (
     Exercise(
-        "1.1", "gpt/tokenizer.py", "byte_alphabet",
+        "E1.1", "gpt/tokenizer.py", "byte_alphabet",
         "Give each of the 256 bytes the sign that stands for it in vocab.bpe, in GPT-2's order.",
         2, "medium", (
             "Make two lists of numbers first: the bytes that are written as themselves, in rising order, and the "
@@ -33,7 +34,7 @@ CHAPTERS_1_TO_4 = (
             "list, not the byte. So byte 0 is sign 256, and the space, byte 32, is sign 288.",
         )),
     Exercise(
-        "1.2", "gpt/tokenizer.py", "read_ranks",
+        "E1.2", "gpt/tokenizer.py", "read_ranks",
         "Read the text of vocab.bpe: the id of each of the 50,256 tokens, by its bytes.",
         2, "easy", (
             "The first 256 ids are in byte_alphabet's order, and that is not the order of the bytes: id 0 is the "
@@ -43,7 +44,7 @@ CHAPTERS_1_TO_4 = (
             "Look up the byte of every sign of both parts. The new token's id is how many tokens there are so far.",
         )),
     Exercise(
-        "1.3", "gpt/batches.py", "TextWindows.__iter__",
+        "E1.3", "gpt/batches.py", "TextWindows.__iter__",
         "Yield this epoch's batches: for each list of beginnings, the windows of T + 1 tokens that begin there.",
         2, "medium", (
             "self.rows has a list of beginnings for each batch; self.window is T. A window is one token longer "
@@ -54,7 +55,7 @@ CHAPTERS_1_TO_4 = (
             "int32; yield int64, which an embedding and a loss both take.",
         )),
     Exercise(
-        "1.4", "gpt/model.py", "GPTModel.embed",
+        "E1.4", "gpt/model.py", "GPTModel.embed",
         "Turn token ids into vectors: token embedding plus position embedding, or an error that says what is wrong.",
         2, "easy", (
             "Refuse first: no token at all, or positions beyond context_length (count the `start` tokens before "
@@ -65,7 +66,7 @@ CHAPTERS_1_TO_4 = (
         )),
 
     Exercise(
-        "2.1", "gpt/attention.py", "causal_attention_by_hand",
+        "E2.1", "gpt/attention.py", "causal_attention_by_hand",
         "Compute softmax(Q K^T / sqrt(D) + mask) V, one line per operation.",
         4, "medium", (
             "Every query times every key: a matrix product of the last two axes gives scores (B, H, T, S). Which "
@@ -77,7 +78,7 @@ CHAPTERS_1_TO_4 = (
             "sum. The weights of one query sum to 1, so the softmax is over the keys.",
         )),
     Exercise(
-        "2.2", "gpt/attention.py", "MultiHeadAttention.split_heads",
+        "E2.2", "gpt/attention.py", "MultiHeadAttention.split_heads",
         "Cut the channels into heads: (B, T, C) -> (B, H, T, D).",
         2, "medium", (
             "A token's C channels stand side by side in memory, head 0's D first. So the last axis can be seen as "
@@ -86,7 +87,7 @@ CHAPTERS_1_TO_4 = (
             "mixes tokens with channels: change the places of two axes instead.",
         )),
     Exercise(
-        "2.3", "gpt/attention.py", "MultiHeadAttention.forward",
+        "E2.3", "gpt/attention.py", "MultiHeadAttention.forward",
         "Make queries, keys and values, attend in all heads at once, put the heads side by side, mix them.",
         4, "hard", (
             "Write it first for cache=None: three linear layers, three times split_heads, "
@@ -98,7 +99,7 @@ CHAPTERS_1_TO_4 = (
         )),
 
     Exercise(
-        "3.1", "gpt/model.py", "LayerNorm.forward",
+        "E3.1", "gpt/model.py", "LayerNorm.forward",
         "Give each token's channels mean 0 and variance 1, then scale and shift them.",
         2, "easy", (
             "Mean and variance are taken over the channels, the last axis, of each token by itself. keepdim=True "
@@ -106,14 +107,14 @@ CHAPTERS_1_TO_4 = (
             "torch's var divides by C - 1 unless it is told otherwise. Where does eps stand in the formula?",
         )),
     Exercise(
-        "3.2", "gpt/model.py", "GELU.forward",
+        "E3.2", "gpt/model.py", "GELU.forward",
         "Compute GELU in the tanh form that GPT-2 was trained with.",
         1, "easy", (
             "The formula stands in the class's docstring, and it acts on each number by itself.",
             "torch has GELU, too, in both forms: which one does it take when it is not told?",
         )),
     Exercise(
-        "3.3", "gpt/model.py", "TransformerBlock.forward",
+        "E3.3", "gpt/model.py", "TransformerBlock.forward",
         "Add attention's output to the residual stream, then feed-forward's; each reads a normalised copy.",
         3, "medium", (
             "There are two sums, and the second starts from the first's result. What is normalised is only what a "
@@ -121,7 +122,7 @@ CHAPTERS_1_TO_4 = (
             "Each output goes through drop_shortcut before it is added; the residual stream does not.",
         )),
     Exercise(
-        "3.4", "gpt/generate.py", "generate_text_simple",
+        "E3.4", "gpt/generate.py", "generate_text_simple",
         "Append the most probable next token, max_new_tokens times, reading the whole window at each step.",
         2, "easy", (
             "The model scores what comes after every position; a text goes on after its last one. So of the logits "
@@ -131,7 +132,7 @@ CHAPTERS_1_TO_4 = (
             "it does not change which score is the highest.",
         )),
     Exercise(
-        "3.5", "gpt/attention.py", "KVCache.extend",
+        "E3.5", "gpt/attention.py", "KVCache.extend",
         "Append the keys and values of new tokens to those that the cache holds, and return all so far.",
         3, "medium", (
             "Check first whether the new tokens fit, so that an error leaves the cache as it was: there is room "
@@ -143,7 +144,7 @@ CHAPTERS_1_TO_4 = (
             "ends at the new length, not at the end of the room; slices are views, and cost nothing.",
         )),
     Exercise(
-        "3.6", "gpt/generate.py", "generate",
+        "E3.6", "gpt/generate.py", "generate",
         "Continue each row of a batch with a KV cache, past the window too, until max_new_tokens or the stop token.",
         5, "hard", (
             "Write it first without cache and stop: model.hidden(ids) is (B, T, C), the head runs on its last "
@@ -159,7 +160,7 @@ CHAPTERS_1_TO_4 = (
             "count. Dropout has no part in the choice: in_eval_mode switches it off around the loop.",
         )),
     Exercise(
-        "3.7", "gpt/lora.py", "count_parameters",
+        "E3.7", "gpt/lora.py", "count_parameters",
         "Count the numbers that train and all numbers of a model.",
         1, "easy", (
             "model.parameters() yields each tensor once, even where two modules share it. A state_dict lists it "
@@ -169,7 +170,7 @@ CHAPTERS_1_TO_4 = (
         )),
 
     Exercise(
-        "4.1", "gpt/losses.py", "cross_entropy_by_hand",
+        "E4.1", "gpt/losses.py", "cross_entropy_by_hand",
         "Compute the mean of -log softmax(logits)[target], without overflow.",
         2, "easy", (
             "log(softmax(x)[i]) is x[i] minus the logarithm of the sum of all exp(x). torch has the second part as "
@@ -178,7 +179,7 @@ CHAPTERS_1_TO_4 = (
             "It wants an index with as many axes as the scores.",
         )),
     Exercise(
-        "4.2", "gpt/train.py", "training_step",
+        "E4.2", "gpt/train.py", "training_step",
         "One step of training: loss, gradients, clipping, the optimizer's step; no step if a gradient is not finite.",
         3, "medium", (
             "The order: loss, clear the old gradients, backward, scale back, clip, step. Why may the clearing not "
@@ -191,7 +192,7 @@ CHAPTERS_1_TO_4 = (
             "Returned is the loss from before the step, without the graph behind it: a scalar tensor has detach().",
         )),
     Exercise(
-        "4.3", "gpt/train.py", "warmup_then_cosine",
+        "E4.3", "gpt/train.py", "warmup_then_cosine",
         "Return a schedule: a function from the number of steps done to the factor of the learning rate.",
         2, "easy", (
             "The answer is a function inside a function: the inner one takes `step` and still sees warmup, total "
@@ -200,7 +201,7 @@ CHAPTERS_1_TO_4 = (
             "1: it must not grow beyond 1, or the cosine would rise again.",
         )),
     Exercise(
-        "4.4", "gpt/generate.py", "choose",
+        "E4.4", "gpt/generate.py", "choose",
         "Choose one token per row: greedy at temperature 0, otherwise drawn after temperature, top-k and top-p.",
         4, "hard", (
             "Temperature 0 first: nothing is divided or drawn. Otherwise divide the scores, and only then softmax.",
@@ -213,7 +214,7 @@ CHAPTERS_1_TO_4 = (
             "the generator. The order tells which token stands at that place.",
         )),
     Exercise(
-        "4.5", "gpt/storage/openai_checkpoint.py", "varint",
+        "E4.5", "gpt/storage/openai_checkpoint.py", "varint",
         "Read a whole number of 7 bits a byte from bytes that nobody vouches for.",
         2, "medium", (
             "Of each byte the lower 7 bits are digits: the first byte's count as they are, the next one's 2^7 "
@@ -223,7 +224,7 @@ CHAPTERS_1_TO_4 = (
             "whose last is 0. b'\\x00' alone is the number 0.",
         )),
     Exercise(
-        "4.6", "gpt/weights.py", "from_openai",
+        "E4.6", "gpt/weights.py", "from_openai",
         "Rename OpenAI's tensors, turn linear weights round, and cut c_attn into query, key and value.",
         3, "hard", (
             "our_name gives the name here; `att` or `ff` in it, and `weight` at its end, mean a linear layer: (in, "
@@ -235,7 +236,7 @@ CHAPTERS_1_TO_4 = (
             "whether it is there already.",
         )),
     Exercise(
-        "4.7", "gpt/losses.py", "next_token_loss",
+        "E4.7", "gpt/losses.py", "next_token_loss",
         "Average the cross-entropy of the next tokens, with the logits of only `chunk` tokens in memory at a time.",
         3, "hard", (
             "Write it with all logits first: read all tokens but the last of each row, predict all but the first. "
@@ -250,7 +251,7 @@ CHAPTERS_1_TO_4 = (
 
 CHAPTERS_5_AND_6 = (
     Exercise(
-        "5.1", "gpt/spam.py", "read_sms",
+        "E5.1", "gpt/spam.py", "read_sms",
         "Read the SMS file line by line, quotation marks as text; say file and line of whatever is wrong.",
         3, "medium", (
             "decode_utf8 reads the file and takes the byte-order mark off. Cut its text at line feeds only, and mind "
@@ -261,7 +262,7 @@ CHAPTERS_5_AND_6 = (
             "which takes quotation marks its own way.",
         )),
     Exercise(
-        "5.2", "gpt/spam.py", "create_balanced_dataset",
+        "E5.2", "gpt/spam.py", "create_balanced_dataset",
         "Keep every spam row and draw as many ham rows.",
         1, "easy", (
             "Compare the Label column with each word: a column of booleans picks rows of a DataFrame.",
@@ -270,7 +271,7 @@ CHAPTERS_5_AND_6 = (
             "pd.concat puts tables on top of each other and keeps the rows' numbers.",
         )),
     Exercise(
-        "5.3", "gpt/spam.py", "split_without_leaks",
+        "E5.3", "gpt/spam.py", "split_without_leaks",
         "Cut the table in three so that messages with equal letters stay together and every split has its share of "
         "spam.",
         5, "hard", (
@@ -285,7 +286,7 @@ CHAPTERS_5_AND_6 = (
             "Shuffle at the very end, and by the same generator; a split may be empty.",
         )),
     Exercise(
-        "5.4", "gpt/batches.py", "pad",
+        "E5.4", "gpt/batches.py", "pad",
         "Put lists of different lengths into one tensor, with padding on the right.",
         1, "easy", (
             "Note the lengths of the lists before anything is padded: afterwards nobody can tell a message's own "
@@ -295,7 +296,7 @@ CHAPTERS_5_AND_6 = (
             "Then overwrite the beginning of each row.",
         )),
     Exercise(
-        "5.5", "gpt/batches.py", "BatchesByLength.set_epoch",
+        "E5.5", "gpt/batches.py", "BatchesByLength.set_epoch",
         "Fix an epoch's batches: similar lengths together, and another order in every epoch.",
         3, "medium", (
             "Begin with seed=None: the places that would sort the lengths (argsort has a kind that leaves equals in "
@@ -307,7 +308,7 @@ CHAPTERS_5_AND_6 = (
             "them.",
         )),
     Exercise(
-        "5.6", "gpt/classify.py", "swap_head",
+        "E5.6", "gpt/classify.py", "swap_head",
         "Replace the language model's head by one for K classes.",
         2, "easy", (
             "The number of channels, the type and the device can all be read off the token embedding's weight.",
@@ -315,7 +316,7 @@ CHAPTERS_5_AND_6 = (
             "A bias starts somewhere too. And a new module is in training mode, whatever the model is in.",
         )),
     Exercise(
-        "5.7", "gpt/classify.py", "class_logits",
+        "E5.7", "gpt/classify.py", "class_logits",
         "Score the classes at the last real token of each message.",
         3, "medium", (
             "Positions count from 0: where is the last of n tokens? Without lengths it is the same place in each "
@@ -324,7 +325,7 @@ CHAPTERS_5_AND_6 = (
             "indexed by the rows' numbers and these positions gives the same, for more work. The head comes last.",
         )),
     Exercise(
-        "5.8", "gpt/classify.py", "calc_accuracy_loader",
+        "E5.8", "gpt/classify.py", "calc_accuracy_loader",
         "Compute the share of messages that a model classifies rightly.",
         1, "easy", (
             "predict_logits has done all the looking: labels (N,) and scores (N, K) of all the messages asked for.",
@@ -332,7 +333,7 @@ CHAPTERS_5_AND_6 = (
             "into numbers before you average, and the average into a plain number.",
         )),
     Exercise(
-        "5.9", "gpt/evaluate/metrics.py", "wilson_interval",
+        "E5.9", "gpt/evaluate/metrics.py", "wilson_interval",
         "Compute Wilson's interval for a share of right answers.",
         1, "easy", (
             "The two bounds differ in one sign: compute what stands before it and what stands behind it, once each.",
@@ -340,7 +341,7 @@ CHAPTERS_5_AND_6 = (
             "With 0 or all right a bound is exactly 0 or 1, and floating point may miss that by a little: hold it.",
         )),
     Exercise(
-        "5.10", "gpt/evaluate/baselines.py", "NaiveBayes.fit",
+        "E5.10", "gpt/evaluate/baselines.py", "NaiveBayes.fit",
         "Count words class by class, smooth the counts, keep their logarithms.",
         3, "medium", (
             "Make a Counter of words for each class and a Counter of messages by class. zip has an argument that "
@@ -351,7 +352,7 @@ CHAPTERS_5_AND_6 = (
             "answers 0, and smoothing makes 1 of it.",
         )),
     Exercise(
-        "5.11", "gpt/model.py", "evaluating",
+        "E5.11", "gpt/model.py", "evaluating",
         "Write the context in which a model is looked at: no dropout, no gradients, and nothing changed afterwards.",
         3, "medium", (
             "A context made with contextmanager is a generator: what comes before yield happens on the way in, what "
@@ -363,7 +364,7 @@ CHAPTERS_5_AND_6 = (
         )),
 
     Exercise(
-        "6.1", "gpt/lora.py", "LoRALayer.__init__",
+        "E6.1", "gpt/lora.py", "LoRALayer.__init__",
         "Make A and B as LoRA starts: A drawn with the right bound, B zero; refuse settings that make no sense.",
         3, "medium", (
             "Check rank, scale and init before anything is computed from them. SCALES holds functions: look the "
@@ -374,7 +375,7 @@ CHAPTERS_5_AND_6 = (
             "nn.Parameter, A as well as B.",
         )),
     Exercise(
-        "6.2", "gpt/lora.py", "LoRALayer.forward",
+        "E6.2", "gpt/lora.py", "LoRALayer.forward",
         "Compute the correction scale * (x A) B.",
         1, "easy", (
             "`@` multiplies the last axis of x, whatever stands before it. A is (in, r): nothing has to be "
@@ -384,7 +385,7 @@ CHAPTERS_5_AND_6 = (
             "cheapest.",
         )),
     Exercise(
-        "6.3", "gpt/lora.py", "LinearWithLoRA.forward",
+        "E6.3", "gpt/lora.py", "LinearWithLoRA.forward",
         "Add the correction to what the linear layer says, unless it is merged into the weight.",
         1, "easy", (
             "self.original tells whether the layer is merged: it is None while it is not.",
@@ -392,7 +393,7 @@ CHAPTERS_5_AND_6 = (
             "gradient: when does that matter? self.training and torch.is_grad_enabled() tell.",
         )),
     Exercise(
-        "6.4", "gpt/lora.py", "replace_linear_with_lora",
+        "E6.4", "gpt/lora.py", "replace_linear_with_lora",
         "Freeze a module and put a LoRA around each of its linear layers, wherever they lie.",
         5, "hard", (
             "Three steps in this order: find the layers (_linears_to_replace: name -> layer), make all the LoRAs, and "
@@ -405,7 +406,7 @@ CHAPTERS_5_AND_6 = (
             "then a gradient of one is a gradient of all.",
         )),
     Exercise(
-        "6.5", "gpt/lora.py", "LinearWithLoRA.merge",
+        "E6.5", "gpt/lora.py", "LinearWithLoRA.merge",
         "Add the correction to the weight, so that the layer is a plain one; keep what was there.",
         2, "medium", (
             "Refuse first: a second merge would take the merged weight for the original.",
@@ -415,14 +416,14 @@ CHAPTERS_5_AND_6 = (
             "the Parameter stays the one that an optimizer may know.",
         )),
     Exercise(
-        "6.6", "gpt/lora.py", "LinearWithLoRA.unmerge",
+        "E6.6", "gpt/lora.py", "LinearWithLoRA.unmerge",
         "Take a merged correction out again, bit for bit.",
         1, "easy", (
             "In floating point (W + U) - U is often not W. What did merge keep?",
             "Two things change: the weight's data, and what says that the layer is merged.",
         )),
     Exercise(
-        "6.7", "gpt/adapters.py", "save_adapter",
+        "E6.7", "gpt/adapters.py", "save_adapter",
         "Write LoRA tensors, head and metadata into an adapter file; refuse what the file would lose.",
         4, "hard", (
             "Collect two dicts. layers: for each of lora_layers(model) its rank, its alpha and the name of its "
@@ -434,7 +435,7 @@ CHAPTERS_5_AND_6 = (
             "this check and _check_tensors may a file appear.",
         )),
     Exercise(
-        "6.8", "gpt/adapters.py", "load_adapter",
+        "E6.8", "gpt/adapters.py", "load_adapter",
         "Put an adapter file onto a model, after everything in it has been checked.",
         5, "hard", (
             "All that may refuse comes first: read, compare fingerprints, _check_tensors. Then remove_adapter makes "
@@ -447,7 +448,7 @@ CHAPTERS_5_AND_6 = (
             "At the end the head trains only if it is one of classes and has no LoRA.",
         )),
     Exercise(
-        "6.9", "gpt/lora.py", "LoRAFunction.backward",
+        "E6.9", "gpt/lora.py", "LoRAFunction.backward",
         "Give back the gradients of a linear layer with a LoRA, from that of its output: dx, dA, dB and the others.",
         4, "hard", (
             "forward has saved the tensors and what is not a tensor: see its last lines. The class's docstring has the "
@@ -462,7 +463,7 @@ CHAPTERS_5_AND_6 = (
 
 CHAPTERS_7_TO_9 = (
     Exercise(
-        "7.1", "gpt/losses.py", "hidden_and_targets",
+        "E7.1", "gpt/losses.py", "hidden_and_targets",
         "Find, in a padded batch of texts, the real tokens to predict and what the model knows before each.",
         2, "medium", (
             "Read all tokens but the last of each row, predict all but the first: model.hidden gives (B, T, C), the "
@@ -472,7 +473,7 @@ CHAPTERS_7_TO_9 = (
             "A table of booleans as an index picks, row after row, what is True there: (B, T, C) becomes (N, C).",
         )),
     Exercise(
-        "7.2", "gpt/cost/ledger.py", "ledger_changes",
+        "E7.2", "gpt/cost/ledger.py", "ledger_changes",
         "Compare two ledgers of one model: what appeared, what disappeared, and what is different in the rest.",
         2, "medium", (
             "Make a dict from name to row of each ledger. The names must be the same on both sides where the tensor "
@@ -482,7 +483,7 @@ CHAPTERS_7_TO_9 = (
             "No word, no Change; several words are joined by a comma and a space.",
         )),
     Exercise(
-        "7.3", "gpt/train.py", "parameter_groups",
+        "E7.3", "gpt/train.py", "parameter_groups",
         "Sort what trains into two groups for AdamW: what is decayed and what is not.",
         1, "easy", (
             "named_parameters gives names and parameters, tied ones once. What does not train belongs to no group.",
@@ -490,7 +491,7 @@ CHAPTERS_7_TO_9 = (
             "A group is a dict with the keys params and weight_decay; an empty list of params is a group, too.",
         )),
     Exercise(
-        "7.4", "gpt/train.py", "warmup_then_linear",
+        "E7.4", "gpt/train.py", "warmup_then_linear",
         "Return a schedule that rises to 1 in equal steps and falls to 0 in a straight line.",
         1, "easy", (
             "The answer is a function inside a function: the inner one takes `step` and still sees warmup and total.",
@@ -498,7 +499,7 @@ CHAPTERS_7_TO_9 = (
             "1: below 0 the optimizer would go uphill.",
         )),
     Exercise(
-        "7.5", "gpt/applications/text_writer.py", "step_in_parts",
+        "E7.5", "gpt/applications/text_writer.py", "step_in_parts",
         "Take one optimizer step on a batch that is computed part by part, as if it had been computed at once.",
         4, "hard", (
             "A batch is one tensor or a tuple of them: make it a tuple of tensors, cut each by rows with chunk, and "
@@ -510,7 +511,7 @@ CHAPTERS_7_TO_9 = (
             "Look at the loss of each part before its backward pass. Clipping shortens the whole batch's gradient.",
         )),
     Exercise(
-        "7.6", "gpt/cost/memory.py", "Tape.linear",
+        "E7.6", "gpt/cost/memory.py", "Tape.linear",
         "Count what a linear layer, with or without a LoRA, keeps for the backward pass.",
         2, "medium", (
             "Of y = x W^T the gradient of W is made of x, that of x is made of W alone, and W is there anyway.",
@@ -521,7 +522,7 @@ CHAPTERS_7_TO_9 = (
             "the same. self.dropout gives x back, or another storage.",
         )),
     Exercise(
-        "7.7", "gpt/interop/hugging_face.py", "fold_bias",
+        "E7.7", "gpt/interop/hugging_face.py", "fold_bias",
         "Move a head's bias into the shift of the norm before it, and refuse where that cannot be.",
         3, "hard", (
             "W^T (W W^T)^-1 is what linear algebra calls the pseudoinverse of W, and torch has it. It takes a "
@@ -532,7 +533,7 @@ CHAPTERS_7_TO_9 = (
             "comparison with nan is False: ask whether the error is small, not whether it is large.",
         )),
     Exercise(
-        "7.8", "gpt/interop/peft.py", "pack",
+        "E7.8", "gpt/interop/peft.py", "pack",
         "Put the LoRAs of query, key and value into the one update that PEFT has for all three.",
         4, "hard", (
             "Make a list of the A's that differ: torch.equal tells. Each has a range of columns of lora_B, which "
@@ -544,7 +545,7 @@ CHAPTERS_7_TO_9 = (
         )),
 
     Exercise(
-        "8.1", "gpt/experiments/run_records.py", "remembered",
+        "E8.1", "gpt/experiments/run_records.py", "remembered",
         "Run an experiment once for each set of settings and keep its result in a file.",
         2, "medium", (
             "Two dicts with the same settings in another order are the same settings: digest makes one name of them, "
@@ -553,7 +554,7 @@ CHAPTERS_7_TO_9 = (
             "settings and result, whole or not at all. Its result is the answer, whatever it is.",
         )),
     Exercise(
-        "8.2", "gpt/evaluate/significance.py", "mean_interval",
+        "E8.2", "gpt/evaluate/significance.py", "mean_interval",
         "Compute the mean of a few measurements and its 95 % interval.",
         1, "easy", (
             "s is the root of a sum over n - 1; the mean of n numbers is less uncertain than one by the root of n.",
@@ -561,7 +562,7 @@ CHAPTERS_7_TO_9 = (
             "counted from 0?",
         )),
     Exercise(
-        "8.3", "gpt/evaluate/significance.py", "beside",
+        "E8.3", "gpt/evaluate/significance.py", "beside",
         "Compare two settings seed by seed, and print the mean with one sign.",
         1, "easy", (
             "mean_interval twice: of the values, for what is printed, and of the differences, for the sign.",
@@ -569,7 +570,7 @@ CHAPTERS_7_TO_9 = (
             "0: which sign do they get?",
         )),
     Exercise(
-        "8.4", "gpt/experiments/weight_updates.py", "subspace_similarity",
+        "E8.4", "gpt/experiments/weight_updates.py", "subspace_similarity",
         "Measure how much the strongest directions of two matrices share, for every number of them.",
         3, "hard", (
             "The left-singular vectors of a matrix are the first thing that torch.linalg.svd returns, the strongest "
@@ -581,7 +582,7 @@ CHAPTERS_7_TO_9 = (
             "little more than 1.",
         )),
     Exercise(
-        "8.5", "gpt/experiments/weight_updates.py", "random_similarity",
+        "E8.5", "gpt/experiments/weight_updates.py", "random_similarity",
         "Predict the similarity of two random matrices, for every number of directions.",
         1, "easy", (
             "The docstring derives the formula; i counts from 1 to first_rank, j from 1 to second_rank.",
@@ -589,7 +590,7 @@ CHAPTERS_7_TO_9 = (
             "is exact enough.",
         )),
     Exercise(
-        "8.6", "gpt/experiments/weight_updates.py", "svd_of_update",
+        "E8.6", "gpt/experiments/weight_updates.py", "svd_of_update",
         "Compute the singular values and directions of a LoRA's update without forming it.",
         3, "hard", (
             "torch.linalg.qr cuts a tall matrix into orthonormal columns and a small square one. Do that to A and to "
@@ -600,7 +601,7 @@ CHAPTERS_7_TO_9 = (
             "computed.",
         )),
     Exercise(
-        "8.7", "gpt/experiments/weight_updates.py", "effective_rank",
+        "E8.7", "gpt/experiments/weight_updates.py", "effective_rank",
         "Count the directions of an update so that weak ones count for less.",
         1, "easy", (
             "Shares first: each value over the sum of all. Then e to the entropy of the shares, in nats.",
@@ -608,7 +609,7 @@ CHAPTERS_7_TO_9 = (
             "Refuse what has no shares: a value below 0, or no value above it.",
         )),
     Exercise(
-        "8.8", "gpt/experiments/weight_updates.py", "with_updates_cut",
+        "E8.8", "gpt/experiments/weight_updates.py", "with_updates_cut",
         "Copy a fine-tuned model and take from each weight what lies beyond a rank.",
         2, "medium", (
             "Cut the copy, not what you were given: copy.deepcopy.",
@@ -618,7 +619,7 @@ CHAPTERS_7_TO_9 = (
         )),
 
     Exercise(
-        "9.1", "gpt/applications/own_data.py", "number_classes",
+        "E9.1", "gpt/applications/own_data.py", "number_classes",
         "Turn the labels of a table into class numbers, and refuse what cannot become a classifier.",
         3, "medium", (
             "value_counts gives the labels and how many rows each has; sort the labels, not the rows. Whole numbers "
@@ -629,7 +630,7 @@ CHAPTERS_7_TO_9 = (
             "and nunique count them. assign makes a new table.",
         )),
     Exercise(
-        "9.2", "gpt/losses.py", "class_weights",
+        "E9.2", "gpt/losses.py", "class_weights",
         "Compute the weights that let each class count as much as any other.",
         1, "easy", (
             "bincount counts how often each number occurs. A class that does not occur has to be counted, too: with "
@@ -637,7 +638,7 @@ CHAPTERS_7_TO_9 = (
             "Say which class it is before you divide by 0. Then the formula does it for all classes at once.",
         )),
     Exercise(
-        "9.3", "gpt/losses.py", "class_loss",
+        "E9.3", "gpt/losses.py", "class_loss",
         "Compute the mean cross-entropy of a batch, in which each message counts as much as its class weighs.",
         1, "easy", (
             "Without weights it is F.cross_entropy as it is.",
@@ -645,7 +646,7 @@ CHAPTERS_7_TO_9 = (
             "`reduction`. Which of its three values leaves the mean to you?",
         )),
     Exercise(
-        "9.4", "gpt/batches.py", "batches_of_tokens",
+        "E9.4", "gpt/batches.py", "batches_of_tokens",
         "Cut rows into batches that hold no more than TOKENS tokens, padding and all.",
         2, "medium", (
             "Sort the rows by length: then the row that comes is the longest of its batch so far, and all of the "
@@ -658,16 +659,16 @@ CHAPTERS_7_TO_9 = (
 
 CHAPTER_10 = (
     Exercise(
-        "10.1", "gpt/evaluate/significance.py", "resampled_interval",
+        "E10.1", "gpt/evaluate/significance.py", "resampled_interval",
         "Compute the mean of a few seeds' results and an interval that knows what the seeds share.",
         2, "easy", (
-            "It is mean_interval with another variance (8.2). That function gives the mean, and says what is wrong "
+            "It is mean_interval with another variance (E8.2). That function gives the mean, and says what is wrong "
             "with too few values and too many; the spread of one seed it keeps to itself.",
             "Two terms stand under the root: one becomes smaller with every seed, the other stays. At which `shared` "
             "would the second divide by 0? Refuse that first, and what is no share.",
         )),
     Exercise(
-        "10.2", "gpt/experiments/spam_filters.py", "with_the_rest",
+        "E10.2", "gpt/experiments/spam_filters.py", "with_the_rest",
         "Add to three splits all the messages that none of them has, and let no two of them share one.",
         3, "medium", (
             "The rest is told by its rows and not by its texts: a copy of a message is a message of its own.",
@@ -677,7 +678,7 @@ CHAPTER_10 = (
             "rows and those that join it. An argument of pd.concat numbers the rows anew.",
         )),
     Exercise(
-        "10.3", "gpt/evaluate/calibration.py", "average_precision",
+        "E10.3", "gpt/evaluate/calibration.py", "average_precision",
         "Compute the mean, over the positives, of the precision down to each of them; equal scores enter together.",
         3, "medium", (
             "On paper first, for the six messages of 10.3: how many messages have each different score, and how many "
@@ -688,7 +689,7 @@ CHAPTER_10 = (
             "none at all the answer is None, not nan.",
         )),
     Exercise(
-        "10.4", "gpt/evaluate/calibration.py", "brier_score",
+        "E10.4", "gpt/evaluate/calibration.py", "brier_score",
         "Compute the mean square of how far each probability lies from what came true.",
         1, "easy", (
             "Labels and probabilities may be lists, or per cent by mistake: one of the two functions above makes "
@@ -696,7 +697,7 @@ CHAPTER_10 = (
             "Square each message's distance, then average. `share` divides, and knows what 0/0 is here.",
         )),
     Exercise(
-        "10.5", "gpt/evaluate/significance.py", "counted_once",
+        "E10.5", "gpt/evaluate/significance.py", "counted_once",
         "Keep of each message the outcome with the first seed that tested it.",
         1, "easy", (
             "A new dict, filled seed after seed: what does it say to a message that is in it already?",
@@ -704,7 +705,7 @@ CHAPTER_10 = (
             "dict has a method that does both steps.",
         )),
     Exercise(
-        "10.6", "gpt/evaluate/significance.py", "holm",
+        "E10.6", "gpt/evaluate/significance.py", "holm",
         "Adjust p values for how many there are, so that luck alone rarely makes any of them small.",
         2, "medium", (
             "The answer goes back to the places where the p values stood. So sort the places, by what stands there.",
@@ -713,7 +714,7 @@ CHAPTER_10 = (
             "A comparison with nan is False: ask whether a p value lies within 0..1, not whether it lies outside.",
         )),
     Exercise(
-        "10.7", "gpt/evaluate/calibration.py", "threshold_for",
+        "E10.7", "gpt/evaluate/calibration.py", "threshold_for",
         "Find the lowest threshold that loses no more than a given share of the ham.",
         4, "hard", (
             "Which share of the ham scores as much as this, or more? Answer that for every different score, of any "
@@ -725,7 +726,7 @@ CHAPTER_10 = (
             "sum of two neighbouring numbers is one of the two: which one must the threshold not be?",
         )),
     Exercise(
-        "10.8", "gpt/evaluate/contributions.py", "gradient_times_input",
+        "E10.8", "gpt/evaluate/contributions.py", "gradient_times_input",
         "Measure how fast the score rises as each token's vector grows.",
         3, "hard", (
             "evaluating switches dropout off, and gradients too; torch.enable_grad, inside it, switches them on again. "
@@ -736,7 +737,7 @@ CHAPTER_10 = (
             "token is left? No graph should hang on it.",
         )),
     Exercise(
-        "10.9", "gpt/evaluate/contributions.py", "leave_one_out",
+        "E10.9", "gpt/evaluate/contributions.py", "leave_one_out",
         "Measure by how much the score falls without each token.",
         2, "medium", (
             "Make the T shorter messages first, each without what stands at one place. The same token may stand at "

@@ -55,6 +55,12 @@ def shown(path):
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
+def unknown(name, exercises):
+    """What to tell someone who names an exercise that is not there."""
+    known = f"its name is E{name}" if f"E{name}" in exercises else f"there are {', '.join(exercises)}"
+    return f"there is no exercise {name}: {known}"
+
+
 def kept(exercise):
     return KEPT / f"{exercise.id}.py"
 

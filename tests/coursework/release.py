@@ -139,7 +139,7 @@ def even(text):
 
 
 def quotations(destination, lines):
-    """Each place of the copy where one of the lines stands: "chapters/02_attention.py:31 quotes 2.1: <line>"."""
+    """Each place of the copy where one of the lines stands: "chapters/02_attention.py:31 quotes E2.1: <line>"."""
     found = []
     for path in sorted(path for path in destination.rglob("*") if path.is_file()):
         try:

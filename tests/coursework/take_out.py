@@ -119,7 +119,7 @@ def is_out(source, exercise):
 def take_out(source, exercise):
     """The text without the function's body, and the function as it was: what `put_back` needs.
 
-    Whoever calls the function reads: exercise 6.1: <its task> (hint: python tests/exercises.py hint 6.1)
+    Whoever calls the function reads: exercise E6.1: <its task> (hint: python tests/exercises.py hint E6.1)
     """
     parts = cut(source, exercise)
     ending = re.search(r"[\r\n]*$", parts.head)[0]

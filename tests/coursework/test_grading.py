@@ -29,18 +29,18 @@ def course(tmp_path):
 
 def test_a_release_has_neither_bodies_nor_what_quotes_them(course, tmp_path):
     week = tmp_path / "week 1"
-    assert "2 exercises, 5 points: 1.1 1.2" in call(course, "release", str(week), "1")
+    assert "2 exercises, 5 points: E1.1 E1.2" in call(course, "release", str(week), "1")
     names = {path.relative_to(week).as_posix() for path in week.rglob("*") if path.is_file()}
     assert {"README.md", "gpt/x.py", "tests/exercises.py", release.RELEASED.relative_to(ROOT).as_posix()} <= names
     assert not names & {*release.INSTRUCTORS} and not [name for name in names if name.startswith(".git/")]
     toy = week / "gpt" / "x.py"
     assert "threefold" not in toy.read_text() and "return x\n" in toy.read_text(), "chapter 2's stays"
-    assert [line.split()[0] for line in call(week, "list").splitlines() if " open " in line] == ["1.1", "1.2"]
+    assert [line.split()[0] for line in call(week, "list").splitlines() if " open " in line] == ["E1.1", "E1.2"]
     toy.write_text(TOY.replace("x + x + x", "3 * x"))    # a student's, and not taken for the original
     for command in ("start", "restore", "answer"):
-        assert re.search("this copy|in this copy", call(week, command, "1.2", expect=1))
+        assert re.search("this copy|in this copy", call(week, command, "E1.2", expect=1))
     assert "the instructor's" in call(week, "release", "../week 2", "1", expect=1)
-    assert "2 passed" in call(week, "pytest", "--exercise", "1.2")
+    assert "2 passed" in call(week, "pytest", "--exercise", "E1.2")
 
 
 def test_a_release_that_would_quote_an_answer_is_none(course, tmp_path):
@@ -48,7 +48,7 @@ def test_a_release_that_would_quote_an_answer_is_none(course, tmp_path):
     assert "release" in call(course, "release", str(tmp_path / "week 2"), "2"), "chapter 2's copy may have it"
     run = subprocess.run([sys.executable, course / "tests" / "exercises.py", "release", tmp_path / "week 1", "1"],
                          capture_output=True, encoding="utf-8")
-    assert run.returncode == 1 and "README.md:3 quotes 1.2: threefold_result = x + x + x" in run.stderr
+    assert run.returncode == 1 and "README.md:3 quotes E1.2: threefold_result = x + x + x" in run.stderr
     assert not (tmp_path / "week 1").exists()
 
 
@@ -84,14 +84,14 @@ def test_each_submission_gets_its_points_whatever_the_others_do(course, tmp_path
         archive.writestr("week 1/gpt/x.py", TOY)
         archive.writestr("__MACOSX/week 1/gpt/._x.py", b"\0")
     points = {name: points for name, (_, points, _) in GRADED.items()} | {"nothing": 0, "damaged": 0, "zipped": 2}
-    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("1.2".*\n', "", TABLE))
+    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("E1.2".*\n', "", TABLE))
     said = call(course, "grade", str(folder), "1", "--csv", "points.csv", "--seconds", "5", "--seed", "7")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table == [["", "1.1", "total"], ["points", "2", "2"], *(
+    assert table == [["", "E1.1", "total"], ["points", "2", "2"], *(
         [name, str(points[name]), str(points[name])] for name in sorted(points))], said
     for name, (_, _, reason) in GRADED.items():
-        assert not reason or re.search(rf"^{name} 1.1: .*({reason})", said, re.M), f"{name}: {said}"
-    assert re.search("^nothing 1.1: no gpt/", said, re.M) and re.search("^damaged 1.1: not a zip file", said, re.M)
+        assert not reason or re.search(rf"^{name} E1.1: .*({reason})", said, re.M), f"{name}: {said}"
+    assert re.search("^nothing E1.1: no gpt/", said, re.M) and re.search("^damaged E1.1: not a zip file", said, re.M)
 
 
 def test_a_loop_in_one_exercise_does_not_cost_another_that_calls_it(course, tmp_path):
@@ -103,7 +103,7 @@ def test_a_loop_in_one_exercise_does_not_cost_another_that_calls_it(course, tmp_
         (folder / name / "gpt" / "x.py").write_text(text)
     call(course, "grade", str(folder), "1", "--csv", "points.csv", "--seconds", "5")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
-    assert table[2:] == [["loop", "2", "0", "2"], ["renamed", "2", "0", "2"]], "1.1's tests call 1.2's function"
+    assert table[2:] == [["loop", "2", "0", "2"], ["renamed", "2", "0", "2"]], "E1.1's tests call E1.2's function"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no process can be forked there")
@@ -115,7 +115,7 @@ def test_gradescopes_file_for_one_submission_whose_forked_child_ends_with_it(cou
     call(course, "grade", str(tmp_path / "fork"), "1", "--gradescope", str(tmp_path / "results.json"))
     tests = json.loads((tmp_path / "results.json").read_text())["tests"]
     assert [(test["name"], test["score"], test["max_score"]) for test in tests] == [
-        ("1.1 Double.forward", 2, 2), ("1.2 Triple.forward", 3, 3)] and "passed" in tests[0]["output"]
+        ("E1.1 Double.forward", 2, 2), ("E1.2 Triple.forward", 3, 3)] and "passed" in tests[0]["output"]
     size = alive.stat().st_size
     time.sleep(0.2)
     assert alive.stat().st_size == size > 0, "a child that it forked goes on"
@@ -129,7 +129,7 @@ def poison():
     for test in Path(PLACE).rglob("test_toy.py"):
         if Path.cwd() not in test.parents:
             with open(test, "a") as file:
-                file.write("\\n@pytest.mark.exercise('1.1')\\ndef test_poison(): assert False, 'POISON'\\n")
+                file.write("\\n@pytest.mark.exercise('E1.1')\\ndef test_poison(): assert False, 'POISON'\\n")
 
 def attack():
     poison()
@@ -158,7 +158,7 @@ def test_the_points_do_not_depend_on_when_a_hostile_submission_is_graded(course,
             **{hostile: "return attack() or 2 * x"})
     with open(folder / hostile / "gpt" / "x.py", "a") as file:
         file.write(HOSTILE.replace("PLACE", repr(str(tmp_path))))
-    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("1.2".*\n', "", TABLE))
+    (course / "tests" / "coursework" / "exercise_table.py").write_text(re.sub(r'    Exercise\("E1.2".*\n', "", TABLE))
     said = call(course, "grade", str(folder), "1", "--csv", "points.csv")
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
     points = dict.fromkeys([*right, hostile], "2") | dict.fromkeys("dlp", "0")
@@ -198,7 +198,7 @@ def test_a_parser_that_crashes_or_does_not_end_costs_that_file_alone(tmp_path, m
     for does, complaint in (("import os; os.abort()", "exit status"), ("while True: pass", "not done after 1 seconds"),
                             ("raise MemoryError", "MemoryError")):
         script.write_text(does)
-        said = grade_submission.lay_student(tmp_path, EXERCISES["6.2"], {"gpt/lora.py": b""}, 2 ** 30)
+        said = grade_submission.lay_student(tmp_path, EXERCISES["E6.2"], {"gpt/lora.py": b""}, 2 ** 30)
         assert said.startswith("gpt/lora.py: Python cannot read the file (") and complaint in said
 
 
@@ -209,10 +209,10 @@ def test_a_students_file_is_parsed_once(monkeypatch):
     monkeypatch.setattr(take_out.ast, "parse", lambda text: parsed.append(text) or parse(text))
     clean = lay_student.ours("gpt/lora.py")
     theirs = clean + "\nMINE = 1\n"
-    for exercise in ("6.1", "6.3"):
+    for exercise in ("E6.1", "E6.3"):
         theirs = take_out.take_out(theirs, EXERCISES[exercise])[0]
     parsed.clear()
-    laid = lay_student.file_to_grade(EXERCISES["6.2"], {"gpt/lora.py": theirs.encode()})
+    laid = lay_student.file_to_grade(EXERCISES["E6.2"], {"gpt/lora.py": theirs.encode()})
     assert laid.decode() == clean + "\nMINE = 1\n" and parsed.count(theirs) <= 1 and len(parsed) <= 20
 
 
@@ -237,18 +237,18 @@ def test_the_table_has_the_rows_so_far_whatever_ends_the_grading(tmp_path, monke
     args = SimpleNamespace(seed=1, seconds=1, gigabytes=1, csv=tmp_path / "points.csv",
                            gradescope=tmp_path / "points.json")
     with pytest.raises(KeyboardInterrupt):
-        grading.grade(tmp_path, [EXERCISES["2.1"], EXERCISES["6.2"]], args)
-    assert args.csv.read_text().split() == [",2.1,6.2,total", "points,4,1,5", "ann,4,1,5", "bob,0,0,0", "cat,4,1,5"]
+        grading.grade(tmp_path, [EXERCISES["E2.1"], EXERCISES["E6.2"]], args)
+    assert args.csv.read_text().split() == [",E2.1,E6.2,total", "points,4,1,5", "ann,4,1,5", "bob,0,0,0", "cat,4,1,5"]
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         "points-ann.json", "points-bob.json", "points-cat.json"]
     said = capsys.readouterr().out
-    assert "bob 6.2: not graded, because the grader itself failed: ZeroDivisionError: a mistake" in said
+    assert "bob E6.2: not graded, because the grader itself failed: ZeroDivisionError: a mistake" in said
     assert re.search(r"^cat +4 +1 +5$", said, re.M), f"the table is not printed: {said}"
 
 
 def test_a_name_in_the_table_is_no_formula():
     names = ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "ann", "'=1", "a=b"]
-    rows = list(csv.reader(io.StringIO(grading.as_csv([["", "1.1"], *([name, 2] for name in names)]), newline="")))
+    rows = list(csv.reader(io.StringIO(grading.as_csv([["", "E1.1"], *([name, 2] for name in names)]), newline="")))
     assert [row[0] for row in rows] == ["", *(f"'{name}" for name in names[:6]), *names[6:]]
 
 
@@ -296,7 +296,7 @@ def test_a_submission_of_an_older_layout_is_graded_like_one_of_todays(tmp_path):
         path.write_text(text)
     (tmp_path / "handed in" / "old-broken" / "gpt" / "helper.py").write_text("def times(a, b:\n")
     said = call(course, "grade", str(tmp_path / "handed in"), "1", "--csv", "points.csv")
-    assert re.search(r"old-broken 1.1: gpt.helper.py, line 1: .*Python cannot read the file", said), said
+    assert re.search(r"old-broken E1.1: gpt.helper.py, line 1: .*Python cannot read the file", said), said
     table = [line.split(",") for line in (course / "points.csv").read_text().split()]
     assert table[2:] == [["new", "2", "3", "5"], ["old", "2", "3", "5"], ["old-broken", "0", "3", "3"], ["old-in-its-place", "2", "3", "5"],
                          ["old-wrong", "0", "3", "3"]]

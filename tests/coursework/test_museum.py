@@ -219,9 +219,9 @@ def test_every_bug_is_a_change_that_compiles():
 
 def test_every_change_of_gpt_in_a_chapters_break_it_box_is_in_the_museum():
     for chapter in sorted((ROOT / "chapters").glob("[0-9]*.py")):
-        box = chapter.read_text(encoding="utf-8").partition("# Break it")[2].partition("# Try it")[0]
-        in_box = Counter(re.findall(r"^#   (gpt/[\w/]+\.py)[,:] ", box, re.MULTILINE))
-        here = Counter(bug.file for bug in BUGS if chapter.name[:2] in bug.box.split())
+        box = chapter.read_text(encoding="utf-8").partition("# ## Break it")[2].partition("# ## ")[0]
+        in_box = Counter(re.findall(r"^# \| `(gpt/[\w/]+\.py)`", box, re.MULTILINE))
+        here = Counter(bug.file for bug in BUGS if chapter.name.partition("_")[0] in bug.box.split())
         assert in_box == here, f"{chapter.name}: box and museum do not have the same bugs: {in_box} and {here}"
 
 

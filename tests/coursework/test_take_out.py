@@ -62,7 +62,7 @@ class B:
 
 def test_signature_and_docstring_stay_and_the_bodys_comments_go():
     for function in ("A.f", "A.g"):
-        exercise = Exercise("1.1", "odd.py", function, 'say "it"', 1, "easy", ())
+        exercise = Exercise("E1.1", "odd.py", function, 'say "it"', 1, "easy", ())
         opened, original = take_out(ODD, exercise)
         compile(opened, "odd.py", "exec")
         assert put_back(opened, exercise, original) == (ODD, cut(opened, exercise).function)
@@ -75,14 +75,14 @@ def test_signature_and_docstring_stay_and_the_bodys_comments_go():
 
 
 @pytest.mark.parametrize("function, source, complaint", [
-    ("A.f", "class A:\n    def g(self): pass\n", "x.py has no A.f, and exercise 1.1 needs exactly one: was it renamed"),
+    ("A.f", "class A:\n    def g(self): pass\n", "x.py has no A.f, and exercise E1.1 needs exactly one: was it"),
     ("f", "def f(): pass\ndef f(): pass\n", "x.py has 2 f, .* or written twice"),
     ("f", "def f(:\n    pass\n", "x.py, line 1: .*: Python cannot read the file, so this must be corrected first"),
     ("f", f"def f():\n    return {'not ' * 6000}1\n", "x.py: .* too long or too deeply nested: Python cannot read"),
     ("f", "def f(): pass\n\0", "^x.py: .*null bytes: Python cannot read the file")])
 def test_a_function_that_cannot_be_found_is_an_error_that_says_why(function, source, complaint):
     with pytest.raises(Problem, match=complaint):
-        take_out(source, Exercise("1.1", "x.py", function, "do it", 1, "easy", ()))
+        take_out(source, Exercise("E1.1", "x.py", function, "do it", 1, "easy", ()))
 
 
 # The table and the tests
@@ -90,12 +90,12 @@ def test_a_function_that_cannot_be_found_is_an_error_that_says_why(function, sou
 def test_the_table_names_functions_of_the_library_and_says_all_that_is_needed():
     assert len({(e.file, e.function) for e in EXERCISES.values()}) == len(EXERCISES) >= 24
     for name, exercise in EXERCISES.items():
-        assert name == exercise.id and re.fullmatch(r"[1-9][0-9]?\.[1-9][0-9]?", name)
+        assert name == exercise.id and re.fullmatch(r"E[1-9][0-9]?\.[1-9][0-9]?", name)
         assert exercise.file.startswith("gpt/")
         assert exercise.points > 0 and exercise.difficulty in ("easy", "medium", "hard")
         assert 2 <= len(exercise.hints) <= 4 and "\n" not in exercise.task, f"{name}: two or three hints, or four"
     for chapter in range(1, 11):
-        assert sum(name.startswith(f"{chapter}.") for name in EXERCISES) >= 3, f"chapter {chapter} has too few"
+        assert sum(name.startswith(f"E{chapter}.") for name in EXERCISES) >= 3, f"chapter {chapter} has too few"
 
 
 def test_the_page_says_how_many_exercises_and_points_there_are():

@@ -15,9 +15,9 @@ class Exercise:
     id: str; file: str; function: str; task: str; points: int; difficulty: str; hints: tuple
 
 EXERCISES = {e.id: e for e in (
-    Exercise("1.1", "gpt/x.py", "Double.forward", "Double it.", 2, "easy", ("Add.", "Add it to itself.")),
-    Exercise("1.2", "gpt/x.py", "Triple.forward", "Triple it.", 3, "hard", ("Add.", "Add twice.")),
-    Exercise("2.1", "gpt/x.py", "untested", "Return it.", 1, "easy", ("Return.", "Return x.")))}
+    Exercise("E1.1", "gpt/x.py", "Double.forward", "Double it.", 2, "easy", ("Add.", "Add it to itself.")),
+    Exercise("E1.2", "gpt/x.py", "Triple.forward", "Triple it.", 3, "hard", ("Add.", "Add twice.")),
+    Exercise("E2.1", "gpt/x.py", "untested", "Return it.", 1, "easy", ("Return.", "Return x.")))}
 '''
 TOY = '''class Double:
     """Twice x."""
@@ -40,15 +40,15 @@ def untested(x):
 TESTS = '''import pytest
 from gpt.x import Double, Triple
 
-@pytest.mark.exercise("1.1")
+@pytest.mark.exercise("E1.1")
 def test_double(sizes):
     assert Double().forward(sizes.T) == 2 * sizes.T, "not twice as much: is it added once?"
 
-@pytest.mark.exercise("1.1", "1.2")
+@pytest.mark.exercise("E1.1", "E1.2")
 def test_six():
     assert Double().forward(Triple.forward(1)) == 6
 
-@pytest.mark.exercise("1.2")
+@pytest.mark.exercise("E1.2")
 def test_triple():
     assert Triple.forward(2) == 6, "not three times as much"
 '''

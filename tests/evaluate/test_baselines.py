@@ -21,7 +21,7 @@ def percent(row):
     return [round(100 * row[split], 2) for split in ("train", "validation", "test")]
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_fitting_counts_words_and_messages_class_by_class():
     model = NaiveBayes()    # 3 of 4 messages are of class 1, and 5 of 7 words
     assert model.fit([*TEXTS, "now"], [*CLASSES, 1]) is model, "fit returns the model itself"
@@ -34,7 +34,7 @@ def test_fitting_counts_words_and_messages_class_by_class():
             f"twice, and V = 4 is the number of different words of all classes together")
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_naive_bayes_answers_95_per_cent_of_the_blogs_test_messages_rightly(blog_table):
     assert percent(blog_table["naive Bayes"]) == [98.95, 97.99, 95.00], "another tokenisation or smoothing?"
 
@@ -74,7 +74,7 @@ def test_words_are_lower_case_and_signs_stand_alone():
     assert words("Win £500!! U_2") == ["win", "£", "500", "!", "!", "u_2"]
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_naive_bayes_gives_the_probabilities_of_a_calculation_by_hand():
     model = NaiveBayes().fit(TEXTS, CLASSES)    # vocabulary: win, now, see, you; 4 words in class 1, 2 in class 0
     ham, spam = 1 / 3 * 1 / 6 * 2 / 6, 2 / 3 * 4 / 8 * 1 / 8
@@ -82,7 +82,7 @@ def test_naive_bayes_gives_the_probabilities_of_a_calculation_by_hand():
     assert model.predict(["Win you", "you see"]) == [1, 0], "smoothed counts and the classes' shares both count"
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_a_word_that_training_has_not_shown_changes_nothing():
     model = NaiveBayes().fit(TEXTS, CLASSES)
     assert model.predict_proba(["win zebra"]) == model.predict_proba(["win"])
@@ -95,14 +95,14 @@ def test_probabilities_of_a_very_long_message_are_finite():
     assert math.isfinite(ham) and ham + spam == pytest.approx(1) and spam > 0.999, "every P underflowed to 0"
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_naive_bayes_takes_any_number_of_classes():
     model = NaiveBayes().fit(["red", "green", "blue"], [0, 1, 5])
     assert model.predict(["blue", "green green", "red"]) == [5, 1, 0], "are classes and numbers in the same order?"
     assert [sum(row) for row in model.predict_proba(["blue", "x"])] == pytest.approx([1, 1])
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_classes_rise_as_numbers_and_a_second_fit_forgets_the_first():
     model = NaiveBayes().fit(["red", "green", "blue"], [10, 2, 9])
     assert model.classes == [2, 9, 10], "9 comes before 10: are they sorted as texts?"
@@ -111,7 +111,7 @@ def test_classes_rise_as_numbers_and_a_second_fit_forgets_the_first():
         fresh.classes, fresh.log_prior, fresh.log_likelihood), "what the first fit counted is still there"
 
 
-@pytest.mark.exercise("5.10")
+@pytest.mark.exercise("E5.10")
 def test_texts_without_labels_are_refused():
     for model in (LengthRule(), NaiveBayes()):
         with pytest.raises(ValueError):

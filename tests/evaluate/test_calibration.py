@@ -17,9 +17,9 @@ SPAM = [0.1, 0.2, 0.2, 0.3, 0.6, 0.7, 0.2, 0.8, 0.9, 0.9]
 # Sixty messages with 26 positives and sixteen different scores, so ties in every class: no order, or nearly none.
 MANY = np.arange(60)
 MANY_LABELS, MANY_SCORES = (MANY * MANY % 7 < 2).astype(int), MANY * 37 % 16 / 16
-BRIER = pytest.param(brier_score, marks=pytest.mark.exercise("10.4"))
-ALL = [pytest.param(average_precision, marks=pytest.mark.exercise("10.3")), BRIER, reliability,
-       pytest.param(threshold_for, marks=pytest.mark.exercise("10.7")), measures]
+BRIER = pytest.param(brier_score, marks=pytest.mark.exercise("E10.4"))
+ALL = [pytest.param(average_precision, marks=pytest.mark.exercise("E10.3")), BRIER, reliability,
+       pytest.param(threshold_for, marks=pytest.mark.exercise("E10.7")), measures]
 
 
 def ties(rng, n=40):
@@ -29,7 +29,7 @@ def ties(rng, n=40):
 
 # ---- average precision ------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_average_precision_is_the_one_worked_out_by_hand():
     assert average_precision([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.6]) == pytest.approx((1 + 2 / 3) / 2)
     assert average_precision(LABELS, SPAM) == pytest.approx(2 / 4 * 1 + 1 / 4 * 1 + 1 / 4 * 4 / 9), (
@@ -38,7 +38,7 @@ def test_average_precision_is_the_one_worked_out_by_hand():
     assert average_precision([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4]) == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 @pytest.mark.parametrize("labels, scores, expected", [    # average_precision_score of scikit-learn 1.9.1
     (LABELS, SPAM, 0.8611111111111112),
     ([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], 0.8333333333333333),
@@ -49,7 +49,7 @@ def test_average_precision_is_scikit_learns(labels, scores, expected):
         "equal scores split? And a line between the points, as under the ROC curve, is another measure")
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_tied_scores_enter_together(numbers):
     assert average_precision([1, 0, 0, 0], [0.5] * 4) == 0.25, "split by their order in the list the positive is first"
     assert average_precision([0, 0, 0, 1], [0.5] * 4) == 0.25, "and here last: the score knows neither"
@@ -59,7 +59,7 @@ def test_tied_scores_enter_together(numbers):
         assert average_precision(labels, scores) == average_precision(labels[order], scores[order])
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_average_precision_is_the_mean_precision_at_the_positives(numbers):
     for seed in range(20):
         labels, scores = ties(numbers(seed))
@@ -67,20 +67,20 @@ def test_average_precision_is_the_mean_precision_at_the_positives(numbers):
         assert average_precision(labels, scores) == pytest.approx(np.mean(precisions))
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_scores_that_differ_in_the_ninth_digit_are_in_order():
     found = average_precision([0, 1, 0, 1], [0.5, 0.500000002, 0.500000001, 0.500000003])
     assert found == 1.0, "these are four scores, not one: were they rounded, or made float32?"
     assert type(found) is float, "a plain number, not a tensor of one"
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_only_the_order_of_the_scores_counts(numbers):
     labels, scores = ties(numbers(0))
     assert average_precision(labels, scores) == average_precision(labels, np.exp(5 * scores) - 100)
 
 
-@pytest.mark.exercise("10.3")
+@pytest.mark.exercise("E10.3")
 def test_average_precision_is_unknown_without_a_positive():
     assert average_precision([0, 0], [0.2, 0.3]) is None and average_precision([], []) is None
     assert average_precision([1, 1], [0.2, 0.3]) == 1.0, "without a negative every precision is 1"
@@ -88,7 +88,7 @@ def test_average_precision_is_unknown_without_a_positive():
 
 # ---- Brier ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.4")
+@pytest.mark.exercise("E10.4")
 def test_the_brier_score_is_the_mean_square():
     assert brier_score([1, 0, 1], [1.0, 0.0, 0.5]) == pytest.approx(0.25 / 3), "not squared, the root taken, or no mean?"
     assert brier_score([0, 1, 1], [0.5] * 3) == 0.25, "summed over both classes, as Brier did, it is 0.5"
@@ -97,13 +97,13 @@ def test_the_brier_score_is_the_mean_square():
     assert brier_score([], []) is None
 
 
-@pytest.mark.exercise("10.4")
+@pytest.mark.exercise("E10.4")
 def test_the_brier_score_is_scikit_learns():    # brier_score_loss of scikit-learn 1.9.1
     assert brier_score(LABELS, SPAM) == pytest.approx(0.173, abs=1e-12)
     assert brier_score(MANY_LABELS, MANY_SCORES) == pytest.approx(0.351171875, abs=1e-12)
 
 
-@pytest.mark.exercise("10.4")
+@pytest.mark.exercise("E10.4")
 def test_to_exaggerate_costs():
     labels = [1] * 7 + [0] * 3
     scores = {p: brier_score(labels, [p] * 10) for p in (0.5, 0.6, 0.7, 0.8, 0.99)}
@@ -153,7 +153,7 @@ def test_lists_arrays_and_tensors_give_the_same(function):
 
 # ---- the threshold ----------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 @pytest.mark.parametrize("most_lost, threshold", [
     (0, 0.75), (0.16, 0.75),    # of 6 ham messages 16 % lets none go, and the highest has 0.7
     (1 / 6, 0.65),              # one may go: 0.7, and the next lower score of any message is 0.6
@@ -174,7 +174,7 @@ def by_trying(labels, scores, most_lost):
             if sum((labels == 0) & (scores >= s)) / sum(labels == 0) <= most_lost]
 
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 @pytest.mark.parametrize("most_lost", [0, 0.01, 0.1, 0.25, 0.29, 0.5, 0.99, 1])
 def test_no_lower_threshold_would_keep_the_promise(most_lost, numbers):
     for seed in range(40):
@@ -184,7 +184,7 @@ def test_no_lower_threshold_would_keep_the_promise(most_lost, numbers):
         assert threshold not in scores or threshold == 0, "on a message's score rounding decides"
 
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 def test_a_share_that_is_just_reached_is_allowed():
     scores = np.arange(100) / 100
     for lost in range(1, 100):
@@ -194,7 +194,7 @@ def test_a_share_that_is_just_reached_is_allowed():
         assert (scores >= barely_less).sum() == lost - 1, "is the share in float32, whose digits end too early?"
 
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 def test_a_threshold_may_call_nothing_or_everything_spam():
     assert threshold_for([0, 1], [0.9, 0.8]) == math.inf, "the highest score is that of ham"
     assert threshold_for([0, 1], [0.9, 0.9]) == math.inf, "ham and spam that share a score fall together"
@@ -203,14 +203,14 @@ def test_a_threshold_may_call_nothing_or_everything_spam():
     assert threshold_for([0, 1], [-3.0, 2.0], most_lost=0) == -0.5
 
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 def test_between_two_neighbouring_numbers_the_upper_is_the_threshold():
     for below in (0.1, 0.3, 1 - 2**-52, 1 - 2**-53):
         above = math.nextafter(below, 2)
         assert threshold_for([0, 1], [below, above]) == above, "half of their sum is rounded to the lower one"
 
 
-@pytest.mark.exercise("10.7")
+@pytest.mark.exercise("E10.7")
 def test_without_ham_no_threshold_can_be_wrong_and_that_is_an_error():
     with pytest.raises(ValueError, match="0 of 2 messages are ham"):
         threshold_for([1, 1], [0.2, 0.3])

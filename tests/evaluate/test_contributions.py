@@ -16,7 +16,7 @@ from gpt.lora import merge_lora, replace_linear_with_lora
 from gpt.model import GPTModel
 from gpt.tokenizer import gpt2_tokenizer
 
-SLOPE, LEFT_OUT = (pytest.mark.exercise("10.8"), pytest.mark.exercise("10.9"))
+SLOPE, LEFT_OUT = (pytest.mark.exercise("E10.8"), pytest.mark.exercise("E10.9"))
 MEASURES = [pytest.param(gradient_times_input, marks=SLOPE), pytest.param(leave_one_out, marks=LEFT_OUT)]
 
 
@@ -67,7 +67,7 @@ def finite_differences(model, token_ids, eps=1e-5):
 
 # ---- the slope ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.8")
+@pytest.mark.exercise("E10.8")
 def test_gradient_times_input_is_the_slope_of_the_score_when_a_tokens_vector_grows(classifier):
     model, token_ids = classifier.double(), message()
     token_ids[6] = token_ids[2]    # one token at two places: each has a slope of its own
@@ -79,7 +79,7 @@ def test_gradient_times_input_is_the_slope_of_the_score_when_a_tokens_vector_gro
         f"is it spam minus ham, at the last token, by the token's vector alone, times it?\n{text}"))
 
 
-@pytest.mark.exercise("10.8")
+@pytest.mark.exercise("E10.8")
 def test_the_slope_is_the_same_in_a_frozen_model_and_under_no_grad(classifier):
     expected = gradient_times_input(classifier, message())
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_slope_is_the_same_in_a_frozen_model_and_under_no_grad(classifier):
         assert torch.equal(gradient_times_input(classifier, message()), expected)
 
 
-@pytest.mark.exercise("10.8")
+@pytest.mark.exercise("E10.8")
 def test_the_slope_of_a_model_with_lora_is_that_of_the_merged_model(classifier):
     plain = gradient_times_input(classifier, message())
     replace_linear_with_lora(classifier, 3, 6)
@@ -107,7 +107,7 @@ def test_the_slope_of_a_model_with_lora_is_that_of_the_merged_model(classifier):
 
 # ---- leaving out ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.9")
+@pytest.mark.exercise("E10.9")
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
 def test_leave_one_out_is_the_loop_over_messages_that_lack_one_token(classifier, batch_size):
     token_ids = message()
@@ -121,7 +121,7 @@ def test_leave_one_out_is_the_loop_over_messages_that_lack_one_token(classifier,
     assert not added.requires_grad
 
 
-@pytest.mark.exercise("10.9")
+@pytest.mark.exercise("E10.9")
 def test_the_shorter_messages_are_read_batch_size_at_a_time(classifier):
     read = []
     classifier.tok_emb.register_forward_hook(lambda module, inputs, output: read.append(len(inputs[0])))
@@ -129,7 +129,7 @@ def test_the_shorter_messages_are_read_batch_size_at_a_time(classifier):
     assert sorted(read) == [1, 1, 4, 4], "the message itself, and nine shorter ones in batches of up to 4"
 
 
-@pytest.mark.exercise("10.9")
+@pytest.mark.exercise("E10.9")
 def test_of_a_message_of_one_token_a_padding_token_is_left():
     config = GPTConfig(vocab_size=50257, context_length=8, emb_dim=30, n_heads=5, n_layers=1)
     model = with_random_weights(GPTModel(config, torch.Generator().manual_seed(0)).eval())
@@ -227,7 +227,7 @@ def test_a_head_that_has_not_two_outputs_is_an_error(measure, classes, small_mod
         measure(with_random_weights(small_model, classes), message())
 
 
-@pytest.mark.exercise("10.9")
+@pytest.mark.exercise("E10.9")
 def test_a_language_model_is_an_error(small_model, sizes):
     with pytest.raises(ValueError, match=f"{sizes.V} outputs.*language model"):
         leave_one_out(small_model, message())

@@ -17,7 +17,7 @@ SPAM = [0.1, 0.2, 0.2, 0.3, 0.6, 0.7, 0.2, 0.8, 0.9, 0.9]
 PROBABILITIES = [[1 - p, p] for p in SPAM]
 
 
-@pytest.mark.exercise("5.9")
+@pytest.mark.exercise("E5.9")
 @pytest.mark.parametrize("correct, total, low, high", [
     (8, 10, 0.490, 0.943),
     (0, 10, 0.000, 0.278),
@@ -30,13 +30,13 @@ def test_the_interval_is_wilsons(correct, total, low, high):
         "p -+ z sqrt(p (1 - p) / n) is another interval; is everything divided by 1 + z^2 / n?")
 
 
-@pytest.mark.exercise("5.9")
+@pytest.mark.exercise("E5.9")
 def test_the_bounds_are_the_accuracies_at_which_the_observed_share_is_just_z_deviations_away():
     for bound in wilson_interval(285, 300):
         assert math.isclose(abs(285 / 300 - bound), 1.96 * math.sqrt(bound * (1 - bound) / 300)), "see Wilson 1927"
 
 
-@pytest.mark.exercise("5.9")
+@pytest.mark.exercise("E5.9")
 @pytest.mark.parametrize("z", [0.5, 1.96, 3.0])
 def test_the_interval_stays_within_0_and_1_holds_the_share_and_is_a_mirror_image_for_the_wrong_answers(sizes, z):
     for total in (1, sizes.T, sizes.V):
@@ -51,7 +51,7 @@ def test_the_interval_stays_within_0_and_1_holds_the_share_and_is_a_mirror_image
         assert high - low > 0.001, "as many right as there are messages is no certainty"
 
 
-@pytest.mark.exercise("5.9")
+@pytest.mark.exercise("E5.9")
 @pytest.mark.parametrize("correct, total", [(0, 0), (3, 2), (-1, 2)])
 def test_an_interval_of_nothing_is_an_error(correct, total):
     with pytest.raises(ValueError, match=f"{correct} correct out of {total}"):

@@ -16,7 +16,7 @@ def covered(draws, interval):
     return sum(low <= 5.0 <= high for *_, low, high in map(interval, draws)) / len(draws)
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 @pytest.mark.parametrize("n, shared", [(10, 0.2), (5, 0.2), (5, 0.5)])
 def test_the_interval_holds_the_true_mean_19_times_in_20_though_the_seeds_share_messages(n, shared, numbers):
     """Results of which a part is the same for all n seeds, so that any two have the correlation `shared`."""
@@ -28,7 +28,7 @@ def test_the_interval_holds_the_true_mean_19_times_in_20_though_the_seeds_share_
     assert naive < 0.9, f"{naive:.1%}: s / sqrt(n) takes the seeds for independent"
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 def test_the_interval_is_the_one_worked_out_by_hand():
     # scipy 1.17.1: t.interval(0.95, 4, loc=mean, scale=s * sqrt(1/5 + 0.2/0.8))
     mean, sd, low, high = resampled_interval(FIVE)
@@ -38,7 +38,7 @@ def test_the_interval_is_the_one_worked_out_by_hand():
     assert (mean, sd, low, high) == pytest.approx((97, 1, 97 - 4.303 * (4 / 3) ** 0.5, 97 + 4.303 * (4 / 3) ** 0.5))
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 def test_large_results_that_differ_little_have_a_spread_and_keep_their_order():
     values = [1e9 + 2, 1e9, 1e9 + 1]
     mean, sd, low, high = resampled_interval(values, shared=0.5)
@@ -47,7 +47,7 @@ def test_large_results_that_differ_little_have_a_spread_and_keep_their_order():
     assert values == [1e9 + 2, 1e9, 1e9 + 1], "the caller's list was sorted: a value's place says of which seed it is"
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 @pytest.mark.parametrize("n", range(2, 11))
 def test_with_nothing_shared_it_is_the_plain_interval(n, numbers):
     values = numbers(n).normal(size=n).tolist()
@@ -55,7 +55,7 @@ def test_with_nothing_shared_it_is_the_plain_interval(n, numbers):
     assert (mean, low, high) == pytest.approx(mean_interval(values))
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 def test_more_seeds_do_not_average_away_what_they_share():
     def reach(n, shared):
         mean, sd, _, high = resampled_interval([0.0, 1.0] * (n // 2), shared)
@@ -65,7 +65,7 @@ def test_more_seeds_do_not_average_away_what_they_share():
     assert reach(4, 0.1) < reach(4, 0.2) < reach(4, 0.5), "the more is shared, the less the seeds say"
 
 
-@pytest.mark.exercise("10.1")
+@pytest.mark.exercise("E10.1")
 def test_one_seed_has_no_interval_and_a_test_set_is_not_everything():
     for count in (0, 1, 11):
         with pytest.raises(ValueError, match=rf"\b{count} values\b"):
@@ -77,7 +77,7 @@ def test_one_seed_has_no_interval_and_a_test_set_is_not_everything():
 
 # ---- two methods ------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.5")
+@pytest.mark.exercise("E10.5")
 def test_a_message_counts_once_with_the_first_seed_that_tested_it():
     outcomes = [{"a": True, "b": False}, {"b": True, "c": False}, {"c": True, "a": False, "d": True}]
     once = counted_once(outcomes)
@@ -91,7 +91,7 @@ def test_a_message_counts_once_with_the_first_seed_that_tested_it():
     assert counted_once(answers) == {1: (0, 0.25), 2: None}, "an outcome is handed on as it is, whatever it is"
 
 
-@pytest.mark.exercise("10.5")
+@pytest.mark.exercise("E10.5")
 def test_two_witnesses_of_one_message_would_make_equals_differ():
     """Of 40 messages the first method has 3 wrong, the second 9 others, and five seeds test the same 40."""
     first, second = {i: i >= 3 for i in range(40)}, {i: i < 31 for i in range(40)}
@@ -129,7 +129,7 @@ def test_methods_that_were_tested_on_other_messages_cannot_be_compared():
 
 # ---- many comparisons -------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 @pytest.mark.parametrize("p_values, adjusted", [    # multipletests(method="holm") of statsmodels 0.15.0
     ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
     ([0.021, 0.004, 0.9, 0.0125, 0.021, 0.6, 0.05], [0.105, 0.028, 1.0, 0.075, 0.105, 1.0, 0.15]),
@@ -139,14 +139,14 @@ def test_holm_is_statsmodels(p_values, adjusted):
         "each times m is Bonferroni; is the largest so far kept, and the order that of the input?")
 
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 def test_a_tiny_p_value_stays_tiny_and_the_list_as_it_was():
     p_values = [0.5, 1e-9, 1e-6]
     assert holm(p_values) == pytest.approx([0.5, 3e-9, 2e-6], rel=1e-9), "were the results rounded?"
     assert p_values == [0.5, 1e-9, 1e-6], "the caller's list was changed"
 
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 def test_the_next_p_value_is_never_adjusted_below_a_smaller_one(numbers):
     assert holm([0.03, 0.04]) == pytest.approx([0.06, 0.06]), "2 * 0.03 stands above 1 * 0.04"
     for seed in range(50):
@@ -157,7 +157,7 @@ def test_the_next_p_value_is_never_adjusted_below_a_smaller_one(numbers):
             assert a <= b if p < q else a == b if p == q else True, "the order of the p values has changed"
 
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 def test_holm_is_a_step_down_from_the_smallest(numbers):
     """The definition: reject from the smallest on, as long as p_(i) <= level / (m - i + 1); adjusted: p <= level."""
     for seed, level in itertools.product(range(30), (0.01, 0.05, 0.2)):
@@ -170,7 +170,7 @@ def test_holm_is_a_step_down_from_the_smallest(numbers):
         assert {p for p, a in zip(p_values, holm(p_values)) if a <= level} == set(rejected)
 
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 def test_among_many_comparisons_of_equals_one_falls_below_5_per_cent_in_1_of_20_families(numbers):
     families = numbers(0).random((4000, 20)).tolist()    # p of two equals is spread evenly over 0..1
     plain = sum(min(family) < 0.05 for family in families) / 4000
@@ -179,7 +179,7 @@ def test_among_many_comparisons_of_equals_one_falls_below_5_per_cent_in_1_of_20_
     assert 0.035 < held < 0.065, f"{held:.1%} of the families have a difference that is none"
 
 
-@pytest.mark.exercise("10.6")
+@pytest.mark.exercise("E10.6")
 def test_holm_changes_no_single_p_value_and_no_argument():
     p_values = [0.5, 0.01]
     assert holm([0.04]) == [0.04] and holm([]) == [] and holm([0.9, 0.8, 0.7]) == [1.0, 1.0, 1.0]

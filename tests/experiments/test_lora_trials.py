@@ -52,7 +52,7 @@ def spam(messages):
 
 # ---- remembered -------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("8.1")
+@pytest.mark.exercise("E8.1")
 def test_nothing_is_computed_twice(tmp_path):
     runs = []
 
@@ -69,7 +69,7 @@ def test_nothing_is_computed_twice(tmp_path):
     assert json.loads(file.read_text())["result"] == first, "the file does not say what was measured with what"
 
 
-@pytest.mark.exercise("8.1")
+@pytest.mark.exercise("E8.1")
 @pytest.mark.parametrize("result", [None, {}, {"loss": 0.0}])
 @pytest.mark.parametrize("settings", [{}, {"rank": None}])
 def test_an_empty_result_of_no_settings_is_remembered_like_any_other(tmp_path, result, settings):
@@ -79,14 +79,14 @@ def test_an_empty_result_of_no_settings_is_remembered_like_any_other(tmp_path, r
     assert len(runs) == 1, "it was computed again: ask whether the file is there, not whether the result is true"
 
 
-@pytest.mark.exercise("8.1")
+@pytest.mark.exercise("E8.1")
 def test_many_settings_have_as_many_results(tmp_path):
     for seed in [*range(50), *range(50)]:
         assert remembered(tmp_path, {"seed": seed}, lambda: {"loss": seed}) == {"loss": seed}, \
             "two settings have one file: is its name made of too little of the digest?"
 
 
-@pytest.mark.exercise("8.1")
+@pytest.mark.exercise("E8.1")
 def test_an_interrupted_run_leaves_nothing_that_could_be_taken_for_a_result(tmp_path):
     def broken():
         raise KeyboardInterrupt
@@ -191,7 +191,7 @@ def test_text_is_measured_on_messages_that_it_was_not_trained_on(base, messages)
 def test_text_has_the_loss_of_an_even_guess_before_training_and_less_after(base, messages):
     task = TextTask(messages, Letters(), 24, windows=2)
     guess = task.measure(base, task.data(3)[2])["loss"]
-    assert math.isclose(guess, math.log(50257), rel_tol=0.02), "it is not nats a token, over all words"
+    assert math.isclose(guess, math.log(50257), rel_tol=0.02), "it is not nats per token, over all words"
     model, result = train_trial(base, task, Trial(rank=None, learning_rate=0.01, epochs=5, seed=3))
     assert result["test"]["loss"] < guess - 0.5, "training taught nothing"
     assert model.out_head.weight is model.tok_emb.weight, "text needs no new head"
@@ -215,14 +215,14 @@ def test_the_table_of_student_holds_95_per_cent(freedom, t):
     assert abs(np.trapezoid(density, x) - 0.475) < 2e-5, "the table has 3 digits, and one is wrong"
 
 
-@pytest.mark.exercise("8.2")
+@pytest.mark.exercise("E8.2")
 def test_the_interval_holds_the_true_mean_19_times_in_20():
     draws = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3)).tolist()
     share = sum(low <= 5.0 <= high for _, low, high in map(mean_interval, draws)) / 4000
     assert abs(share - 0.95) < 0.012, f"{share:.1%}: is s divided by n, or t taken for another number of values?"
 
 
-@pytest.mark.exercise("8.2")
+@pytest.mark.exercise("E8.2")
 @pytest.mark.parametrize("values, reach", [
     ([96.0, 97.0, 98.0], 4.303 / 3**0.5), ([0.0, 1.0], 12.706 * 0.5), ([1.0, 1.0, 3.0, 3.0], 3.182 / 3**0.5),
     (list(range(10)), 2.262 * (55 / 6 / 10) ** 0.5),
@@ -234,7 +234,7 @@ def test_an_interval_reaches_t_times_s_over_the_root_of_n(values, reach):
         "is s^2 divided by n and not by n - 1, t taken for another number of values, or the root of n forgotten?")
 
 
-@pytest.mark.exercise("8.2")
+@pytest.mark.exercise("E8.2")
 def test_large_values_that_differ_little_have_a_narrow_interval_and_keep_their_order():
     values = [1e9 + 2, 1e9, 1e9 + 1]
     mean, low, high = mean_interval(values)
@@ -243,14 +243,14 @@ def test_large_values_that_differ_little_have_a_narrow_interval_and_keep_their_o
     assert values == [1e9 + 2, 1e9, 1e9 + 1], "the caller's list was sorted: seeds no longer meet in their order"
 
 
-@pytest.mark.exercise("8.2")
+@pytest.mark.exercise("E8.2")
 @pytest.mark.parametrize("count", [0, 1, 11])
 def test_one_run_has_no_interval(count):
     with pytest.raises(ValueError, match=rf"\b{count}\b"):
         mean_interval([1.0] * count)
 
 
-@pytest.mark.exercise("8.3")
+@pytest.mark.exercise("E8.3")
 def test_a_difference_is_judged_seed_by_seed():
     values = [96.0, 97.0, 98.5]
     assert beside(values, [97.0, 98.1, 99.4]) == "97.167 -+ 3.126 <", "the luck that two settings share must cancel"
@@ -260,7 +260,7 @@ def test_a_difference_is_judged_seed_by_seed():
         beside(values, values[:2])
 
 
-@pytest.mark.exercise("8.3")
+@pytest.mark.exercise("E8.3")
 def test_what_is_printed_is_the_mean_of_the_first_how_far_its_interval_reaches_and_one_sign():
     values = [96.0, 97.0, 98.5]
     assert beside(values, [95.0, 98.0, 98.4]) == "97.167 -+ 3.126 ~", "some up, some down: nothing is known"

@@ -205,7 +205,7 @@ def test_an_untrained_model_is_the_seeds_own_and_its_adapter_says_so(tiny, tmp_p
 # The runner repeats what the chapters teach
 
 AGREEMENT = [("06_lora_spam.py", [], {LORA: 3}, "balanced"),
-             ("06_lora_spam.py", ["--epochs", "1", "--recipe", "blog"], {BLOG: 1}, "blog"),
+             ("06b_as_published.py", ["--epochs", "1"], {BLOG: 1}, "blog"),
              ("05_spam_classifier.py", ["--epochs", "1"], {"head": 1, "last block": 1, "everything": 1}, "balanced")]
 
 

@@ -33,7 +33,7 @@ def test_the_balanced_condition_is_chapter_6s_default(path, seed):
 
 
 @pytest.mark.parametrize("condition", [
-    "blog", "balanced", pytest.param("natural", marks=pytest.mark.exercise("10.2"))])
+    "blog", "balanced", pytest.param("natural", marks=pytest.mark.exercise("E10.2"))])
 def test_a_row_says_which_message_of_the_file_it_is(path, condition):
     file = read_sms(path, blog=condition == "blog")
     for split in splits_of(condition, path, 123):
@@ -41,7 +41,7 @@ def test_a_row_says_which_message_of_the_file_it_is(path, condition):
         assert split.index.tolist() == list(range(len(split)))
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_natural_splits_hold_every_message_once_and_share_none(path, seed):
     natural = splits_of("natural", path, seed)
@@ -50,7 +50,7 @@ def test_the_natural_splits_hold_every_message_once_and_share_none(path, seed):
     assert shared == 0, "a ham that balancing left out lies in another split than its near-copy"
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_balanced_messages_are_the_first_of_the_natural_ones_and_all_spam_is_among_them(path, seed):
     for small, large in zip(splits_of("balanced", path, seed), splits_of("natural", path, seed)):
@@ -58,14 +58,14 @@ def test_the_balanced_messages_are_the_first_of_the_natural_ones_and_all_spam_is
         assert set(large["Label"][len(small):]) == {"ham"}, "spam that the balanced split has not"
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_natural_test_is_as_unequal_as_the_file(path, seed):
     for split, size in zip(splits_of("natural", path, seed), (3902, 557, 1115)):
         assert abs(len(split) - size) < 0.03 * 5574 * 0.2 and abs((split["Label"] == "spam").mean() - 747 / 5574) < 0.005
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 def test_a_ham_that_resembles_a_message_of_a_split_joins_it():
     messages = pd.DataFrame({"Label": ["ham"] * 12, "Text": ["call me at 5", "see you", "good night", "Call me at 6!",
                                                              "SEE you??", "good  night 2", *(f"word {c}" for c in "abcdef")]})
@@ -78,7 +78,7 @@ def test_a_ham_that_resembles_a_message_of_a_split_joins_it():
         assert split["Row"].tolist()[1] == joined, "a split's own messages, then those that join it, then the drawn"
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 def test_the_rest_is_told_by_the_column_row_and_may_be_of_any_class():
     texts = [f"word {letter}" for letter in "abcdefghijklmnopqrst"]
     messages = pd.DataFrame({"Label": ["ham", "spam"] * 10, "Text": texts, "Row": range(20, 0, -1)})
@@ -92,7 +92,7 @@ def test_the_rest_is_told_by_the_column_row_and_may_be_of_any_class():
     assert len(others) > 5, "is the seed handed on to split_without_leaks?"
 
 
-@pytest.mark.exercise("10.2")
+@pytest.mark.exercise("E10.2")
 def test_another_seed_draws_other_messages(path):
     first, second = (set(splits_of("natural", path, seed)[2]["Row"]) for seed in SEEDS)
     assert 0.1 < len(first & second) / len(first) < 0.35, "two tests of a fifth each should share about a fifth"

@@ -26,7 +26,7 @@ def close(found, expected, why, tolerance=1e-9):
 
 # ---- the SVD of an update -----------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("8.6")
+@pytest.mark.exercise("E8.6")
 @pytest.mark.parametrize("n_in, n_out, rank", [(30, 50, 4), (50, 30, 1), (6, 6, 6), (5, 40, 8), (40, 5, 8)])
 def test_the_svd_from_the_factors_is_that_of_the_whole_update(n_in, n_out, rank):
     A, B = random(n_in, rank), random(rank, n_out, seed=2)
@@ -40,7 +40,7 @@ def test_the_svd_from_the_factors_is_that_of_the_whole_update(n_in, n_out, rank)
     close(Vh @ Vh.T, torch.eye(k).double(), "the directions must be orthonormal")
 
 
-@pytest.mark.exercise("8.6")
+@pytest.mark.exercise("E8.6")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_negative_scale_turns_directions_and_no_strength_is_negative(dtype):
     A, B = random(9, 3).to(dtype), random(3, 7, seed=2).to(dtype)
@@ -50,7 +50,7 @@ def test_a_negative_scale_turns_directions_and_no_strength_is_negative(dtype):
     close((U * S) @ Vh, -2.5 * (A.double() @ B.double()).T, "the sign of the scale is lost")
 
 
-@pytest.mark.exercise("8.6")
+@pytest.mark.exercise("E8.6")
 def test_only_the_product_of_the_factors_counts():
     """A M and M^-1 B are another A and B of the same update: A alone is not what was learnt."""
     A, B, M = random(30, 4), random(4, 20, seed=2), random(4, 4, seed=3)
@@ -72,14 +72,14 @@ class Sizes(TorchDispatchMode):
         return answer
 
 
-@pytest.mark.exercise("8.6")
+@pytest.mark.exercise("E8.6")
 def test_an_update_is_never_formed():
     with Sizes() as sizes:
         svd_of_update(random(300, 2), random(2, 400), 1)
     assert max(sizes.seen) < 300 * 400, "a tensor as large as dW was made: QR of A and of B^T, SVD of what is between"
 
 
-@pytest.mark.exercise("8.6")
+@pytest.mark.exercise("E8.6")
 @pytest.mark.parametrize("A, B, shapes", [(random(4, 30), random(4, 20), r"\(4, 30\).*\(4, 20\)"),
                                           (random(4), random(4, 20), r"\(4,\).*\(4, 20\)")])
 def test_factors_that_do_not_fit_together_are_named_by_their_shapes(A, B, shapes):
@@ -158,7 +158,7 @@ def test_a_cut_is_the_nearest_matrix_of_its_rank(shape):
             assert (delta - other).norm() >= (delta - cut).norm() or rank == 0
 
 
-@pytest.mark.exercise("8.8")
+@pytest.mark.exercise("E8.8")
 @pytest.mark.parametrize("rank", [0, 1, 3, 5, 99])
 def test_a_model_with_cut_updates_has_W_plus_the_cut_and_the_given_models_are_as_before(small_model, rank):
     base, tuned = small_model, moved(small_model)
@@ -177,7 +177,7 @@ def test_a_model_with_cut_updates_has_W_plus_the_cut_and_the_given_models_are_as
             assert torch.equal(p, after) == (rank > 5), f"{name}: a cut that cuts nothing changes no bit"
 
 
-@pytest.mark.exercise("8.8")
+@pytest.mark.exercise("E8.8")
 @pytest.mark.parametrize("training", [False, True])
 def test_cutting_leaves_the_updates_and_the_mode_alone_and_no_bit_is_changed_by_a_cut_of_nothing(small_model, training):
     base, tuned = small_model.double(), moved(small_model.double())
@@ -193,7 +193,7 @@ def test_cutting_leaves_the_updates_and_the_mode_alone_and_no_bit_is_changed_by_
             f"{name}: taking all directions out and putting them back rounds: subtract those that go"
 
 
-@pytest.mark.exercise("8.8")
+@pytest.mark.exercise("E8.8")
 def test_only_the_updates_that_are_given_are_cut(small_model):
     tuned = moved(small_model)
     updates = weight_updates(tuned, small_model)
@@ -204,7 +204,7 @@ def test_only_the_updates_that_are_given_are_cut(small_model):
         assert same != name.endswith("W_query.weight"), f"{name}: no more and no less than what is in `updates`"
 
 
-@pytest.mark.exercise("8.8")
+@pytest.mark.exercise("E8.8")
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_lora_can_be_cut_too(lora_model, merged):
     x = torch.randint(101, (2, 7), generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ def phi_by_hand(first, second):
             for i in range(1, first.shape[1] + 1)]
 
 
-@pytest.mark.exercise("8.4")
+@pytest.mark.exercise("E8.4")
 def test_phi_is_the_papers_formula_for_every_pair_of_sizes():
     first, second = random(12, 3), random(12, 5, seed=2)
     found = subspace_similarity(first, second)
@@ -43,7 +43,7 @@ def test_phi_is_the_papers_formula_for_every_pair_of_sizes():
     assert subspace_similarity(first.float(), second.float()).dtype == torch.float64, "it is computed in float64"
 
 
-@pytest.mark.exercise("8.4")
+@pytest.mark.exercise("E8.4")
 def test_phi_of_a_subspace_with_itself_is_1_and_with_one_at_right_angles_0():
     axes, strengths = orthonormal(10, 10), torch.arange(5, 0, -1).double()
     first, second = axes[:, :5] * strengths, axes[:, 5:] * strengths
@@ -56,7 +56,7 @@ def test_phi_of_a_subspace_with_itself_is_1_and_with_one_at_right_angles_0():
     close(half[:, 1], torch.tensor([1, 0.5, 0.5, 0.5, 0.5]).double(), "one of its two directions is shared")
 
 
-@pytest.mark.exercise("8.4")
+@pytest.mark.exercise("E8.4")
 def test_phi_asks_for_directions_and_not_for_strength_sign_or_basis():
     first, second, M = random(12, 4), random(12, 4, seed=2), random(4, 4, seed=3)
     found = subspace_similarity(first, second)
@@ -79,7 +79,7 @@ def test_phi_finds_the_direction_that_an_update_has_and_its_A_hides():
     assert of_dW[0, 0] > 0.5 > of_A[-1, -1], "in an update each column of A counts by its row of B"
 
 
-@pytest.mark.exercise("8.5")
+@pytest.mark.exercise("E8.5")
 def test_of_a_unit_vector_a_random_subspace_holds_its_share_of_the_dimensions():
     found = random_similarity(24, 3, 8)
     assert found.shape == (3, 8) and found.is_floating_point(), "(first_rank, second_rank), shares of 1"
@@ -88,7 +88,7 @@ def test_of_a_unit_vector_a_random_subspace_holds_its_share_of_the_dimensions():
     assert random_similarity(24, 24, 24)[-1, -1] == 1, "whole spaces are the same"
 
 
-@pytest.mark.exercise("8.5")
+@pytest.mark.exercise("E8.5")
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_random_directions_are_as_similar_as_predicted(kind):
     """For A as gpt/lora.py draws it, uniform, as for the normal distribution of the derivation."""
@@ -104,7 +104,7 @@ def test_random_directions_are_as_similar_as_predicted(kind):
     assert errors.abs().max() < 4, "the mean of 400 draws is more than 4 standard errors off: not max(i, j) / in?"
 
 
-@pytest.mark.exercise("8.4")
+@pytest.mark.exercise("E8.4")
 @pytest.mark.parametrize("first, second, reason", [
     (random(12, 3), random(11, 3), r"\(12, 3\).*\(11, 3\)"),
     (random(3, 12), random(3, 12), r"\(3, 12\).*\(3, 12\)"),
@@ -166,7 +166,7 @@ def test_an_amplification_of_what_is_not_there_is_an_error(W, rank, B, reason):
         amplification(svd_of_update(random(30, 4), B, 1), W, rank)
 
 
-@pytest.mark.exercise("8.7")
+@pytest.mark.exercise("E8.7")
 def test_the_effective_rank_counts_equal_values_and_hardly_counts_tiny_ones():
     close(effective_rank(torch.full((7,), 0.3)), 7.0, "equal values all count", 1e-6)
     assert effective_rank(torch.tensor([5.0, 0, 0, 0])) == 1, "0 ln 0 is 0: what is not there does not count"
@@ -189,14 +189,14 @@ def test_energy_is_the_share_of_the_squares():
     close(energy(S, 2), (cut.norm() / delta.norm()).square().item(), "what a cut keeps of ||dW||^2")
 
 
-@pytest.mark.exercise("8.7")
+@pytest.mark.exercise("E8.7")
 @pytest.mark.parametrize("measure", [effective_rank, lambda values: energy(values, 1)])
 def test_an_update_of_zeros_has_no_measure(measure):
     with pytest.raises(ValueError):    # 0 / 0 would be nan, and nan a number in a table
         measure(torch.zeros(4))
 
 
-@pytest.mark.exercise("8.7")
+@pytest.mark.exercise("E8.7")
 def test_what_is_below_zero_is_no_singular_value():
     with pytest.raises(ValueError):
         effective_rank(torch.tensor([2.0, -1.0]))

@@ -147,7 +147,7 @@ def test_a_folded_bias_gives_the_same_answers(small_model, tmp_path, K, everywhe
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max(), "the bias is lost, or the LoRA of the head is"
 
 
-@pytest.mark.exercise("7.7")
+@pytest.mark.exercise("E7.7")
 def test_the_fold_is_the_smallest_change_that_does_it():
     W, b, shift = normal(3, 16), normal(3, seed=1), normal(16, seed=2)
     change = fold_bias(W, b, shift) - shift
@@ -157,14 +157,14 @@ def test_the_fold_is_the_smallest_change_that_does_it():
     assert abs(change @ outside) < 1e-5, "it moves in directions that the head does not read"
 
 
-@pytest.mark.exercise("7.7")
+@pytest.mark.exercise("E7.7")
 def test_no_bias_changes_nothing_and_gives_a_tensor_of_its_own():
     shift = normal(16)
     folded = fold_bias(torch.zeros(2, 16), torch.zeros(2), shift)
     assert torch.equal(folded, shift) and folded.data_ptr() != shift.data_ptr(), "a head of zeros has no inverse"
 
 
-@pytest.mark.exercise("7.7")
+@pytest.mark.exercise("E7.7")
 @pytest.mark.parametrize("noise, of_bias", [(0.0, 0.0), (1e-7, 1e-6), (1e-5, 1e-5), (1e-3, 1e-3)])
 def test_a_head_whose_rows_add_up_to_almost_nothing_folds(noise, of_bias):
     """As after training from zero: what one class gains the other loses, to rounding. W W^T has almost no inverse."""
@@ -176,7 +176,7 @@ def test_a_head_whose_rows_add_up_to_almost_nothing_folds(noise, of_bias):
     assert (folded - shift).abs().max() < 1, "rounding was taken for a direction of its own: it needs a threshold"
 
 
-@pytest.mark.exercise("7.7")
+@pytest.mark.exercise("E7.7")
 @pytest.mark.parametrize("W, b", [
     (torch.zeros(2, 16), torch.tensor([0.1, -0.1])),
     (torch.ones(2, 16), torch.tensor([0.1, -0.1])),
@@ -188,7 +188,7 @@ def test_a_bias_that_no_shift_can_stand_for_is_refused(W, b):
         fold_bias(W, b, torch.ones(W.shape[1]))
 
 
-@pytest.mark.exercise("7.7")
+@pytest.mark.exercise("E7.7")
 def test_a_bias_that_is_not_finite_is_refused():
     with pytest.raises(ValueError):    # any comparison with nan is False
         fold_bias(normal(2, 16), torch.tensor([float("nan"), 0.0]), normal(16))

@@ -254,7 +254,7 @@ def by_hand(parts, out=5):
 A4 = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.exercise("7.8")
+@pytest.mark.exercise("E7.8")
 @pytest.mark.parametrize("parts, columns", [
     ([part(4), part(2), part(3, alpha=4.5)], [(0, 4), (4, 6), (6, 9)]),
     ([part(4), None, part(1)], [(0, 4), None, (4, 5)]),
@@ -276,7 +276,7 @@ def test_the_packed_update_adds_what_its_parts_add(parts, columns):
     assert torch.allclose(by_hand(unpack(packed, 3)), by_hand(parts), atol=1e-5), "unpack is not the inverse"
 
 
-@pytest.mark.exercise("7.8")
+@pytest.mark.exercise("E7.8")
 def test_zeros_in_lora_B_tell_parts_apart():
     parts = [part(4), None, part(3, alpha=2.25)]    # the same scale
     back = unpack(pack(parts)[0], 3)
@@ -295,7 +295,7 @@ def test_a_rank_that_was_filled_up_with_zeros_is_what_it_was_before():
     assert [len(new.B) for new in back[:2]] == [4, 2] and torch.allclose(by_hand(back), by_hand(parts), atol=1e-5)
 
 
-@pytest.mark.exercise("7.8")
+@pytest.mark.exercise("E7.8")
 def test_a_part_of_another_scale_takes_the_ratio_into_its_B():
     parts = [part(4, alpha=6.0), part(2, alpha=0.75), None]    # scales 1.5 and 0.375
     back = unpack(pack(parts)[0], 3)

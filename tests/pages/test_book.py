@@ -60,7 +60,7 @@ def test_quick_and_full_choose_the_settings_and_the_command_line_wins(start):
     (["quick"], "unrecognized arguments: quick"),
     (["--epochs", "many"], "--epochs: invalid at_least_one value: 'many'"),
     (["--epochs", "0"], "--epochs: invalid at_least_one value: '0'"),
-    (["--recipe", "blogs"], "--recipe: invalid choice: 'blogs'.*default.*blog"),
+    (["--precision", "bf16"], "--precision: invalid choice: 'bf16'.*auto.*bfloat16"),
     (["--quick", "--full"], "not allowed with argument --quick"),
     (["--model", "125M"], "--model 125M: one of gpt2-small.*mini"),
     (["--quick", "--model", "125M"], "--model 125M"),
@@ -76,8 +76,8 @@ def test_a_word_that_is_misspelled_stops_the_chapter_and_says_why(start, capsys,
 
 def test_a_flag_that_a_chapter_has_no_use_for_is_misspelled_too(start, capsys):
     with pytest.raises(SystemExit):
-        start("--recipe", "blog", flags=("--model",))
-    assert "unrecognized arguments: --recipe" in capsys.readouterr().err
+        start("--text", "hello", flags=("--model",))
+    assert "unrecognized arguments: --text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, words, complaint", [
@@ -91,8 +91,8 @@ def test_a_flag_that_a_chapter_has_no_use_for_is_misspelled_too(start, capsys):
     (["--full", "--resume"], ["--resume"], "--resume has no meaning without --full"),
     (["--text", "--csv"], ["--text", "t", "--csv", "c"], "--csv and --text cannot be used together"),
     (["--predict", "--csv"], ["--predict", "p", "--csv", "c"], "--csv and --predict cannot be used together"),
-    (["--text", "--seeds"], ["--text", "t", "--seeds", "3"], "--text and --seeds cannot be used together"),
-    (["--resume", "--seeds"], ["--resume", "--seeds", "3"], "--seeds and --resume cannot be used together")])
+    (["--method", "--seeds"], ["--seeds", "3"], "--seeds has no meaning without --method"),
+    (["--text", "--predict"], ["--text", "t", "--predict", "p"], "--text and --predict cannot be used together")])
 def test_a_flag_that_would_be_ignored_stops_the_chapter(start, capsys, flags, words, complaint):
     """07 --column text, without --csv, trained on the SMS messages and said nothing."""
     with pytest.raises(SystemExit) as stopped:
@@ -139,19 +139,24 @@ def test_the_seed_fixes_torchs_random_numbers(start):
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_a_notebook_takes_the_defaults(start, monkeypatch):
+def test_a_notebook_is_quick_unless_chapter_flags_says_otherwise(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    monkeypatch.delenv("CHAPTER_FLAGS", raising=False)
     args = start("-f", "/run/user/kernel-1.json")    # what Jupyter puts on the command line
-    assert (args.chapter, args.seed, args.quick) == ("notebook", 123, False), "each cell would be another chapter"
+    assert (args.chapter, args.seed, args.quick) == ("notebook", 123, True), "each cell would be another chapter"
+    assert args.model == "mini", "a notebook would fetch 0.5 GB"
+    monkeypatch.setenv("CHAPTER_FLAGS", "--model 124M --seed 7 --text 'two words'")
+    args = start()
+    assert (args.quick, args.model, args.seed, args.text) == (False, "gpt2-small (124M)", 7, "two words")
 
 
 def test_a_run_has_a_folder_of_its_own(start, data):
     folders = [book.run_folder(start(*words)) for words in (
-        ["--full"], ["--quick"], ["--full", "--recipe", "blog"], ["--full", "--seed", "7"], ["--full", "--model", "355M"],
+        ["--full"], ["--quick"], ["--full", "--seed", "7"], ["--full", "--model", "355M"],
         ["--full", "--weights", "random"])]
-    assert len(set(folders)) == 6, "two different runs would overwrite each other's results"
+    assert len(set(folders)) == 5, "two different runs would overwrite each other's results"
     assert folders[0] == data / "runs" / "test_book" / "gpt2-small-default-full-seed123"
-    assert folders[5].name == "gpt2-small-untrained-default-full-seed123"
+    assert folders[4].name == "gpt2-small-untrained-default-full-seed123"
 
 
 # What a chapter prints
@@ -189,9 +194,26 @@ def test_a_prediction_that_fails_stops_the_chapter(capsys, predicted, measured, 
     assert "it: predicted" in capsys.readouterr().out, "the reader sees both numbers before the chapter stops"
 
 
-def test_a_section_is_a_heading(capsys):
-    book.section("6.1  Small")
-    assert capsys.readouterr().out == "\n6.1  Small\n----------\n"
+# ## 6.1 Small
+# ## 6.10 Large
+
+def test_a_section_is_the_heading_that_the_file_has_under_its_number(capsys, monkeypatch):
+    book.section("6.1")    # of this file, a few lines above
+    assert capsys.readouterr().out == "\n6.1 Small\n---------\n"
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    book.section("6.1")
+    assert not capsys.readouterr().out, "a notebook and a page show the heading themselves"
+
+
+def test_what_agrees_is_printed_with_its_largest_difference(capsys):
+    book.agree("two ways", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.25]), tolerance=0.5)
+    assert capsys.readouterr().out == "two ways: largest difference 0.2\n"
+
+
+@pytest.mark.parametrize("other", [1.0001, math.nan, math.inf])
+def test_what_does_not_agree_stops_the_chapter(other):
+    with pytest.raises(AssertionError, match="two ways: the largest difference is .*, above 1e-05"):
+        book.agree("two ways", torch.tensor([1.0]), torch.tensor([other]))
 
 
 # Several seeds
@@ -199,7 +221,7 @@ def test_a_section_is_a_heading(capsys):
 @pytest.fixture
 def repeated(start, data, monkeypatch, capsys):
     """Calls book.repeat without training. Output: what was asked for, what was printed, and the results.json's"""
-    def call(*words, condition="balanced", methods=None):
+    def call(*words, method="LoRA, r = 16"):
         asked = []
 
         def records(name, *given, **options):
@@ -207,8 +229,9 @@ def repeated(start, data, monkeypatch, capsys):
             return [record_of_seed(seed) for seed in given[1]]
 
         monkeypatch.setattr("gpt.experiments.comparison.records_over_seeds", records)
-        args = start(*words, flags=("--model", "--weights", "--recipe", "--epochs", "--seeds"))
-        book.repeat(args, condition, methods or {"LoRA, r = 16": args.epochs})
+        args = start("--method", method, *words, quick=dict(epochs=1, seeds=2), full=dict(epochs=None, seeds=5),
+                     flags=("--model", "--method", "--seeds"))
+        book.repeat(args)
         return asked, capsys.readouterr().out, {file.parent.name: json.loads(file.read_text(encoding="utf-8"))
                                                 for file in (data / "runs" / "test_book").glob("*/results.json")}
     return call
@@ -226,38 +249,38 @@ def record_of_seed(seed):
 def test_several_seeds_give_a_mean_with_its_interval_and_each_seeds_own_number(repeated):
     asked, printed, files = repeated("--model", "mini", "--seed", "2", "--seeds", "3")
     assert asked == [("LoRA, r = 16", ("balanced", [2, 3, 4], "mini", torch.device("cpu")),
-                      {"epochs": None, "pretrained": None})]
+                      {"epochs": None})]
     lines = printed.splitlines()
     reach = 4.303 * 0.25 * (1 / 3 + 0.2 / 0.8)**0.5
-    assert lines[0] == "mini, seeds 2 to 4, balanced test: 4 messages (first seed)"
-    assert lines[1] == f"  LoRA, r = 16         accuracy 75.0 -+ {100 * reach:.1f} %   each: 50.00%, 75.00%, 100.00%"
-    assert lines[2] == "mini, seeds 2 to 4, natural test: 6 messages (first seed)" and "66.67%, 83.33%, 100.00%" in lines[3]
+    assert lines[0] == "mini, LoRA, r = 16, seeds 2 to 4, balanced test: 4 messages (first seed)"
+    assert lines[1] == f"  accuracy 75.0 -+ {100 * reach:.1f} %   each: 50.00%, 75.00%, 100.00%"
+    assert "natural test: 6 messages" in lines[2] and "66.67%, 83.33%, 100.00%" in lines[3]
     (folder, found), = files.items()
-    assert folder == "mini-default-full-seed2-to-4", "a single run with seed 2 would overwrite it"
+    assert folder == "mini-default-full-seed2-to-4-LoRA-r-16", "a run with another method or seed would overwrite it"
     accuracy = found["results"]["balanced"]["LoRA, r = 16"]["accuracy"]
     assert (accuracy["values"], accuracy["mean"]) == ([0.5, 0.75, 1.0], 0.75) and accuracy["high"] > accuracy["low"]
     assert found | {"seeds": [2, 3, 4], "weights": "mini", "recipe": "default", "seed": 2} == found
 
 
 def test_each_way_to_repeat_has_results_of_its_own(repeated, start):
-    ways = [(), ("--seed", "2"), ("--seeds", "3"), ("--recipe", "blog"), ("--epochs", "2"), ("--quick",),
-            ("--weights", "random")]
-    for way in ways:
-        _, _, files = repeated("--model", "mini", "--seed", "1", "--seeds", "2", *way)
+    ways = [((), "head"), (("--seed", "2"), "head"), (("--seeds", "3"), "head"), (("--quick",), "head"),
+            ((), "LoRA, r = 4"), ((), "LoRA, r = 16")]
+    for words, method in ways:
+        _, _, files = repeated("--model", "mini", "--seed", "1", "--seeds", "2", *words, method=method)
     assert len(files) == len(ways), "one way overwrites the results of another"
     assert not {book.run_folder(start(*words, "--model", "mini", "--seed", seed)).name for seed in "12"
                 for words in ((), ("--quick",))} & files.keys(), "a single run would overwrite them"
 
 
-def test_repeating_asks_for_what_was_asked_for(repeated):
-    words = ("--model", "mini", "--seed", "1", "--seeds", "2")
-    asked, printed, _ = repeated(*words, "--weights", "random", methods={"head": 10, "everything": 1})
-    assert [(name, options) for name, _, options in asked] == [("head", {"epochs": 10, "pretrained": False}),
-                                                               ("everything", {"epochs": 1, "pretrained": False})]
-    assert "mini, untrained" in printed
-    asked, printed, files = repeated(*words, "--recipe", "blog", condition="blog", methods={"the blog's LoRA": None})
+def test_the_blogs_lora_is_repeated_on_the_blogs_messages(repeated):
+    asked, printed, files = repeated("--model", "mini", "--seed", "1", "--seeds", "2", method="the blog's LoRA")
     assert asked[0][1][0] == "blog" and "natural" not in printed, "the blog's messages have one test"
-    assert list(files["mini-blog-full-seed1-to-2"]["results"]) == ["blog"]
+    assert list(files["mini-default-full-seed1-to-2-the-blog-s-LoRA"]["results"]) == ["blog"]
+
+
+def test_a_method_that_is_not_there_is_an_error_that_names_all(repeated):
+    with pytest.raises(SystemExit, match="--method LoRA: there are majority; .*; LoRA, r = 16; the blog's LoRA"):
+        repeated("--model", "mini", method="LoRA")
 
 
 @pytest.mark.parametrize("number", ["1", "0", "11", "many"])
@@ -304,7 +327,7 @@ def test_random_weights_are_untrained_and_the_seeds_own(start, monkeypatch):
 
 
 def test_a_question_without_an_adapter_says_what_to_run_first(start, data):
-    with pytest.raises(SystemExit, match="no adapter yet.*without --text first"):
+    with pytest.raises(SystemExit, match="no adapter yet.*run chapters/06_lora_spam.py first"):
         book.answer(start("--text", "hello"), None)
 
 
@@ -313,7 +336,7 @@ def test_an_adapter_that_cannot_be_read_is_one_line(tmp_path, content, complaint
     file = tmp_path / "my adapter.safetensors"
     if content:
         file.write_bytes(content)
-    command = [sys.executable, ROOT / "chapters" / "06_lora_spam.py", "--text", "hello", "--adapter", file]
+    command = [sys.executable, ROOT / "chapters" / "09_your_own_data.py", "--text", "hello", "--adapter", file]
     run = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert run.returncode == 1 and complaint in run.stderr and "my adapter" in run.stderr
     assert "Traceback" not in run.stderr and len(run.stderr.strip().splitlines()) == 1, run.stderr

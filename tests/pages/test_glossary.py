@@ -12,11 +12,11 @@ ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.s
 
 
 def sections():
-    """{"3.2": the text of this section, shown source and all}"""
+    """{"3.2": the text of this section, with prose and code}"""
     found = {}
     for path in (ROOT / "chapters").glob("[0-9]*.py"):
-        for part in path.read_text(encoding="utf-8").split('section("')[1:]:
-            found[part.split()[0]] = part.replace("\n#", "\n")
+        for part in re.split(r"^# ## (?=\d)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            found[part.split()[0]] = part.replace("\n#", "\n").replace("*", "").replace("`", "")
     return found
 
 

@@ -83,7 +83,8 @@ def imported(path, seen):
             elif own not in seen:
                 seen.add(own)
                 packages |= imported(own, seen)
-    return packages - sys.stdlib_module_names
+    in_notebooks_alone = {"IPython"}    # which are then there: chapters/book.py
+    return packages - sys.stdlib_module_names - in_notebooks_alone
 
 
 def test_requirements_are_pinned_and_say_which_chapters_need_them():
@@ -206,14 +207,15 @@ def test_a_cell_is_the_mean_of_the_seeds_worked_out_apart():
 def test_what_was_not_measured_says_so_and_how_until_it_was(tmp_path, monkeypatch):
     shutil.copytree(write_results.RESULTS, tmp_path / "results")
     monkeypatch.setattr(write_results, "RESULTS", tmp_path / "results")
-    real = list((tmp_path / "results").glob("06-gpt2-small-default-seed*-to-*.json"))
+    real = list((tmp_path / "results").glob("10-gpt2-small-*.json"))
     for file in real:
         file.unlink()
     row = " | ".join(write_results.large_model())
-    assert "not measured" in row and "`python chapters/06_lora_spam.py --model 124M --seeds 5`" in row
+    assert "not measured" in row and f"`{write_results.UNMEASURED}`" in row
     run = json.loads((tmp_path / "results" / "10-mini-default-seed123.json").read_text(encoding="utf-8"))
     run["results"] = {test: {"LoRA, r = 16": run["results"][test]["LoRA, r = 16"]} for test in ("balanced", "natural")}
-    (tmp_path / "results" / "06-gpt2-small-default-seed123-to-127.json").write_text(json.dumps(run), encoding="utf-8")
+    measured = tmp_path / "results" / "10-gpt2-small-default-seed123-to-127-LoRA-r-16.json"
+    measured.write_text(json.dumps(run), encoding="utf-8")
     row = " | ".join(write_results.large_model())
     assert "not measured" not in row and "±" in row
 
@@ -222,13 +224,15 @@ def test_only_quoted_full_runs_are_collected(tmp_path, monkeypatch):
     monkeypatch.setenv("GPT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(write_results, "RESULTS", tmp_path)
     for folder in ("06_lora_spam/mini-default-full-seed123", "06_lora_spam/mini-default-quick-seed123",
-                   "06_lora_spam/mini-default-full-seed7", "06_lora_spam/gpt2-small-default-full-seed123-to-127",
+                   "06_lora_spam/mini-default-full-seed7", "06b_as_published/mini-blog-full-seed123",
+                   "10_believe_the_number/gpt2-small-default-full-seed123-to-127-LoRA-r-16",
                    "10_believe_the_number/mini-default-full-seed123", "experiment/mini-x-full-seed123-0a1b2c3d"):
         (tmp_path / "data" / "runs" / folder).mkdir(parents=True)
         (tmp_path / "data" / "runs" / folder / "results.json").write_text("{}", encoding="utf-8")
     write_results.collect()
     assert {file.stem for file in tmp_path.glob("*.json")} == {
-        "06-mini-default-seed123", "06-gpt2-small-default-seed123-to-127", "10-mini-default-seed123"}
+        "06-mini-default-seed123", "06-mini-blog-seed123", "10-mini-default-seed123",
+        "10-gpt2-small-default-seed123-to-127-LoRA-r-16"}
 
 
 def test_a_block_that_nobody_writes_is_an_error():

@@ -76,7 +76,7 @@ def test_lanes_that_do_not_fit_into_one_group_continue_in_the_next(monkeypatch):
 
 # ---- numbers of several bytes -----------------------------------------------------------------------------------
 
-@pytest.mark.exercise("4.5")
+@pytest.mark.exercise("E4.5")
 @pytest.mark.parametrize("data, number", [
     (b"\x00", 0), (b"\x01", 1), (b"\x7f", 127), (b"\x80\x01", 128), (b"\xac\x02", 300), (b"\x80\x80\x01", 16384),
     (b"\xff" * 8 + b"\x7f", 2**63 - 1), (b"\xff" * 9 + b"\x01", 2**64 - 1)])
@@ -85,21 +85,21 @@ def test_a_number_has_7_bits_a_byte_and_the_lowest_first(data, number):
     assert openai_checkpoint.varint(b"\xff\x80" + data + b"\x05\x80", 2) == (number, 2 + len(data)), "it begins at `at`"
 
 
-@pytest.mark.exercise("4.5")
+@pytest.mark.exercise("E4.5")
 def test_any_number_comes_back_from_its_bytes():
     chance = random.Random(0)
     for number in [chance.getrandbits(bits) for bits in range(1, 65) for _ in range(20)]:
         assert openai_checkpoint.varint(varint(number), 0) == (number, len(varint(number)))
 
 
-@pytest.mark.exercise("4.5")
+@pytest.mark.exercise("E4.5")
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\xff" * 9])
 def test_a_number_that_is_cut_short_is_an_error(data):
     with pytest.raises(ValueError):
         openai_checkpoint.varint(data, 0)
 
 
-@pytest.mark.exercise("4.5")
+@pytest.mark.exercise("E4.5")
 @pytest.mark.parametrize("data", [b"\x80" * 10 + b"\x01", b"\xff" * 1000, b"\x80\x00", b"\xac\x82\x00"],
                          ids=["11 bytes", "1000 bytes", "0 in two bytes", "a needless 0"])
 def test_a_number_of_more_bytes_than_it_needs_is_an_error(data):

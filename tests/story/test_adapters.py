@@ -68,7 +68,7 @@ def same(one, other):
 
 # ---- there and back -------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.7", "6.8")
+@pytest.mark.exercise("E6.7", "E6.8")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_adapter_comes_back_bit_for_bit(small_model, tmp_path, kind, merged):
@@ -82,7 +82,7 @@ def test_an_adapter_comes_back_bit_for_bit(small_model, tmp_path, kind, merged):
     assert adapter.labels == KINDS[kind][0] and adapter.base == "small"
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_before_saving_does_not_change_the_file(small_model, tmp_path, kind):
     model = wearing(small_model, kind)
@@ -92,7 +92,7 @@ def test_merging_before_saving_does_not_change_the_file(small_model, tmp_path, k
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes(), "merged weights were saved"
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 def test_saving_leaves_the_model_alone(small_model, tmp_path):
     model = wearing(small_model, "blog")
     merge_lora(model)
@@ -101,7 +101,7 @@ def test_saving_leaves_the_model_alone(small_model, tmp_path):
     assert same(before, state(model)), "the model was unmerged, moved or frozen by saving"
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 def test_the_file_holds_the_lora_the_head_and_what_is_needed_to_use_them(small_model, tmp_path):
     file = save(wearing(small_model, "shared A"), tmp_path / "a", pad_to=20)
     tensors = {name: tuple(tensor.shape) for name, tensor in load_file(file).items()}
@@ -123,7 +123,7 @@ def test_the_file_holds_the_lora_the_head_and_what_is_needed_to_use_them(small_m
         "W_value uses the A of the first layer that has it, W_query")
 
 
-@pytest.mark.exercise("6.7", "6.8")
+@pytest.mark.exercise("E6.7", "E6.8")
 def test_an_adapter_in_half_precision_comes_back_too(small_model, tmp_path):
     small_model.to(torch.bfloat16)
     model = wearing(small_model, "default")
@@ -131,7 +131,7 @@ def test_an_adapter_in_half_precision_comes_back_too(small_model, tmp_path):
     assert same(state(model), state(small_model)), "the tensors have another type, or other bits"
 
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 def test_a_loaded_adapter_trains_on_as_the_saved_one_would(small_model, tmp_path):
     model = wearing(small_model, "shared A")
     load_adapter(small_model, save(model, tmp_path / "a"))
@@ -144,7 +144,7 @@ def test_a_loaded_adapter_trains_on_as_the_saved_one_would(small_model, tmp_path
 
 # ---- what is refused when saving ------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 @pytest.mark.parametrize("labels", [(), ["ham"], ["ham", "spam", "eggs"], [0, 1], ["ham", None]])
 def test_labels_that_do_not_fit_the_head_are_refused_when_saving(small_model, tmp_path, labels):
     model = wearing(small_model, "default")
@@ -153,13 +153,13 @@ def test_labels_that_do_not_fit_the_head_are_refused_when_saving(small_model, tm
     assert not list(tmp_path.iterdir()), "a file that load_adapter would refuse was written"
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 def test_labels_for_a_language_model_are_refused_when_saving(small_model, tmp_path):
     with pytest.raises(ValueError, match="out_head.bias.*2 labels"):
         save_adapter(wearing(small_model, "writer"), tmp_path / "a", base="small", labels=["ham", "spam"])
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 def test_what_the_file_would_lose_is_an_error_that_names_it(small_model, tmp_path):
     model = wearing(small_model, "default")
     model.final_norm.shift.requires_grad_(True)
@@ -205,7 +205,7 @@ def test_the_fingerprint_is_of_the_numbers_and_not_of_how_they_lie_in_memory(sma
     assert not weight.is_contiguous() and fingerprint(small_model) == expected
 
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 @pytest.mark.parametrize("config", [
     GPTConfig(vocab_size=101, context_length=24, emb_dim=30, n_heads=5, n_layers=3),    # the same sizes, other weights
     GPTConfig(vocab_size=101, context_length=24, emb_dim=40, n_heads=5, n_layers=3),
@@ -222,7 +222,7 @@ def test_another_base_model_is_refused(small_model, tmp_path, config):
 
 # ---- switching ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 @pytest.mark.parametrize("merged", [False, True])
 def test_adapters_are_switched_without_a_trace_of_the_one_before(small_model, tmp_path, merged):
     base, expected = state(small_model), {}
@@ -439,7 +439,7 @@ def test_a_damaged_adapter_is_refused_and_the_model_stays_as_it_was(dressed, dam
     assert_refused(dressed, reason)
 
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 @pytest.mark.parametrize("damage", [
     "a LoRA tensor is missing", "a head tensor is missing", "a tensor too many", "a transposed tensor",
     "labels too many", "a layer that does not exist", "an A shared in a circle", "rank 0",
@@ -471,7 +471,7 @@ def test_a_safetensors_file_that_is_no_adapter_is_refused(dressed, metadata):
     assert_refused(dressed, "metadata")
 
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 @pytest.mark.parametrize("length", [0, 4, 8, 100, -100, -1])
 def test_a_cut_file_is_refused(dressed, length):
     _, file, _ = dressed
@@ -577,7 +577,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_read(small_model, d
     assert_refused(dressed, "holds numbers that are not finite")
 
 
-@pytest.mark.exercise("6.7", "6.8")
+@pytest.mark.exercise("E6.7", "E6.8")
 def test_dropout_is_what_it_was_in_training(small_model, tmp_path):
     """Training on without it would be another training, and nobody would be told."""
     model = copy.deepcopy(small_model).requires_grad_(False)
@@ -601,7 +601,7 @@ class Letters:
         return [ord(letter) - 97 for letter in text]
 
 
-@pytest.mark.exercise("6.8")
+@pytest.mark.exercise("E6.8")
 def test_whoever_passes_the_labels_alone_gets_the_same_answers(tmp_path):
     config = GPTConfig(vocab_size=50257, context_length=24, emb_dim=30, n_heads=5, n_layers=1)
     base = GPTModel(config, torch.Generator().manual_seed(0)).eval()    # with room for the padding token
@@ -628,7 +628,7 @@ def test_padding_to_more_than_the_model_reads_is_refused(small_model, sizes, tmp
 
 # The base in other clothes
 
-@pytest.mark.exercise("6.7", "6.8")
+@pytest.mark.exercise("E6.7", "E6.8")
 def test_a_compiled_or_distributed_model_is_saved_as_the_model_in_it(small_model, tmp_path):
     model = wearing(small_model, "default")
     plain = save(model, tmp_path / "plain").read_bytes()
@@ -649,7 +649,7 @@ def untied(model):
     return model
 
 
-@pytest.mark.exercise("6.7", "6.8")
+@pytest.mark.exercise("E6.7", "E6.8")
 def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, tmp_path):
     classifier = save(wearing(small_model, "default"), tmp_path / "classifier")
     base, head = untied(small_model), small_model.out_head
@@ -670,7 +670,7 @@ def test_a_language_model_with_a_head_of_its_own_does_not_lose_it(small_model, t
     assert torch.equal(answers(base), before)
 
 
-@pytest.mark.exercise("6.7")
+@pytest.mark.exercise("E6.7")
 def test_pad_to_stays_with_a_model_that_is_saved_again(small_model, tmp_path):
     load_adapter(small_model, save(wearing(small_model, "default"), tmp_path / "a", pad_to=9))
     save_adapter(small_model, tmp_path / "b", base="small", labels=["ham", "spam"])

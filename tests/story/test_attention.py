@@ -10,7 +10,7 @@ from gpt.attention import KVCache, MultiHeadAttention, causal_attention, causal_
 
 B, H, D, S = 2, 3, 5, 7    # all different, so that no two axes can be mistaken for each other
 BOTH = pytest.mark.parametrize("attention", [
-    causal_attention, pytest.param(causal_attention_by_hand, marks=pytest.mark.exercise("2.1"))])
+    causal_attention, pytest.param(causal_attention_by_hand, marks=pytest.mark.exercise("E2.1"))])
 NEW = pytest.mark.parametrize("new", ["one", "some", "all"])    # of the S tokens, how many ask: see `how_many`
 CUTS = pytest.mark.parametrize("cuts", [
     lambda S: [1] * S, lambda S: [S], lambda S: [S // 2, S - S // 2], lambda S: [S // 2, 1, S - S // 2 - 1],
@@ -92,7 +92,7 @@ def test_attention_is_what_loops_over_the_past_give(attention, new, qkv, sizes):
         "query's is the last key, and with fewer queries than keys the first query's is not the first"
 
 
-@pytest.mark.exercise("2.1")
+@pytest.mark.exercise("E2.1")
 @NEW
 def test_the_hand_written_attention_and_the_fused_one_have_the_same_gradients(new, qkv, sizes):
     inputs = [x.requires_grad_() for x in qkv(how_many(new, sizes.T))]
@@ -128,7 +128,7 @@ def bytes_kept(attention, *inputs):
     return sum(kept.values())
 
 
-@pytest.mark.exercise("2.1")
+@pytest.mark.exercise("E2.1")
 def test_the_fused_kernel_keeps_no_weights_and_the_hand_written_attention_does():
     T, weights = 128, 8 * B * H * 128 * 128    # bytes
     inputs = [numbers(B, H, T, D, seed=seed).requires_grad_() for seed in range(3)]
@@ -169,7 +169,7 @@ def test_attention_is_computed_where_its_input_is(attention, qkv):
     assert answer.device.type == "meta", "a mask made without device=query.device stands on the CPU"
 
 
-@pytest.mark.exercise("2.1")
+@pytest.mark.exercise("E2.1")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_attention_keeps_the_type_of_its_numbers(dtype):
     query, key, value = (numbers(B, H, S, D, seed=seed).to(dtype) for seed in range(3))
@@ -191,7 +191,7 @@ def test_dropout_takes_weights_away_and_makes_up_for_them():
 
 # ---- heads ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("2.2")
+@pytest.mark.exercise("E2.2")
 @pytest.mark.parametrize("heads", ["H", "one", "C"])
 def test_each_number_goes_to_the_head_of_its_channel_and_stays_with_its_token(heads, module, sizes):
     B, T, C, H = sizes.B, sizes.T, sizes.C, {"H": sizes.H, "one": 1, "C": sizes.C}[heads]
@@ -204,7 +204,7 @@ def test_each_number_goes_to_the_head_of_its_channel_and_stays_with_its_token(he
             "view(B, H, T, D) in one step cuts the text into heads, and the axes of view(B, T, D, H) mix them"
 
 
-@pytest.mark.exercise("2.2")
+@pytest.mark.exercise("E2.2")
 def test_cutting_into_heads_moves_no_number(module, sizes):
     x = numbers(sizes.B, sizes.T, sizes.C)
     before = x.clone()
@@ -213,7 +213,7 @@ def test_cutting_into_heads_moves_no_number(module, sizes):
         "heads are another way of looking at the same memory: no copy"
 
 
-@pytest.mark.exercise("2.3")
+@pytest.mark.exercise("E2.3")
 def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module, x, sizes):
     heads, D = [], sizes.D
     for h in range(sizes.H):
@@ -227,7 +227,7 @@ def test_head_h_reads_and_writes_channels_h_d_to_h_plus_1_d(module, x, sizes):
         "query, key and value mistaken for each other, heads not put back behind the tokens, or out_proj missing?"
 
 
-@pytest.mark.exercise("2.2", "2.3")
+@pytest.mark.exercise("E2.2", "E2.3")
 def test_every_head_reads_all_channels(module, sizes):
     x = numbers(1, 1, sizes.C + 1)
     nudged = x.clone()
@@ -254,7 +254,7 @@ def test_heads_that_do_not_divide_the_channels_are_an_error():
         MultiHeadAttention(6, 15, 4)
 
 
-@pytest.mark.exercise("2.3")
+@pytest.mark.exercise("E2.3")
 def test_dropout_acts_in_training_only(sizes):
     torch.manual_seed(0)
     module, x = MultiHeadAttention(6, sizes.C, sizes.H, dropout=0.5), numbers(sizes.B, sizes.T, 6).float()
@@ -264,7 +264,7 @@ def test_dropout_acts_in_training_only(sizes):
     assert torch.equal(dropped, module(x)), "dropout went on after eval()"
 
 
-@pytest.mark.exercise("2.3")
+@pytest.mark.exercise("E2.3")
 @pytest.mark.parametrize("cached", [False, True])
 @torch.no_grad()
 def test_dropout_takes_a_whole_weight_and_not_channels(module, sizes, cached):
@@ -283,7 +283,7 @@ def test_dropout_takes_a_whole_weight_and_not_channels(module, sizes, cached):
 
 # ---- the cache --------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.5")
+@pytest.mark.exercise("E3.5")
 @CUTS
 def test_the_cache_gives_back_all_tokens_in_order_and_copies_no_past(qkv, cuts, sizes):
     _, keys, values = qkv()
@@ -299,7 +299,7 @@ def test_the_cache_gives_back_all_tokens_in_order_and_copies_no_past(qkv, cuts, 
     assert len(places) == 1, "the past was moved: growing by torch.cat costs T^2 copies"
 
 
-@pytest.mark.exercise("3.5")
+@pytest.mark.exercise("E3.5")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_cache_keeps_numbers_of_its_own_in_the_type_that_it_is_given(qkv, dtype):
     keys, values = (x.to(dtype) for x in qkv()[1:])
@@ -310,7 +310,7 @@ def test_a_cache_keeps_numbers_of_its_own_in_the_type_that_it_is_given(qkv, dtyp
     assert torch.equal(cached[0], before), "the cache holds the caller's tensor, which may change under it"
 
 
-@pytest.mark.exercise("3.5")
+@pytest.mark.exercise("E3.5")
 def test_a_full_cache_says_so_and_stays_as_it_was():
     cache, new = KVCache(size=6), numbers(B, H, 4, D)
     with pytest.raises(ValueError):
@@ -326,7 +326,7 @@ def test_a_full_cache_says_so_and_stays_as_it_was():
     assert torch.equal(keys[:, :, :4], new), "an error must leave what was in the cache"
 
 
-@pytest.mark.exercise("2.3", "3.5")
+@pytest.mark.exercise("E2.3", "E3.5")
 @CUTS
 def test_a_text_read_in_pieces_gives_the_answers_of_a_text_read_at_once(module, x, cuts, sizes):
     cache = KVCache(size=sizes.T + 2)
@@ -335,7 +335,7 @@ def test_a_text_read_in_pieces_gives_the_answers_of_a_text_read_at_once(module, 
     assert (answers - module(x)).abs().max() < 1e-12, "new tokens must see all the cache, and no new token after them"
 
 
-@pytest.mark.exercise("2.3")
+@pytest.mark.exercise("E2.3")
 @torch.no_grad()
 def test_padding_that_the_cache_knows_of_is_not_looked_at(module, x, sizes):
     module.eval()

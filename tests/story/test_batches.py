@@ -23,7 +23,7 @@ def windows(loader, epoch=0):
 
 
 @pytest.mark.parametrize("length", [17, 40, 41, 47, 48, 49])
-@pytest.mark.exercise("1.3")
+@pytest.mark.exercise("E1.3")
 def test_windows_are_pieces_of_the_text_that_overlap_in_one_token(length):
     loader = TextWindows(torch.arange(100, 100 + length, dtype=torch.int32), window=8, batch_size=2)
     for epoch in range(30):
@@ -67,7 +67,7 @@ def test_batches_are_full_but_the_last_and_an_epoch_may_end_early():
     assert len(TextWindows(tokens, window=8, batch_size=4, batches=100)) == 3
 
 
-@pytest.mark.exercise("1.3")
+@pytest.mark.exercise("E1.3")
 def test_rows_tell_where_the_windows_of_a_batch_begin():
     loader = TextWindows(torch.arange(801), window=8, batch_size=16, seed=3)
     for epoch in (0, 1):
@@ -75,7 +75,7 @@ def test_rows_tell_where_the_windows_of_a_batch_begin():
         assert [batch[:, 0].tolist() for batch in loader] == loader.rows, "a window begins at its place, not before"
 
 
-@pytest.mark.exercise("1.3")
+@pytest.mark.exercise("E1.3")
 def test_the_tokens_are_the_texts_and_not_their_places():
     text = torch.tensor([7, 3, 3, 9, 1, 50256, 2, 8, 4, 6, 5], dtype=torch.int32)
     loader = TextWindows(text, window=2, batch_size=3)

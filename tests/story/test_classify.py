@@ -69,7 +69,7 @@ def by_hand(model, ids, length):
 
 # ---- where the class is read ----------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("5.7")
+@pytest.mark.exercise("E5.7")
 @pytest.mark.parametrize("width", [11, 12, 17, 24])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_class_does_not_depend_on_how_much_padding_there_is_or_of_what_tokens(classifier, width, seed):
@@ -86,7 +86,7 @@ def test_the_class_does_not_depend_on_how_much_padding_there_is_or_of_what_token
     assert (last - expected[0]).abs().max() > 0.01, "the last position says the same, so that this test proves nothing"
 
 
-@pytest.mark.exercise("5.7")
+@pytest.mark.exercise("E5.7")
 def test_a_token_of_the_message_does_change_the_answer(classifier):
     ids, lengths = messages([1, 4, 10], 12)
     for place in (0, -1):
@@ -98,7 +98,7 @@ def test_a_token_of_the_message_does_change_the_answer(classifier):
         assert ((one - other).abs().amax(dim=1) > 1e-4).all(), "the first or the last token of a message is not read"
 
 
-@pytest.mark.exercise("5.7")
+@pytest.mark.exercise("E5.7")
 def test_without_lengths_rows_are_read_at_their_last_position_as_in_the_blog(classifier):
     ids, lengths = messages([2, 7, 12], 12)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_without_lengths_rows_are_read_at_their_last_position_as_in_the_blog(cla
         assert torch.equal(ours, class_logits(classifier, ids, lengths))
 
 
-@pytest.mark.exercise("5.7")
+@pytest.mark.exercise("E5.7")
 def test_without_lengths_the_padding_token_is_read_like_any_other(reader):
     ids = torch.tensor([[5, 6, 50256], [7, 8, 9]])
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_without_lengths_the_padding_token_is_read_like_any_other(reader):
     assert torch.allclose(answers, last, atol=1e-5), "nobody said what is padding: the last position is read"
 
 
-@pytest.mark.exercise("5.7")
+@pytest.mark.exercise("E5.7")
 @pytest.mark.parametrize("body, head", [("float32", "float32"), ("bfloat16", "float32"), ("float64", "float64")])
 def test_reading_changes_nothing_in_the_model_and_lets_gradients_through(classifier, body, head):
     classifier.train().to(getattr(torch, body)).out_head.to(getattr(torch, head))
@@ -159,7 +159,7 @@ def test_one_position_gets_what_it_gets_among_all_in_value_and_gradient(drop_rat
 
 # ---- the new head ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 @pytest.mark.parametrize("classes", [2, 7])
 def test_a_head_that_starts_at_zero_has_a_first_loss_of_ln_K(small_model, classes):
     swap_head(small_model, classes)
@@ -170,7 +170,7 @@ def test_a_head_that_starts_at_zero_has_a_first_loss_of_ln_K(small_model, classe
     assert small_model.out_head.weight.grad.any() and small_model.out_head.bias.grad.any(), "it could never leave zero"
 
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 def test_the_blogs_head_starts_as_torchs_linear_layer_does(small_model):
     torch.manual_seed(4)
     expected = nn.Linear(small_model.config.emb_dim, 2)
@@ -180,7 +180,7 @@ def test_the_blogs_head_starts_as_torchs_linear_layer_does(small_model):
     assert torch.equal(small_model.out_head.bias, expected.bias), "zero=False keeps the start of nn.Linear"
 
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 def test_swapping_the_head_leaves_the_rest_alone_and_the_head_trains_in_a_frozen_model(small_model):
     before = copy.deepcopy(small_model)
     swap_head(small_model.requires_grad_(False), 2)
@@ -192,7 +192,7 @@ def test_swapping_the_head_leaves_the_rest_alone_and_the_head_trains_in_a_frozen
         "the new head has weight and bias and must train; all else stays as it was, frozen or not")
 
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_new_head_has_the_models_type_and_mode(small_model, dtype):
     swap_head(small_model.to(dtype), 2)
@@ -202,7 +202,7 @@ def test_the_new_head_has_the_models_type_and_mode(small_model, dtype):
     assert small_model.out_head.training, "the model is in training mode and its head is not"
 
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 def test_the_new_head_stands_where_the_model_is_and_freezes_nothing(small_model):
     small_model.pos_emb.requires_grad_(False)
     trained = {name for name, p in small_model.named_parameters() if p.requires_grad and "out_head" not in name}
@@ -213,7 +213,7 @@ def test_the_new_head_stands_where_the_model_is_and_freezes_nothing(small_model)
     assert small_model.out_head.weight.is_meta and small_model.out_head.bias.is_meta, "made on the CPU"
 
 
-@pytest.mark.exercise("5.6")
+@pytest.mark.exercise("E5.6")
 def test_the_head_of_a_model_that_is_held_in_fewer_bytes_trains_in_float32(small_model):
     small_model.bfloat16().held_from = "the fingerprint that it had before"    # as gpt.cost.precision.hold leaves it
     swap_head(small_model, 2)
@@ -223,7 +223,7 @@ def test_the_head_of_a_model_that_is_held_in_fewer_bytes_trains_in_float32(small
 
 # ---- looking without touching ---------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("5.11")
+@pytest.mark.exercise("E5.11")
 def test_evaluating_gives_back_every_modules_mode_and_the_random_state_even_after_an_error(classifier):
     classifier.train()
     classifier.trf_blocks[1].eval()    # as one does to keep a part from dropping out
@@ -239,7 +239,7 @@ def test_evaluating_gives_back_every_modules_mode_and_the_random_state_even_afte
     assert torch.is_grad_enabled(), "training would go on without gradients"
 
 
-@pytest.mark.exercise("5.11")
+@pytest.mark.exercise("E5.11")
 def test_evaluating_leaves_what_trains_and_whether_gradients_are_on(classifier):
     classifier.pos_emb.requires_grad_(False)
     trains = [p.requires_grad for p in classifier.parameters()]
@@ -250,10 +250,10 @@ def test_evaluating_leaves_what_trains_and_whether_gradients_are_on(classifier):
     assert [p.requires_grad for p in classifier.parameters()] == trains, "a frozen parameter trains now, or the reverse"
 
 
-@pytest.mark.exercise("5.11")
+@pytest.mark.exercise("E5.11")
 @pytest.mark.parametrize("look", [
     pytest.param(lambda model, loader: calc_accuracy_loader(loader, model, "cpu", 2),
-                 marks=pytest.mark.exercise("5.8")),
+                 marks=pytest.mark.exercise("E5.8")),
     lambda model, loader: predict_logits(model, loader, "cpu"),
     lambda model, loader: classify(model, ["a", "bc"], Letters(), LABELS),
 ])
@@ -289,7 +289,7 @@ def test_predictions_come_in_the_loaders_order_each_at_its_last_real_token(class
     assert not logits.requires_grad
 
 
-@pytest.mark.exercise("5.8")
+@pytest.mark.exercise("E5.8")
 @pytest.mark.parametrize("num_batches, share", [(1, 1 / 3), (2, 2 / 5), (None, 4 / 8), (99, 4 / 8)])
 def test_accuracy_is_the_share_of_messages_and_not_a_mean_over_batches(classifier, num_batches, share):
     _, logits = predict_logits(classifier, batches(), "cpu")
@@ -301,7 +301,7 @@ def test_accuracy_is_the_share_of_messages_and_not_a_mean_over_batches(classifie
     assert isinstance(accuracy, float), "a tensor holds on to more than the number"
 
 
-@pytest.mark.exercise("5.8")
+@pytest.mark.exercise("E5.8")
 def test_accuracy_on_the_blogs_loader_is_the_blogs(classifier):
     """The blog: argmax of model(ids)[:, -1, :], correct predictions divided by examples seen."""
     loader = DataLoader([(row, label) for ids, _, labels in [(*messages([9] * 7, 9), torch.arange(7) % 3)]
@@ -311,7 +311,7 @@ def test_accuracy_on_the_blogs_loader_is_the_blogs(classifier):
     assert calc_accuracy_loader(loader, classifier, "cpu") == pytest.approx(right / 7), "the last batch has one message"
 
 
-@pytest.mark.exercise("5.8")
+@pytest.mark.exercise("E5.8")
 @pytest.mark.parametrize("training", [False, True])
 def test_accuracy_is_of_the_messages_that_were_read_and_leaves_the_mode(classifier, training):
     rows = [(row, 0) for row in messages([9] * 7, 9)[0]]
@@ -326,7 +326,7 @@ def test_accuracy_is_of_the_messages_that_were_read_and_leaves_the_mode(classifi
     assert classifier.training is training, "the model's mode is another one now"
 
 
-@pytest.mark.exercise("5.8")
+@pytest.mark.exercise("E5.8")
 def test_a_loader_without_batches_is_an_error_with_the_likely_cause(classifier):
     rows = [(torch.arange(4), 0)] * 3
     with pytest.raises(ValueError, match="no batch.*drop_last"):

@@ -68,7 +68,7 @@ def from_scratch(model, token_ids, max_new_tokens, generator, **settings):
 
 # ---- the loop and the cache -------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("length", [1, 5, "window - 1", "window", "window + 1", 40])
 def test_with_the_cache_every_token_is_the_one_without_it(talkative_model, length, settings, pytestconfig):
@@ -96,7 +96,7 @@ class CountsOn:
         return 50.0 * F.one_hot((token_ids + 1) % 12, 12)    # (B, T, V)
 
 
-@pytest.mark.exercise("3.4")
+@pytest.mark.exercise("E3.4")
 def test_the_simple_loop_goes_on_after_the_last_token_and_keeps_the_prompt():
     text = generate_text_simple(CountsOn(), torch.tensor([[7, 2, 3], [1, 9, 9]]), 4, context_size=8)
     assert text[:, :3].tolist() == [[7, 2, 3], [1, 9, 9]], "the text begins with its prompt, all of it"
@@ -104,7 +104,7 @@ def test_the_simple_loop_goes_on_after_the_last_token_and_keeps_the_prompt():
         "what comes next is scored at the last position, over the last axis, for each row by itself"
 
 
-@pytest.mark.exercise("3.4")
+@pytest.mark.exercise("E3.4")
 def test_the_simple_loop_reads_no_more_than_the_last_context_size_tokens():
     model, ids = CountsOn(), torch.tensor([[7, 2, 3]])
     text = generate_text_simple(model, ids, 3, context_size=4)
@@ -113,7 +113,7 @@ def test_the_simple_loop_reads_no_more_than_the_last_context_size_tokens():
     assert ids.tolist() == [[7, 2, 3]] and torch.equal(generate_text_simple(model, ids, 0, context_size=4), ids)
 
 
-@pytest.mark.exercise("3.4")
+@pytest.mark.exercise("E3.4")
 def test_the_simple_loop_appends_the_most_probable_token(talkative_model):
     ids = prompts(2, 5)
     text = generate_text_simple(talkative_model, ids, 30, context_size=9)
@@ -124,7 +124,7 @@ def test_the_simple_loop_appends_the_most_probable_token(talkative_model):
     assert torch.equal(text[:, :5], ids) and text.shape == (2, 35)
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_a_step_reads_one_token_and_scores_one_position_until_the_window_is_full(small_model, sizes):
     window = sizes.context
     read, scored = [], []
@@ -136,7 +136,7 @@ def test_a_step_reads_one_token_and_scores_one_position_until_the_window_is_full
     assert scored == [((2, sizes.C), False)] * 8, "the head is run on all positions, or there are gradients"
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_n_tokens_cost_n_vectors_with_the_cache_and_a_triangle_without(small_model):
     read = []
     small_model.trf_blocks[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
@@ -147,7 +147,7 @@ def test_n_tokens_cost_n_vectors_with_the_cache_and_a_triangle_without(small_mod
     assert sum(read) == 20, "each token is read once: its keys and values are kept"
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_past_the_window_only_its_last_tokens_count(talkative_model, sizes):
     ids = prompts(2, 40)
     other = ids.clone()
@@ -163,7 +163,7 @@ def test_a_row_does_not_depend_on_its_neighbours(talkative_model):
         assert torch.equal(together[i, :len(alone)], alone)
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_lists_and_tensors_are_the_same_prompts_and_stay_as_they_are(talkative_model):
     ids = prompts(2, 5)
     before = ids.clone()
@@ -171,7 +171,7 @@ def test_lists_and_tensors_are_the_same_prompts_and_stay_as_they_are(talkative_m
     assert torch.equal(ids, before) and torch.equal(generate(talkative_model, ids, 0), ids)
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_dropout_is_off_while_it_writes_and_the_models_mode_stays():
     model = GPTModel(GPTConfig(101, 24, 30, 5, 3, drop_rate=0.5), seeded())
     in_training = generate(model, prompts(1, 5), 30, temperature=1.0, generator=seeded())
@@ -189,25 +189,25 @@ def test_dropout_is_off_while_it_writes_and_the_models_mode_stays():
 
 # ---- stopping ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_each_row_stops_for_itself_and_the_batch_when_all_have():
     text = generate(Counter(), [[1], [3], [4]], 10, stop=5)
     assert text.tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 5, 5], [4, 5, 5, 5, 5]], \
         "a row that has stopped goes on with the stop token until the last one has stopped; then it is over"
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_without_a_stop_token_a_text_has_the_length_asked_for():
     assert generate(Counter(), [[1], [3]], 4).tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]]
     assert generate(Counter(), [[1], [3]], 4, stop=9).tolist() == [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]]
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_a_stop_token_in_the_prompt_stops_nothing():
     assert generate(Counter(), [[5, 1]], 3, stop=5).tolist() == [[5, 1, 2, 3, 4]]
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_token_0_can_be_the_stop_token():
     assert generate(Counter(), [[10]], 5, stop=0).tolist() == [[10, 11, 0]], "`if stop` takes 0 for no stop token"
 
@@ -233,14 +233,14 @@ def assert_drawn_from(probabilities, counts):
     assert chi_square <= freedom + 5 * math.sqrt(2 * freedom), f"drawn {counts.tolist()}, expected {expected.tolist()}"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_are_drawn_with_the_softmax_of_the_divided_scores(temperature):
     expected = PROBABILITIES ** (1 / temperature)    # softmax(log p / temperature), before it is scaled to sum 1
     assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, temperature=temperature))
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_temperature_0_takes_the_most_probable_token_and_so_does_a_very_low_one():
     logits = torch.randn(50, 101, generator=seeded())
     best = logits.argmax(dim=-1, keepdim=True)
@@ -252,21 +252,21 @@ def test_temperature_0_takes_the_most_probable_token_and_so_does_a_very_low_one(
     assert not torch.equal(choose(logits, temperature=100.0, generator=seeded()), best), "a high one flattens"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 @pytest.mark.parametrize("k, kept", [(1, [1]), (2, [1, 3]), (3, [1, 3, 4]), (5, range(5)), (99, range(5))])
 def test_top_k_draws_from_the_k_most_probable_in_proportion(k, kept):
     expected = torch.tensor([p if token in kept else 0.0 for token, p in enumerate(PROBABILITIES.tolist())])
     assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, top_k=k))
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_top_k_keeps_exactly_k_of_equals(k):
     counts = frequencies(torch.full((8,), 1 / 8), top_k=k)
     assert (counts > 0).sum() == k, "`logits < kth` lets all that equal the k-th through"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 @pytest.mark.parametrize("p, kept", [(0.001, [1]), (0.39, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 3, 4]),
                                      (0.86, [1, 2, 3, 4]), (0.96, range(5)), (1.0, range(5))])
 def test_top_p_draws_from_the_smallest_set_that_reaches_p(p, kept):
@@ -274,7 +274,7 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_p(p, kept):
     assert_drawn_from(expected / expected.sum(), frequencies(PROBABILITIES, top_p=p))
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_top_p_that_is_just_reached_needs_no_further_token_and_equals_are_drawn_at_any_temperature():
     equal = torch.full((4,), 0.25)    # a quarter, and so its multiples, are exact
     for p, kept in ((0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
@@ -282,19 +282,19 @@ def test_top_p_that_is_just_reached_needs_no_further_token_and_equals_are_drawn_
     assert (frequencies(equal, temperature=0.01) > 1000).all(), "however cold, equals are drawn: only 0 is greedy"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_top_p_is_a_share_of_what_top_k_left():
     counts = frequencies(torch.tensor([0.4, 0.3, 0.2, 0.1]), top_k=2, top_p=0.5)
     assert counts.tolist() == [DRAWS, 0, 0, 0], "after top_k=2 the first token has 4/7, and 4/7 alone reaches 0.5"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_top_p_is_taken_after_the_temperature():
     counts = frequencies(torch.tensor([0.4, 0.3, 0.2, 0.1]), temperature=0.25, top_p=0.7)
     assert counts.tolist() == [DRAWS, 0, 0, 0], "at temperature 1/4 the first token has 0.72"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_each_row_is_cut_and_drawn_by_its_own_scores():
     rows = torch.stack([PROBABILITIES, PROBABILITIES.flip(0)]).log()
     assert choose(rows, temperature=1.0, top_p=0.3).tolist() == [[1], [3]], "each row has an order of its own"
@@ -305,14 +305,14 @@ def test_each_row_is_cut_and_drawn_by_its_own_scores():
         "one row reaches p with one token, the next with two: each is cut where its own probabilities reach p"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_choosing_leaves_the_scores_as_they_are():
     logits = PROBABILITIES.log()[None]
     choose(logits, temperature=0.7, top_k=2, top_p=0.5)
     assert torch.equal(logits, PROBABILITIES.log()[None]), "-inf was written into the caller's logits"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_the_choice_draws_from_the_generator_that_it_is_given_and_greedily_from_none():
     logits, before = torch.randn(50, 101, generator=seeded()), torch.random.get_rng_state()
     drawn = [choose(logits, temperature=1.0, top_k=50, generator=seeded(seed)) for seed in (1, 1, 2)]
@@ -325,7 +325,7 @@ def test_the_choice_draws_from_the_generator_that_it_is_given_and_greedily_from_
 
 # ---- randomness -------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_a_generator_fixes_the_text_and_leaves_torchs_own_alone(talkative_model):
     def text(seed):
         return generate(talkative_model, prompts(2, 5), 20, temperature=1.0, generator=seeded(seed))
@@ -345,7 +345,7 @@ def test_without_a_generator_torchs_seed_fixes_the_text_and_moves_on(talkative_m
 
 # ---- prompts of unequal length -----------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 @pytest.mark.parametrize("lengths", [(3, 7, 1), (6, 6, 5), (1, "window"), ("window + 9", 2, "window - 1"),
                                      ("window + 9", "window + 4")])
 def test_each_prompt_of_a_batch_is_continued_as_it_is_alone(talkative_model, lengths):
@@ -361,7 +361,7 @@ def test_each_prompt_of_a_batch_is_continued_as_it_is_alone(talkative_model, len
         assert len(set(text[len(prompt):].tolist())) > 3, "too monotonous a text to prove anything"
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_a_row_of_unequal_ones_stops_for_itself(talkative_model):
     batch = [prompts(9)[:4].tolist(), prompts(9)[4:6].tolist()]
     stop = int(generate(talkative_model, [batch[0]], 8)[0][6])
@@ -387,7 +387,7 @@ def test_padding_on_the_left_changes_no_score(small_model, dtype):
 
 # ---- errors -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 @pytest.mark.parametrize("ids, reason", [
     ([[1, 2, 3], [], [6]], r"at least one token.* \[3, 0, 1\]"),
     ([], r"a batch one prompt; these have \[\]"),
@@ -403,7 +403,7 @@ def test_a_prompt_that_cannot_be_read_is_an_error(small_model, ids, reason):
         generate(small_model, ids, 3)
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 @pytest.mark.parametrize("settings, reason", [
     (dict(max_new_tokens=-1), "got -1 and 0.0"),
     (dict(max_new_tokens=3, temperature=-0.5), "got 3 and -0.5"),
@@ -422,7 +422,7 @@ def test_settings_that_leave_nothing_to_choose_from_are_an_error(small_model, se
         generate(small_model, [[1, 2]], **settings)
 
 
-@pytest.mark.exercise("3.6")
+@pytest.mark.exercise("E3.6")
 def test_a_classifier_does_not_write(small_model):
     """Its head has two outputs, and the "tokens" would be 0 and 1."""
     swap_head(small_model, 2)
@@ -434,14 +434,14 @@ def test_a_classifier_does_not_write(small_model):
         text_scores(small_model, [(torch.tensor([[1, 2, 3]]), torch.tensor([3]))], "cpu")
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_scores_that_are_nan_choose_nothing(temperature):
     with pytest.raises(ValueError, match="scores are NaN or infinite"):
         choose(torch.tensor([[0.0, math.nan, 1.0]]), temperature)
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_probabilities_of_half_precision_are_summed_in_float32():
     """Of 1,000 equal tokens, top_p = 0.5 keeps half. bfloat16 stops counting at 0.25 + 0.001."""
     logits = torch.zeros(2000, 1000, dtype=torch.bfloat16)
@@ -449,7 +449,7 @@ def test_probabilities_of_half_precision_are_summed_in_float32():
     assert 480 <= len(drawn.unique()) <= 505, "the sum of the probabilities has lost the small ones"
 
 
-@pytest.mark.exercise("4.4")
+@pytest.mark.exercise("E4.4")
 def test_top_p_of_1_keeps_every_token():
     """Rounded, the sum of 50,257 probabilities reaches 1 before the last of them."""
     logits = torch.randn(1, 50_257, generator=seeded()) * 3

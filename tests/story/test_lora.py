@@ -56,14 +56,14 @@ def blocks_with_lora(small_model):
 
 # ---- one layer ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 def test_B_starts_at_zero_and_A_does_not():
     layer = LoRALayer(7, 5, 3, 1)
     assert not layer.B.any(), "a model with a fresh LoRA would start worse than without"
     assert layer.A.all(), "with A and B both zero neither ever gets a gradient"
 
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 @pytest.mark.parametrize("scale, rank, alpha, factor", [
     ("alpha/r", 3, 6, 2.0), ("alpha/r", 4, 6, 1.5), ("alpha/sqrt(r)", 4, 6, 3.0), ("alpha", 3, 6, 6.0),
 ])
@@ -76,7 +76,7 @@ def test_a_new_correction_knows_its_settings_and_the_number_that_scales_it(scale
     assert layer.dropout.p == 0.25, "the dropout is not the one that was asked for"
 
 
-@pytest.mark.exercise("6.2")
+@pytest.mark.exercise("E6.2")
 @pytest.mark.parametrize("scale, factor", [("alpha/r", 8 / 3), ("alpha/sqrt(r)", 8 / math.sqrt(3)), ("alpha", 8.0)])
 def test_a_correction_is_scale_times_x_A_B(sizes, scale, factor):
     layer = LoRALayer(sizes.C, sizes.V, 3, 8, scale=scale)
@@ -90,7 +90,7 @@ def test_a_correction_is_scale_times_x_A_B(sizes, scale, factor):
     torch.testing.assert_close(correction, factor * expected, msg="is it multiplied by `scale`, and only once?")
 
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 def test_a_generator_draws_A_and_torchs_own_is_left_alone():
     before = torch.get_rng_state()
     one, again, other = (LoRALayer(7, 5, 3, 1, generator=seeded(seed)) for seed in (0, 0, 1))
@@ -98,7 +98,7 @@ def test_a_generator_draws_A_and_torchs_own_is_left_alone():
     assert torch.equal(one.A, again.A) and not torch.equal(one.A, other.A), "the generator does not decide A"
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 def test_a_layer_adds_the_correction_to_its_linear_layer_until_it_is_merged(sizes):
     layer = LinearWithLoRA(nn.Linear(sizes.C, sizes.V), 3, 12)
     x = random(sizes.B, sizes.T, sizes.C)
@@ -120,7 +120,7 @@ def merged_by_hand(sizes, dtype=torch.float32):
     return layer, weight, bias, expected
 
 
-@pytest.mark.exercise("6.5")
+@pytest.mark.exercise("E6.5")
 def test_merging_adds_scale_times_A_B_to_the_weight_and_keeps_the_old_one(sizes):
     layer, weight, bias, expected = merged_by_hand(sizes)
     layer.merge()
@@ -133,7 +133,7 @@ def test_merging_adds_scale_times_A_B_to_the_weight_and_keeps_the_old_one(sizes)
     torch.testing.assert_close(layer.linear.weight.data, expected, msg="the correction was added twice")
 
 
-@pytest.mark.exercise("6.5")
+@pytest.mark.exercise("E6.5")
 @pytest.mark.parametrize("rule, factor", [("alpha/r", 2.0), ("alpha/sqrt(r)", 4.0), ("alpha", 8.0)])
 def test_merging_adds_the_correction_by_its_own_rule_and_changes_no_mode_and_no_switch(rule, factor):
     layer = LinearWithLoRA(nn.Linear(6, 5), 4, 8, scale=rule)
@@ -147,7 +147,7 @@ def test_merging_adds_the_correction_by_its_own_rule_and_changes_no_mode_and_no_
     assert layer.training and torch.equal(layer.lora.A, A) and torch.equal(layer.lora.B, B), "A, B or the mode changed"
 
 
-@pytest.mark.exercise("6.6")
+@pytest.mark.exercise("E6.6")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unmerging_puts_the_very_bits_back(sizes, dtype):
     layer, weight, bias, _ = merged_by_hand(sizes, dtype)
@@ -163,7 +163,7 @@ def test_unmerging_puts_the_very_bits_back(sizes, dtype):
         assert layer.original is None, "the layer still says that it is merged: its LoRA would not run"
 
 
-@pytest.mark.exercise("6.2", "6.3")
+@pytest.mark.exercise("E6.2", "E6.3")
 @pytest.mark.parametrize("scale, rank, alpha, factor", [
     ("alpha/r", 3, 6, 2.0), ("alpha/r", 4, 6, 1.5), ("alpha/sqrt(r)", 4, 6, 3.0), ("alpha", 3, 6, 6.0),
 ])
@@ -176,7 +176,7 @@ def test_a_layer_is_its_linear_layer_plus_scale_times_x_A_B(scale, rank, alpha, 
     torch.testing.assert_close(layer(x), expected, msg="is alpha divided by r once, and is the bias added once?")
 
 
-@pytest.mark.exercise("6.2", "6.3")
+@pytest.mark.exercise("E6.2", "E6.3")
 def test_a_layer_gives_the_numbers_of_pefts_form_of_it():
     """PEFT keeps two linear layers without bias, their weights transposes of A and B: lora_B(lora_A(x)) * alpha / r."""
     layer = LinearWithLoRA(nn.Linear(7, 5), 3, 12)
@@ -187,7 +187,7 @@ def test_a_layer_gives_the_numbers_of_pefts_form_of_it():
     torch.testing.assert_close(layer(x), layer.linear(x) + lora_b(lora_a(x)) * (12 / 3), msg="a transposed A or B?")
 
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 def test_the_blogs_options_give_the_blogs_layer():
     """The blog: alpha * (x @ A @ B), A by kaiming_uniform_(a=sqrt(5)), B zero."""
     torch.manual_seed(3)
@@ -201,7 +201,7 @@ def test_the_blogs_options_give_the_blogs_layer():
     torch.testing.assert_close(ours(x), 2 * (x @ A @ ours.B))
 
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 @pytest.mark.parametrize("rank", [1, 8, 64])
 @pytest.mark.parametrize("init", [None, "blog"])
 def test_the_bound_of_A_depends_on_the_inputs_alone_and_the_blogs_on_the_rank_alone(rank, init):
@@ -240,7 +240,7 @@ def both_forms(dtype, bias=True, weight_trains=False, frozen=(), shape=(2, 3, 5)
     return found
 
 
-@pytest.mark.exercise("6.9")
+@pytest.mark.exercise("E6.9")
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-6), (torch.float64, 5e-15)])
 @pytest.mark.parametrize("case", FORMS)
 def test_both_forms_of_a_layer_give_the_same_values_and_gradients(case, dtype, error):
@@ -254,7 +254,7 @@ def test_both_forms_of_a_layer_give_the_same_values_and_gradients(case, dtype, e
                                   expected.numel() else 1.0)), f"{name} differs"
 
 
-@pytest.mark.exercise("6.9")
+@pytest.mark.exercise("E6.9")
 @pytest.mark.parametrize("dropped", [False, True])
 def test_the_gradients_of_the_one_step_are_those_of_finite_differences(dropped):
     shapes = [(2, 4, 5), (2, 4, 5), (8, 5), (8,), (5, 3), (3, 8)]
@@ -263,7 +263,7 @@ def test_the_gradients_of_the_one_step_are_those_of_finite_differences(dropped):
     assert torch.autograd.gradcheck(LoRAFunction.apply, arguments)
 
 
-@pytest.mark.exercise("6.9")
+@pytest.mark.exercise("E6.9")
 def test_three_layers_that_share_an_A_learn_as_they_do_by_hand(shared_a):
     shared_a.float()
     fill(shared_a)
@@ -300,7 +300,7 @@ def test_a_frozen_weight_in_half_the_bytes_costs_only_its_rounding(dtype, error,
         assert 0 < (exact - rounded).norm() < error * exact.norm()
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_merged_weight_stays_in_the_type_in_which_it_is_held(dtype):
     layer = LinearWithLoRA(nn.Linear(64, 96), 4, 8, generator=seeded()).eval()
@@ -332,7 +332,7 @@ def test_the_one_step_keeps_only_what_its_gradients_need(trains, kept):
     assert "A" not in trains or tensors[1].data_ptr() == x.data_ptr(), "x is kept as it is, not copied"
 
 
-@pytest.mark.exercise("6.2")
+@pytest.mark.exercise("E6.2")
 def test_the_gradients_are_those_of_finite_differences():
     layer = LinearWithLoRA(nn.Linear(4, 5).double(), 3, 6)
     layer.lora.B.data = random(3, 5, dtype=torch.double)
@@ -354,7 +354,7 @@ def test_the_gradients_are_those_of_finite_differences():
         torch.testing.assert_close(tensor.grad, slopes, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.exercise("6.2")
+@pytest.mark.exercise("E6.2")
 def test_the_correction_alone_has_the_gradients_of_its_formula_and_leaves_x_alone(sizes):
     layer = LoRALayer(sizes.C, sizes.V, 3, 12)
     layer.B.data = random(3, sizes.V)
@@ -373,7 +373,7 @@ def test_the_correction_alone_has_the_gradients_of_its_formula_and_leaves_x_alon
     assert torch.equal(x, before), "the caller's x was changed in place: the linear layer reads it too"
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 def test_a_layer_drops_from_what_the_correction_reads_alone_and_only_in_training():
     layer = LinearWithLoRA(nn.Linear(50, 50), 50, 50, dropout=0.2)
     layer.lora.A.data = layer.lora.B.data = torch.eye(50)    # the correction is what dropout leaves of x
@@ -386,14 +386,14 @@ def test_a_layer_drops_from_what_the_correction_reads_alone_and_only_in_training
     torch.testing.assert_close(layer.eval()(x), layer.linear(x) + 1, msg="outside training nothing is dropped")
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 def test_the_forward_pass_is_the_one_operation():
     layer = LinearWithLoRA(nn.Linear(5, 8), 3, 6)
     y = layer(random(2, 5))
     assert type(y.grad_fn).__name__ == "LoRAFunctionBackward", "by_hand gives the same numbers and takes more memory"
 
 
-@pytest.mark.exercise("6.2")
+@pytest.mark.exercise("E6.2")
 def test_dropout_works_on_the_correction_alone_and_only_in_training():
     layer = LinearWithLoRA(nn.Linear(50, 50), 50, 50, dropout=0.2)
     layer.lora.A.data = layer.lora.B.data = torch.eye(50)    # lora(x) is what dropout leaves of x
@@ -413,7 +413,7 @@ def test_dropout_works_on_the_correction_alone_and_only_in_training():
 
 # ---- a whole model --------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.1")
+@pytest.mark.exercise("E6.1")
 @pytest.mark.parametrize("scale, init", [("alpha/r", None), ("alpha", "blog")])
 def test_a_fresh_lora_changes_nothing(small_model, scale, init):
     swap_head(small_model, 2, zero=False)
@@ -427,7 +427,7 @@ def depths(model):
     return {name.count(".") for name, _ in lora_layers(model)}
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_layers_are_replaced_in_place_at_any_depth_and_only_A_and_B_train():
     model = nn.Sequential(nn.Linear(6, 5), nn.Sequential(nn.ReLU(), nn.ModuleDict({"deep": nn.Linear(5, 4)})["deep"]),
                           nn.LayerNorm(4))
@@ -442,7 +442,7 @@ def test_layers_are_replaced_in_place_at_any_depth_and_only_A_and_B_train():
     assert trains == {"0.lora.A", "0.lora.B", "1.1.lora.A", "1.1.lora.B"}, "something besides A and B trains"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_every_lora_gets_the_settings_that_were_asked_for(small_model):
     replace_linear_with_lora(small_model.trf_blocks, 3, 7, scale="alpha/sqrt(r)", init="blog", dropout=0.25)
     for name, layer in lora_layers(small_model):
@@ -452,7 +452,7 @@ def test_every_lora_gets_the_settings_that_were_asked_for(small_model):
         assert lora.A.abs().max() > 0.25, f'{name}: the bound is not the one of init="blog", 1 / sqrt(3)'
 
 
-@pytest.mark.exercise("6.1", "6.4")
+@pytest.mark.exercise("E6.1", "E6.4")
 @pytest.mark.parametrize("rank, options, reason", [
     (0, {}, "rank.*0"), (-3, {}, "rank.*-3"), (4, {"scale": "r/alpha"}, "r/alpha"), (4, {"init": "zeros"}, "zeros"),
     (4, {"dropout": 1.5}, "1.5"),
@@ -470,7 +470,7 @@ def full_size(name="gpt2-small (124M)"):
         return GPTModel(GPT2_SIZES[name])
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_the_blogs_counts_hold():
     with torch.device("meta"):
         model = full_size()
@@ -483,7 +483,7 @@ def test_the_blogs_counts_hold():
     assert trainable_report(model) == "trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_the_default_recipes_counts_hold():
     with torch.device("meta"):
         model = full_size().requires_grad_(False)
@@ -492,7 +492,7 @@ def test_the_default_recipes_counts_hold():
     assert count_parameters(model) == (2_655_746, 127_095_554), "the head lies outside trf_blocks and must train"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_the_counts_of_two_published_examples_hold():
     with torch.device("meta"):
         keras, slides = full_size(), full_size("gpt2-medium (355M)")
@@ -502,7 +502,7 @@ def test_the_counts_of_two_published_examples_hold():
     assert count_parameters(slides) == (786_432, 355_609_600), "is a shared A counted three times?"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_every_linear_layer_gets_a_lora_and_only_the_loras_train(small_model):
     swap_head(small_model, 2)
     layers = small_model.config.n_layers
@@ -513,7 +513,7 @@ def test_every_linear_layer_gets_a_lora_and_only_the_loras_train(small_model):
     assert trains == {f"{name}.lora.{letter}" for name in names for letter in "AB"}, "was the model frozen afterwards?"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_training_moves_A_and_B_and_nothing_else(small_model):
     model = small_model.train()
     swap_head(model, 2, zero=False)
@@ -533,7 +533,7 @@ def test_training_moves_A_and_B_and_nothing_else(small_model):
         assert torch.equal(p, before[name]) != (".lora." in name), f"{name}: frozen weights move, or LoRA's do not"
 
 
-@pytest.mark.exercise("6.5")
+@pytest.mark.exercise("E6.5")
 def test_after_training_the_weight_is_the_initial_one_plus_scale_times_A_times_B(blocks_with_lora):
     initial = {name: layer.linear.weight.clone() for name, layer in lora_layers(blocks_with_lora)}
     optimizer = torch.optim.SGD(blocks_with_lora.trf_blocks.parameters(), lr=0.1)
@@ -551,7 +551,7 @@ def test_after_training_the_weight_is_the_initial_one_plus_scale_times_A_times_B
         torch.testing.assert_close(moved, update, rtol=1e-4, atol=1e-6, msg=f"{name}: transposed? scaled?")
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_any_module_will_do_and_nothing_outside_it_is_frozen():
     inside = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 4))
     outside = nn.ModuleDict({"first": nn.Linear(3, 6), "inside": inside, "frozen": nn.Linear(4, 2)})
@@ -563,7 +563,7 @@ def test_any_module_will_do_and_nothing_outside_it_is_frozen():
     assert inside(random(8, 6)).shape == (8, 4)
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 @pytest.mark.parametrize("targets, names", [
     (["W_query"], {"att.W_query"}),
     (("W_query", "W_value"), {"att.W_query", "att.W_value"}),
@@ -579,7 +579,7 @@ def test_a_target_is_the_last_part_of_a_name(small_model, targets, names):
     assert len(found) == blocks * len(names), "in one block only, or in too many"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 @pytest.mark.parametrize("targets, missing", [
     (["query"], "query"), (["W_query", "W_quary"], "W_quary"), (["c_attn", "norm1"], "c_attn, norm1"),
     (["W_query", "tok_emb"], "tok_emb"), ([], "anything"),
@@ -596,7 +596,7 @@ def test_a_module_without_linear_layers_is_an_error(small_model):
         replace_linear_with_lora(small_model.final_norm, 4, 8)
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_a_second_injection_is_an_error(blocks_with_lora):
     before = state(blocks_with_lora)
     with pytest.raises(ValueError, match="LoRA"):
@@ -604,7 +604,7 @@ def test_a_second_injection_is_an_error(blocks_with_lora):
     assert same(before, state(blocks_with_lora)), "a LoRA around a LoRA, or the first one's A and B frozen"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_a_tied_head_is_refused_and_the_reason_given(small_model):
     before = state(small_model)
     with pytest.raises(ValueError, match="out_head is tied.*token embedding.*Swap the head first"):
@@ -612,7 +612,7 @@ def test_a_tied_head_is_refused_and_the_reason_given(small_model):
     assert same(before, state(small_model)) and small_model.out_head.weight is small_model.tok_emb.weight
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_a_layer_that_is_used_twice_is_refused():
     twice = nn.Linear(5, 5)
     model = nn.Sequential(twice, nn.ReLU(), twice)
@@ -621,7 +621,7 @@ def test_a_layer_that_is_used_twice_is_refused():
     assert model[0] is model[2], "corrected in one of its two places"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_the_generator_decides_A_and_torchs_own_stays_where_it_was(small_model):
     models = [copy.deepcopy(small_model) for _ in range(3)]
     before = torch.get_rng_state()
@@ -642,7 +642,7 @@ def test_without_a_generator_the_seed_of_torch_decides_A(small_model):
     assert all(map(torch.equal, one, other))
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_lora_is_in_the_mode_of_the_model_that_it_is_put_into(small_model):
     swap_head(small_model, 2, zero=False)
     replace_linear_with_lora(small_model, 4, 8, dropout=0.5)
@@ -670,7 +670,7 @@ def assert_shared(model):
     assert model.trf_blocks[0].att.W_query.lora.A is not model.trf_blocks[1].att.W_query.lora.A, "shared between blocks"
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_a_shared_A_is_one_tensor_and_stays_one(shared_a):
     assert_shared(shared_a)
     assert_shared(copy.deepcopy(shared_a))
@@ -683,7 +683,7 @@ def test_a_shared_A_is_one_tensor_and_stays_one(shared_a):
     assert torch.equal(copied(tokens()), shared_a(tokens()))
 
 
-@pytest.mark.exercise("6.4")
+@pytest.mark.exercise("E6.4")
 def test_a_shared_A_is_counted_once(shared_a):
     layers, C = shared_a.config.n_layers, shared_a.config.emb_dim
     separate = layers * (4 * 4 * (C + C) + 2 * 4 * (C + 4 * C))
@@ -718,7 +718,7 @@ def test_lora_takes_the_type_and_device_of_the_layer_and_moves_with_the_model(sm
 
 # ---- merging --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("6.5", "6.6")
+@pytest.mark.exercise("E6.5", "E6.6")
 @pytest.mark.parametrize("dtype, tolerance", [
     (torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.05),
 ])
@@ -739,7 +739,7 @@ def test_merged_it_answers_the_same_and_unmerged_every_bit_is_back(small_model, 
     assert torch.equal(small_model(tokens()), answers), "the weights are back and the answers are not"
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 def test_a_merged_layer_does_not_run_its_lora(blocks_with_lora):
     fill(blocks_with_lora)
     expected = blocks_with_lora(tokens())
@@ -749,7 +749,7 @@ def test_a_merged_layer_does_not_run_its_lora(blocks_with_lora):
     torch.testing.assert_close(blocks_with_lora(tokens()), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.exercise("6.5")
+@pytest.mark.exercise("E6.5")
 def test_merging_changes_neither_the_counts_nor_what_a_state_dict_holds(blocks_with_lora):
     keys, counts = blocks_with_lora.state_dict().keys(), count_parameters(blocks_with_lora)
     merge_lora(blocks_with_lora)
@@ -776,7 +776,7 @@ def test_one_target_may_be_given_as_a_text(small_model):
     assert replace_linear_with_lora(small_model.trf_blocks, 2, 4, targets="W_query") == len(small_model.trf_blocks)
 
 
-@pytest.mark.exercise("6.5", "6.6")
+@pytest.mark.exercise("E6.5", "E6.6")
 def test_merging_twice_and_unmerging_what_is_not_merged_are_errors(blocks_with_lora):
     fill(blocks_with_lora)
     before = state(blocks_with_lora)
@@ -791,7 +791,7 @@ def test_merging_twice_and_unmerging_what_is_not_merged_are_errors(blocks_with_l
     assert same(before, state(blocks_with_lora)), "the second merge took the merged weight for the original"
 
 
-@pytest.mark.exercise("6.3")
+@pytest.mark.exercise("E6.3")
 def test_training_while_merged_is_an_error_instead_of_training_nothing(small_model):
     swap_head(small_model, 2)
     replace_linear_with_lora(small_model.trf_blocks, 4, 8)    # the head alone would train on, and the loss would fall
@@ -806,7 +806,7 @@ def test_training_while_merged_is_an_error_instead_of_training_nothing(small_mod
     assert all(layer.lora.B.grad is not None for _, layer in lora_layers(small_model))
 
 
-@pytest.mark.exercise("6.5", "6.6")
+@pytest.mark.exercise("E6.5", "E6.6")
 def test_a_copy_of_a_merged_model_and_one_that_was_moved_can_be_unmerged(blocks_with_lora):
     fill(blocks_with_lora)
     before = state(blocks_with_lora)

@@ -49,7 +49,7 @@ class FixedHidden(nn.Module):
 
 # All tokens
 
-@pytest.mark.exercise("4.1")
+@pytest.mark.exercise("E4.1")
 def test_equal_scores_cost_ln_v_and_a_sure_right_answer_nothing(sizes):
     N, V = sizes.B * sizes.T, sizes.V
     targets = torch.randint(V, (N,), generator=torch.Generator().manual_seed(2))
@@ -60,7 +60,7 @@ def test_equal_scores_cost_ln_v_and_a_sure_right_answer_nothing(sizes):
     assert cross_entropy_by_hand(50 * F.one_hot(targets, V).float(), targets).abs() < 1e-5, "the target's score counts"
 
 
-@pytest.mark.exercise("4.1")
+@pytest.mark.exercise("E4.1")
 def test_cross_entropy_by_hand_is_the_mean_over_tokens_of_minus_ln_p(sizes):
     logits = torch.randn(sizes.T, sizes.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     targets = torch.randint(sizes.V, (sizes.T,), generator=torch.Generator().manual_seed(1))
@@ -71,7 +71,7 @@ def test_cross_entropy_by_hand_is_the_mean_over_tokens_of_minus_ln_p(sizes):
         "softmax over the V scores of a token, minus its logarithm, and the mean over tokens, not the sum"
 
 
-@pytest.mark.exercise("4.1")
+@pytest.mark.exercise("E4.1")
 def test_cross_entropy_by_hand_is_torchs_and_so_is_its_gradient():
     logits = 30 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.tensor([0, 4, 2, 2, 1, 3, 0])
@@ -82,7 +82,7 @@ def test_cross_entropy_by_hand_is_torchs_and_so_is_its_gradient():
     assert torch.allclose(huge, F.cross_entropy(logits, targets), atol=1e-3), "exp(1000) is infinite"
 
 
-@pytest.mark.exercise("4.1")
+@pytest.mark.exercise("E4.1")
 def test_a_target_that_is_impossible_in_float32_has_a_finite_loss_however_high_other_rows_are():
     logits = torch.tensor([[0.0, 500.0], [2000.0, 2000.0]], requires_grad=True)
     before = logits.detach().clone()
@@ -93,7 +93,7 @@ def test_a_target_that_is_impossible_in_float32_has_a_finite_loss_however_high_o
         "that is 0 is -inf, and the maximum to subtract is each row's own"
 
 
-@pytest.mark.exercise("4.7")
+@pytest.mark.exercise("E4.7")
 def test_the_target_of_a_token_is_the_one_after_it(trained_model):
     echo = torch.full((1, 9), 7)
     echo[0, -1] = 8    # the model has seen 7 alone; only the last target differs
@@ -103,7 +103,7 @@ def test_the_target_of_a_token_is_the_one_after_it(trained_model):
         assert torch.allclose(next_token_loss(trained_model, echo), expected), "are the targets not shifted by one?"
 
 
-@pytest.mark.exercise("4.7")
+@pytest.mark.exercise("E4.7")
 def test_of_rows_with_lengths_only_the_real_tokens_are_predicted(trained_model, token_ids):
     lengths = [4, 10]
     by_hand = torch.cat([F.cross_entropy(trained_model(row[None, :n - 1])[0], row[1:n], reduction="none")
@@ -113,7 +113,7 @@ def test_of_rows_with_lengths_only_the_real_tokens_are_predicted(trained_model, 
         "predicted, or divided by another number than that of the targets?"
 
 
-@pytest.mark.exercise("4.7")
+@pytest.mark.exercise("E4.7")
 @pytest.mark.parametrize("chunk", [1, 7, N, 1000])
 def test_chunks_change_neither_the_loss_nor_a_gradient(trained_model, token_ids, chunk):
     expected, loss = full_loss(trained_model, token_ids), next_token_loss(trained_model, token_ids, chunk)
@@ -123,7 +123,7 @@ def test_chunks_change_neither_the_loss_nor_a_gradient(trained_model, token_ids,
         assert torch.allclose(next_token_loss(trained_model, token_ids, chunk), expected, rtol=1e-5)
 
 
-@pytest.mark.exercise("4.7")
+@pytest.mark.exercise("E4.7")
 def test_the_head_never_makes_more_than_one_chunk_of_logits(trained_model, token_ids):
     rows, kept = [], []
     trained_model.out_head.register_forward_hook(lambda head, inputs, logits: rows.append(logits.shape[:-1].numel()))
@@ -142,7 +142,7 @@ def test_the_head_never_makes_more_than_one_chunk_of_logits(trained_model, token
 
 
 @pytest.mark.parametrize("loss_fn", [
-    pytest.param(next_token_loss, marks=pytest.mark.exercise("4.7")),
+    pytest.param(next_token_loss, marks=pytest.mark.exercise("E4.7")),
     lambda model, ids: sampled_softmax_loss(model, ids, torch.full((2000,), 1 / 2000), 1000,
                                             torch.Generator().manual_seed(0))])
 def test_an_untrained_model_knows_nothing(loss_fn):
@@ -152,7 +152,7 @@ def test_an_untrained_model_knows_nothing(loss_fn):
     assert math.isclose(loss_fn(model, ids).item(), math.log(2000), rel_tol=0.02), "the first loss is ln V"
 
 
-@pytest.mark.exercise("9.3")
+@pytest.mark.exercise("E9.3")
 def test_the_class_loss_of_equal_scores_is_ln_k():
     assert math.isclose(class_loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])).item(), math.log(3), rel_tol=1e-6)
 
@@ -166,7 +166,7 @@ def unequal():
     return torch.randn(12, 3, generator=torch.Generator().manual_seed(2)), labels
 
 
-@pytest.mark.exercise("9.2")
+@pytest.mark.exercise("E9.2")
 def test_a_message_weighs_what_makes_its_class_count_like_any_other(unequal):
     weights = class_weights(unequal[1], 3)
     assert weights.tolist() == pytest.approx([12 / (3 * 8), 12 / (3 * 3), 12 / (3 * 1)]), (
@@ -175,7 +175,7 @@ def test_a_message_weighs_what_makes_its_class_count_like_any_other(unequal):
     assert class_weights(torch.tensor([1, 0, 1, 0]), 2).tolist() == [1, 1], "even classes need no weights"
 
 
-@pytest.mark.exercise("9.3")
+@pytest.mark.exercise("E9.3")
 def test_the_weighted_loss_is_the_mean_of_the_messages_surprises_times_their_weights(unequal):
     logits, labels = unequal
     weights, by_hand = [0.5, 2.0, 7.0], 0.0
@@ -185,7 +185,7 @@ def test_the_weighted_loss_is_the_mean_of_the_messages_surprises_times_their_wei
         "is it divided by the sum of the weights, not by the number of messages?")
 
 
-@pytest.mark.exercise("9.3")
+@pytest.mark.exercise("E9.3")
 def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_batches(unequal):
     """torch's own, batch by batch, is not: it divides by the weights of the batch, and in one of one class by w."""
     logits, labels = unequal
@@ -198,7 +198,7 @@ def test_over_all_messages_it_is_torchs_weighted_mean_and_so_is_the_mean_over_ba
     assert math.isclose(ours, whole, rel_tol=1e-5) and not math.isclose(torchs, whole, rel_tol=0.01)
 
 
-@pytest.mark.exercise("9.3")
+@pytest.mark.exercise("E9.3")
 @pytest.mark.parametrize("weights", [None, [1.0, 4.0]])
 def test_a_certain_and_wrong_answer_costs_what_its_scores_say(weights):
     logits = torch.tensor([[0.0, 300.0], [300.0, 0.0], [0.0, 0.0]], requires_grad=True)
@@ -211,7 +211,7 @@ def test_a_certain_and_wrong_answer_costs_what_its_scores_say(weights):
         "each message pulls at its own scores"
 
 
-@pytest.mark.exercise("9.2")
+@pytest.mark.exercise("E9.2")
 def test_a_class_without_messages_has_no_weight():
     with pytest.raises(ValueError, match=r"\b1\b"):    # its number, so that it can be found
         class_weights(torch.tensor([0, 2, 2]), 3)
@@ -305,7 +305,7 @@ def test_in_bfloat16_the_sum_over_candidates_stays_in_float32(trained_model, tok
         assert torch.allclose(loss, sampled(trained_model, token_ids, unigram, 200), rtol=0.01)
 
 
-@pytest.mark.exercise("9.2")
+@pytest.mark.exercise("E9.2")
 @pytest.mark.parametrize("labels, number", [([0, 1, 2], 2), ([0, 1, -1], -1)])
 def test_a_label_beyond_the_classes_has_no_weight(labels, number):
     with pytest.raises(ValueError, match=rf"(?<![-\d]){number}\b"):    # whatever torch would make of it

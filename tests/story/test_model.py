@@ -42,7 +42,7 @@ def numbers(*shape, seed=0):
 
 # ---- its parts --------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 def test_a_fresh_layer_norm_gives_each_token_mean_0_and_variance_1(sizes):
     y = LayerNorm(sizes.C).double()(100 * numbers(sizes.B, sizes.T, sizes.C) + 7)
     assert y.mean(dim=-1).abs().max() < 1e-6, "the mean is taken over the channels of each token, the last axis"
@@ -50,7 +50,7 @@ def test_a_fresh_layer_norm_gives_each_token_mean_0_and_variance_1(sizes):
         "the variance is the mean square over C channels: C - 1 is torch.var's default; and it is divided by its root"
 
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 def test_layer_norm_scales_and_shifts_with_what_it_has_learnt(sizes):
     norm, x = LayerNorm(sizes.C).double(), numbers(sizes.B, sizes.T, sizes.C)
     plain = norm(x)
@@ -58,7 +58,7 @@ def test_layer_norm_scales_and_shifts_with_what_it_has_learnt(sizes):
     assert (norm(x) - (norm.scale * plain + norm.shift)).abs().max() < 1e-12, "scale times the normalised, plus shift"
 
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 def test_layer_norm_divides_by_the_biased_variance_with_eps_inside_the_root(sizes):
     norm = LayerNorm(sizes.C).double()
     fill(norm)
@@ -69,7 +69,7 @@ def test_layer_norm_divides_by_the_biased_variance_with_eps_inside_the_root(size
     assert (norm(x) - expected).abs().max() < 1e-10, "divided by C - 1, or eps added to the root and not inside it?"
 
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 def test_a_token_of_equal_channels_is_normalised_to_the_shift_and_not_to_nan(sizes):
     norm = LayerNorm(sizes.C).double()
     fill(norm)
@@ -77,7 +77,7 @@ def test_a_token_of_equal_channels_is_normalised_to_the_shift_and_not_to_nan(siz
     assert torch.allclose(y, norm.shift), "0 / 0, without eps inside the root"
 
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 @pytest.mark.parametrize("axes", [1, 2, 4])
 def test_layer_norm_takes_any_number_of_axes_and_leaves_its_input_alone(axes, sizes):
     x = numbers(*(2, 3, 4)[:axes - 1], sizes.C)
@@ -88,7 +88,7 @@ def test_layer_norm_takes_any_number_of_axes_and_leaves_its_input_alone(axes, si
     assert torch.equal(x, before), "x is the residual stream, which others still read: no x -= mean"
 
 
-@pytest.mark.exercise("3.1")
+@pytest.mark.exercise("E3.1")
 def test_the_gradient_of_layer_norm_goes_through_mean_and_variance_too(sizes):
     norm, x = LayerNorm(sizes.C).double(), numbers(3, sizes.C).requires_grad_()
     fill(norm)
@@ -101,7 +101,7 @@ def test_the_gradient_of_layer_norm_goes_through_mean_and_variance_too(sizes):
             f"the gradient of {name} is another: are mean or variance detached, or computed under no_grad?"
 
 
-@pytest.mark.exercise("3.2")
+@pytest.mark.exercise("E3.2")
 def test_gelu_is_the_tanh_form_and_not_the_exact_one():
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
     exact = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
@@ -110,7 +110,7 @@ def test_gelu_is_the_tanh_form_and_not_the_exact_one():
     assert (GELU()(x) - tanh_form).abs().max() < 1e-12, "is it sqrt(2/pi), x cubed, and half of x?"
 
 
-@pytest.mark.exercise("3.2")
+@pytest.mark.exercise("E3.2")
 def test_gelu_leaves_large_numbers_alone_and_makes_negative_ones_nearly_0(sizes):
     x = 20 * numbers(sizes.B, sizes.T, sizes.C)
     y = GELU()(x)
@@ -144,7 +144,7 @@ def silence(projection, answer=0.0):
     projection.bias.fill_(answer)
 
 
-@pytest.mark.exercise("3.3")
+@pytest.mark.exercise("E3.3")
 def test_a_block_whose_two_projections_are_zero_hands_the_stream_on_unchanged(block, sizes):
     x = numbers(sizes.B, sizes.T, sizes.C)
     for projection in (block.att.out_proj, block.ff.layers[2]):
@@ -152,7 +152,7 @@ def test_a_block_whose_two_projections_are_zero_hands_the_stream_on_unchanged(bl
     assert torch.equal(block(x), x), "each branch must add to the stream, and no norm may stand on the stream itself"
 
 
-@pytest.mark.exercise("3.3")
+@pytest.mark.exercise("E3.3")
 def test_attention_and_feed_forward_each_read_their_own_norm(block, sizes):
     x = numbers(sizes.B, sizes.T, sizes.C)
     projections = {block.att: block.att.out_proj, block.ff: block.ff.layers[2]}
@@ -164,7 +164,7 @@ def test_attention_and_feed_forward_each_read_their_own_norm(block, sizes):
         block.load_state_dict(state)
 
 
-@pytest.mark.exercise("3.3")
+@pytest.mark.exercise("E3.3")
 def test_feed_forward_reads_the_stream_after_attention_has_added_to_it(block, sizes):
     x = numbers(sizes.B, sizes.T, sizes.C)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_feed_forward_reads_the_stream_after_attention_has_added_to_it(block, si
         "the two branches stand one after the other: do both read the block's input?"
 
 
-@pytest.mark.exercise("3.3")
+@pytest.mark.exercise("E3.3")
 def test_a_block_hands_its_cache_to_attention(block, small_model, sizes):
     x, cache = numbers(sizes.B, sizes.T, sizes.C), small_model.new_cache()[0]
     pieces = torch.cat([block(piece, cache) for piece in x.split([sizes.T - 2, 2], dim=1)], dim=1)
@@ -257,7 +257,7 @@ def test_the_order_of_the_words_matters(lively_model):
     assert (logits[0, 3] - logits[1, 3]).abs().max() > 0.01, "without positions attention sees a bag of words"
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_a_tokens_vector_is_its_own_plus_that_of_its_position(small_model, sizes):
     model, ids = small_model.double(), torch.randint(sizes.V, (sizes.B, sizes.T))
     fill(model)
@@ -268,7 +268,7 @@ def test_a_tokens_vector_is_its_own_plus_that_of_its_position(small_model, sizes
     assert torch.allclose(positions[0], model.pos_emb.weight[:sizes.T]), "position t of the row has row t: from 0 or 1?"
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_a_row_counts_its_positions_from_its_first_real_token(small_model, sizes):
     ids, padding = tokens(3, 5), [0, 1, 3]
     vectors = small_model.embed(ids, padding=torch.tensor(padding))
@@ -283,7 +283,7 @@ def test_a_row_counts_its_positions_from_its_first_real_token(small_model, sizes
             "with a cache the padding before it is taken from start"
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_positions_go_on_where_the_text_before_ended(small_model, sizes):
     ids = torch.randint(sizes.V, (sizes.B, sizes.context))    # as long as the window: every position there is
     whole = small_model.embed(ids)
@@ -324,7 +324,7 @@ def test_every_size_has_the_parameters_it_should_have(name, count):
     assert sum(parameter.numel() for parameter in model.parameters()) == count, "an untied head would be counted twice"
 
 
-@pytest.mark.exercise("3.7")
+@pytest.mark.exercise("E3.7")
 def test_a_count_is_of_numbers_and_a_tied_tensor_counts_once(small_model, sizes):
     from gpt.lora import count_parameters    # here, so that a mistake in gpt/lora.py stops no other test
     V, C, F = sizes.V, sizes.C, 4 * sizes.C
@@ -336,7 +336,7 @@ def test_a_count_is_of_numbers_and_a_tied_tensor_counts_once(small_model, sizes)
     assert count_parameters(small_model) == (by_hand, by_hand), "a fresh model trains all that it has"
 
 
-@pytest.mark.exercise("3.7")
+@pytest.mark.exercise("E3.7")
 def test_frozen_numbers_are_counted_in_the_total_alone(small_model, sizes):
     from gpt.lora import count_parameters
     total = count_parameters(small_model)[1]
@@ -349,7 +349,7 @@ def test_frozen_numbers_are_counted_in_the_total_alone(small_model, sizes):
     assert count_parameters(small_model)[1] == total, "a buffer is no parameter"
 
 
-@pytest.mark.exercise("3.7")
+@pytest.mark.exercise("E3.7")
 @pytest.mark.parametrize("name, total", [("gpt2-small (124M)", 124_439_808), ("mini", 7_259_008)])
 def test_the_count_of_a_gpt2_is_the_one_in_its_name(name, total):
     from gpt.lora import count_parameters
@@ -438,7 +438,7 @@ def test_the_drop_rate_reaches_the_embedding_the_weights_and_both_branches_and_n
     assert rates == dict.fromkeys(places, 0.25)
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_the_sum_of_token_and_position_is_dropped():
     model = GPTModel(GPTConfig(101, 24, 30, 5, 3, drop_rate=0.25))
     torch.manual_seed(0)
@@ -447,7 +447,7 @@ def test_the_sum_of_token_and_position_is_dropped():
     assert_dropped(dropped, model.eval().embed(ids), 0.25)
 
 
-@pytest.mark.exercise("3.3")
+@pytest.mark.exercise("E3.3")
 @pytest.mark.parametrize("branch", ["attention", "feed-forward"])
 @torch.no_grad()
 def test_a_branch_is_dropped_before_it_joins_the_stream_and_the_stream_is_not(branch):
@@ -473,7 +473,7 @@ def test_dropout_ends_with_training():
 
 # ---- errors -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_a_row_longer_than_the_context_is_an_error_with_both_numbers(small_model, sizes):
     limit, error = sizes.context, rf"\b{sizes.context + 1}\b.*\b{sizes.context}\b"
     assert small_model.embed(tokens(B, limit)).shape == (B, limit, sizes.C), "a row as long as the context fits"
@@ -490,13 +490,13 @@ def test_a_text_longer_than_the_context_is_an_error_with_a_cache_too(small_model
         small_model.hidden(tokens(B, 5), cache)
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_an_empty_row_is_an_error(small_model):
     with pytest.raises(ValueError, match=r"\b0\b"):
         small_model.embed(tokens(B, 0))
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 @pytest.mark.parametrize("token, range_", [("V", "V"), (-1, "1"), (50256, "50256")])
 def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model, sizes, token, range_):
     V = sizes.V
@@ -505,7 +505,7 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_the_numbers(small_model
     assert small_model.embed(torch.tensor([[0, V - 1]])).shape == (1, 2, sizes.C), "V - 1 is the last token"
 
 
-@pytest.mark.exercise("1.4")
+@pytest.mark.exercise("E1.4")
 def test_the_message_about_tokens_tells_the_lowest_then_the_highest(small_model, sizes):
     V = sizes.V
     with pytest.raises(ValueError, match=rf"-3\b.*\b{V + 5}\b.*\b{V - 1}\b"):

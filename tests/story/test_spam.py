@@ -44,7 +44,7 @@ def messages():
 
 # Reading
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_every_message_of_the_file_is_read(sms):
     assert len(sms) == 5574, "is a quotation mark read as a CSV's?"
     assert sms["Label"].value_counts().to_dict() == {"ham": 4827, "spam": 747}
@@ -52,7 +52,7 @@ def test_every_message_of_the_file_is_read(sms):
     assert ("\n".join(lines) + "\n").encode() == fetch("sms").read_bytes(), "the rows do not give the file back"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_the_blogs_reading_glues_three_messages_and_drops_quotes_in_52_rows(sms):
     blog = read_sms(fetch("sms"), blog=True)
     assert blog["Label"].value_counts().to_dict() == {"ham": 4825, "spam": 747}
@@ -65,7 +65,7 @@ def test_the_blogs_reading_glues_three_messages_and_drops_quotes_in_52_rows(sms)
     assert len(lost) == 52 and lost.isin(unquoted).all(), "these rows should differ by their quotes alone"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_what_pandas_takes_for_missing_is_a_message_and_so_is_what_follows_a_second_tab(tmp_path):
     path = tmp_path / "sms"
     path.write_bytes(b'ham\tNA\nspam\tnull\nham\t"\nspam\t1\t2\t\nham\t 645 \n')
@@ -74,7 +74,7 @@ def test_what_pandas_takes_for_missing_is_a_message_and_so_is_what_follows_a_sec
     assert sms["Label"].tolist() == ["ham", "spam", "ham", "spam", "ham"]
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 @pytest.mark.parametrize("content, line, reason", [
     (b"", 1, "empty"),
     (b"ham\thello\nham hello\n", 2, "a tab"),
@@ -94,7 +94,7 @@ def test_a_broken_file_is_an_error_with_file_and_line(tmp_path, content, line, r
     assert reason in str(error.value), "the message does not say what is wrong with the line"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_a_file_saved_on_windows_reads_the_same(tmp_path):
     path = tmp_path / "sms"
     path.write_bytes('\ufeffham\tsaid "hi"\r\nspam\t1\tor 2\u0085?\r\n'.encode())
@@ -102,7 +102,7 @@ def test_a_file_saved_on_windows_reads_the_same(tmp_path):
         "is a byte-order mark or a carriage return left, or is U+0085 taken for the end of a line?")
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_only_one_carriage_return_at_the_end_of_a_line_is_not_text(tmp_path):
     path = tmp_path / "sms"
     path.write_bytes(b"ham\ta\rb\r\nspam\twin\r\r\n")
@@ -111,7 +111,7 @@ def test_only_one_carriage_return_at_the_end_of_a_line_is_not_text(tmp_path):
     assert list(sms.columns) == ["Label", "Text"], "the columns are Label and Text, in this order"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 @pytest.mark.parametrize("line", ["Ham\thello", " ham\thello", "ham \thello", "\thello"])
 def test_a_label_is_ham_or_spam_letter_by_letter(tmp_path, line):
     path = tmp_path / "sms"
@@ -121,7 +121,7 @@ def test_a_label_is_ham_or_spam_letter_by_letter(tmp_path, line):
     assert str(error.value).startswith(f"{path}:2: "), "it is not one of the two labels: no lower() and no strip()"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_an_empty_line_at_the_end_is_a_line_without_a_message(tmp_path):
     path = tmp_path / "sms"
     path.write_bytes(b"ham\thello\n\n")
@@ -130,7 +130,7 @@ def test_an_empty_line_at_the_end_is_a_line_without_a_message(tmp_path):
     assert str(error.value).startswith(f"{path}:2: "), "only the last line end is followed by no line: no strip()"
 
 
-@pytest.mark.exercise("5.1")
+@pytest.mark.exercise("E5.1")
 def test_the_blogs_reading_loses_a_message_that_pandas_takes_for_missing(tmp_path):
     path = tmp_path / "sms"
     path.write_bytes(b"ham\tNA\nspam\twin\n")
@@ -140,7 +140,7 @@ def test_the_blogs_reading_loses_a_message_that_pandas_takes_for_missing(tmp_pat
 
 # Balancing and splitting
 
-@pytest.mark.exercise("5.2")
+@pytest.mark.exercise("E5.2")
 def test_the_blogs_split_has_its_sizes_and_its_leaks(blog_splits):
     train, validation, test = blog_splits
     assert pd.concat(blog_splits)["Label"].value_counts().to_dict() == {0: 747, 1: 747}, "747 ham for the 747 spam"
@@ -148,7 +148,7 @@ def test_the_blogs_split_has_its_sizes_and_its_leaks(blog_splits):
     assert test["Text"].isin(set(train["Text"])).sum() == 37, "another shuffle than the blog's random_state 123?"
 
 
-@pytest.mark.exercise("5.2")
+@pytest.mark.exercise("E5.2")
 def test_balancing_keeps_all_spam_and_samples_ham_with_the_seed(sms):
     balanced = create_balanced_dataset(sms)
     assert balanced[balanced["Label"] == "spam"].equals(sms[sms["Label"] == "spam"]), "all spam, as it was, numbers too"
@@ -159,7 +159,7 @@ def test_balancing_keeps_all_spam_and_samples_ham_with_the_seed(sms):
     assert balanced[:747].equals(ham), "ham stands in the order in which DataFrame.sample draws it"
 
 
-@pytest.mark.exercise("5.2")
+@pytest.mark.exercise("E5.2")
 def test_balancing_neither_doubles_nor_renumbers_nor_changes_a_row(sizes):
     spam = sizes.T
     df = pd.DataFrame({"Label": ["ham", "spam"] * spam + ["ham"] * sizes.context})
@@ -175,14 +175,14 @@ def test_balancing_neither_doubles_nor_renumbers_nor_changes_a_row(sizes):
     assert len(create_balanced_dataset(df[:2 * spam])) == 2 * spam, "one ham for each spam is just enough"
 
 
-@pytest.mark.exercise("5.2")
+@pytest.mark.exercise("E5.2")
 def test_balancing_says_so_when_there_is_too_little_ham():
     for ham, spam in ((3, 5), (4, 0)):
         with pytest.raises(ValueError, match=f"{ham} ham and {spam} spam"):
             create_balanced_dataset(pd.DataFrame({"Label": ["ham"] * ham + ["spam"] * spam, "Text": "a"}))
 
 
-@pytest.mark.exercise("5.2")
+@pytest.mark.exercise("E5.2")
 def test_balancing_says_so_when_the_labels_are_numbers_already():
     with pytest.raises(ValueError, match="0 ham and 0 spam"):
         create_balanced_dataset(pd.DataFrame({"Label": [0, 1], "Text": ["a", "b"]}))
@@ -204,7 +204,7 @@ def test_texts_without_letters_are_not_all_one_group(texts):
     assert [len(split) for split in splits] == [420, 60, 120]
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("balanced", [True, False])
 def test_no_message_of_a_split_was_seen_in_another(sms, seed, balanced):
@@ -216,7 +216,7 @@ def test_no_message_of_a_split_was_seen_in_another(sms, seed, balanced):
     assert [len(split) for split in splits] == ([1045, 149, 300] if balanced else [3901, 557, 1116]), "other sizes"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 @pytest.mark.parametrize("balanced", [True, False])
 def test_every_split_has_the_same_share_of_spam(sms, balanced):
     df = create_balanced_dataset(sms) if balanced else sms
@@ -226,7 +226,7 @@ def test_every_split_has_the_same_share_of_spam(sms, balanced):
             assert abs(split["Label"].eq("spam").sum() - spam * len(split)) < 2, "the split is not stratified"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_the_seed_alone_fixes_the_split(sms):
     def texts(seed):
         return [split["Text"].tolist() for split in split_without_leaks(sms, seed=seed)]
@@ -235,7 +235,7 @@ def test_the_seed_alone_fixes_the_split(sms):
     assert all(set(one) != set(other) for one, other in zip(texts(1), texts(2))), "is the seed ignored?"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_a_split_is_shuffled_and_numbered_from_0(sms):
     for split in split_without_leaks(sms):
         assert split.index.tolist() == list(range(len(split))), "rows keep the numbers of the old table"
@@ -244,7 +244,7 @@ def test_a_split_is_shuffled_and_numbered_from_0(sms):
         assert changes > 0.15 * len(split), "the labels stand in blocks: a batch would see one class only"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_a_group_of_two_labels_stays_together_and_large_groups_find_room():
     df = pd.DataFrame({"Label": ["spam", "ham"] * 10 + ["ham"] * 80,
                        "Text": ["Free!", "free"] * 10 + ["a" * n for n in range(1, 81)]})
@@ -255,27 +255,27 @@ def test_a_group_of_two_labels_stays_together_and_large_groups_find_room():
         assert [len(split) for split in splits] == [70, 10, 20], "a group went where there was no room for all of it"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_a_row_without_a_label_is_an_error_and_not_lost():
     with pytest.raises(ValueError, match="row 1 .*nan"):
         split_without_leaks(pd.DataFrame({"Label": ["ham", float("nan")], "Text": ["a", "b"]}))
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_fractions_may_leave_nothing_to_test_but_not_less(messages):
     assert [len(split) for split in split_without_leaks(messages, 0.75, 0.25)] == [30, 10, 0]
     with pytest.raises(ValueError, match="0.9.*0.2"):
         split_without_leaks(messages, 0.9, 0.2)
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 @pytest.mark.parametrize("fractions", [(-0.1, 0.5), (0.5, -0.1)])
 def test_a_negative_fraction_is_an_error(messages, fractions):
     with pytest.raises(ValueError, match="{}.*{}".format(*fractions)):
         split_without_leaks(messages, *fractions)
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_the_sizes_are_rounded_down_and_the_test_gets_the_rest():
     df = pd.DataFrame({"Label": "ham", "Text": ["a" * n for n in range(1, 20)]}, index=range(5, 24))
     splits = split_without_leaks(df)    # of 19 rows 13.3 and 1.9
@@ -283,7 +283,7 @@ def test_the_sizes_are_rounded_down_and_the_test_gets_the_rest():
     assert all(list(split.columns) == ["Label", "Text"] for split in splits), "a column was added or lost"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_a_row_has_the_same_chance_of_each_split_wherever_it_stands():
     letters = "abcdefghij"
     df = pd.DataFrame({"Label": "ham", "Text": list(letters)})
@@ -296,7 +296,7 @@ def test_a_row_has_the_same_chance_of_each_split_wherever_it_stands():
     assert (np.random.get_state()[1] == before).all(), "the seed is for a generator of its own, not for np.random"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_large_groups_are_placed_first_and_a_group_may_fill_a_split():
     df = pd.DataFrame({"Label": "ham", "Text": ["x", "y", "z"] + ["free!"] * 7})
     for seed in range(20):
@@ -304,7 +304,7 @@ def test_large_groups_are_placed_first_and_a_group_may_fill_a_split():
             "the group of 7 fits into training alone, if nothing else was put there before"
 
 
-@pytest.mark.exercise("5.3")
+@pytest.mark.exercise("E5.3")
 def test_a_fraction_of_a_row_that_one_label_leaves_is_the_next_ones():
     labels = [label for label in "abcdefgh" for _ in range(3)]    # of three rows training gets 2.1, validation 0.3
     texts = [first + second for first in "pqrs" for second in "uvwxyz"]
@@ -322,7 +322,7 @@ def test_the_text_endoftext_is_text_and_an_empty_message_is_one_token():
     assert empty == [END_OF_TEXT]
 
 
-@pytest.mark.exercise("5.4")
+@pytest.mark.exercise("E5.4")
 def test_padding_stands_on_the_right():
     ids, lengths = pad([[5, 6, 7], [8]], pad_token_id=9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]], "is the padding on the right, and is it pad_token_id?"
@@ -330,7 +330,7 @@ def test_padding_stands_on_the_right():
     assert ids.dtype == lengths.dtype == torch.long, "token ids and lengths are whole numbers"
 
 
-@pytest.mark.exercise("5.4")
+@pytest.mark.exercise("E5.4")
 @pytest.mark.parametrize("extra", [None, 0, 4])
 def test_a_row_is_as_wide_as_asked_and_a_padding_token_in_a_message_counts(sizes, extra):
     rows = [torch.randint(sizes.V, (length,)).tolist() for length in (sizes.T, 1, sizes.T - 2)]
@@ -343,7 +343,7 @@ def test_a_row_is_as_wide_as_asked_and_a_padding_token_in_a_message_counts(sizes
     assert (pad([[1], [2, 3]])[0] == torch.tensor([[1, END_OF_TEXT], [2, 3]])).all(), "without a padding token?"
 
 
-@pytest.mark.exercise("5.4")
+@pytest.mark.exercise("E5.4")
 def test_padding_leaves_the_lists_alone_and_an_empty_one_has_length_0():
     rows = [[5, 6, 7], [], [8]]
     ids, lengths = pad(rows, pad_token_id=9)
@@ -365,7 +365,7 @@ def test_the_blogs_loaders_have_its_lengths_batches_and_padding(blog_splits):
     assert gpt2_tokenizer().decode(ids[0][ids[0] != END_OF_TEXT].tolist()) == test["Text"].iloc[0]
 
 
-@pytest.mark.exercise("5.4")
+@pytest.mark.exercise("E5.4")
 def test_a_dataset_cuts_and_pads_to_the_length_asked_for():
     df = pd.DataFrame({"Label": ["ham", "spam"], "Text": ["abcdef", ""]})
     dataset = SpamDataset(df, Letters(), max_length=4, pad_token_id=0)
@@ -403,7 +403,7 @@ def read_rows(loader):
     return [(ids[:, 0] - 1000).tolist() for ids, _, _ in loader]
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 @pytest.mark.parametrize("seed", [None, 5])
 def test_a_pass_yields_every_message_once_with_its_label_and_length(messages, seed):
     loader = BatchesByLength(messages, Letters(), batch_size=7, seed=seed, pad_token_id=0)
@@ -418,14 +418,14 @@ def test_a_pass_yields_every_message_once_with_its_label_and_length(messages, se
     assert read_rows(loader) == loader.rows, "training would name the wrong messages"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_batches_are_as_many_as_needed_and_of_even_size(messages):
     loader = BatchesByLength(messages[:33], Letters(), batch_size=8, seed=1)
     assert len(loader) == len(loader.rows) == 5
     assert sorted(map(len, loader.rows)) == [6, 6, 7, 7, 7], "the longest message is in a batch of its own"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_the_order_depends_on_seed_and_epoch_alone(messages):
     def order(seed, *epochs):
         loader = BatchesByLength(messages, Letters(), seed=seed)
@@ -440,7 +440,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(messages):
     assert len(orders) == 4, "two seeds or two epochs have one order: is the epoch ignored, or added to the seed?"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_an_epoch_changes_the_company_of_a_message_not_just_the_order_of_batches(messages):
     loader = BatchesByLength(messages, Letters(), seed=1)
     first = {frozenset(rows) for rows in loader.rows}
@@ -448,7 +448,7 @@ def test_an_epoch_changes_the_company_of_a_message_not_just_the_order_of_batches
     assert first != {frozenset(rows) for rows in loader.rows}, "lengths are not blurred, or all by one factor"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_a_message_is_blurred_past_its_neighbours_in_length_and_no_further(messages, seed):
     """Lengths are 1 to 40: times 0.95 to 1.05 they still fill rank r with r / 1.105 to 1.105 r characters."""
@@ -461,13 +461,13 @@ def test_a_message_is_blurred_past_its_neighbours_in_length_and_no_further(messa
             assert low / 1.11 < lengths[0] and lengths[-1] < 1.11 * high, "messages of one batch differ too much"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_an_epoch_does_not_begin_with_the_short_messages(messages):
     longest = [int(lengths.max()) for _, lengths, _ in BatchesByLength(messages, Letters(), batch_size=4, seed=1)]
     assert longest != sorted(longest), "the batches were not shuffled"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_without_a_seed_messages_come_by_length_in_every_epoch(messages):
     loader = BatchesByLength(messages, Letters())
     lengths = torch.cat([lengths for _, lengths, _ in loader])
@@ -477,7 +477,7 @@ def test_without_a_seed_messages_come_by_length_in_every_epoch(messages):
     assert loader.rows == rows
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_equal_lengths_stay_in_the_tables_order_and_seed_0_is_a_seed():
     table = pd.DataFrame({"Label": 0, "Text": ["x" * (1 + row % 3) for row in range(300)]})
     in_order = [row for length in range(3) for row in range(length, 300, 3)]
@@ -487,7 +487,7 @@ def test_equal_lengths_stay_in_the_tables_order_and_seed_0_is_a_seed():
     assert sum(shuffled.rows, []) != in_order, "seed 0 shuffles too: only None does not, and `if not seed` is true of 0"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_lengths_are_blurred_by_a_twentieth_and_no_more():
     table = pd.DataFrame({"Label": 0, "Text": ["x" * 100] * 20 + ["x" * 112] * 20})
     loader = BatchesByLength(table, Letters(), batch_size=20, seed=1)
@@ -497,7 +497,7 @@ def test_lengths_are_blurred_by_a_twentieth_and_no_more():
             "100 characters are at most 105 when they are blurred, and 112 at least 106.4"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 def test_the_shortest_messages_come_at_another_time_in_each_epoch(messages):
     loader, places = BatchesByLength(messages, Letters(), batch_size=4, seed=1), set()
     for epoch in range(10):
@@ -507,7 +507,7 @@ def test_the_shortest_messages_come_at_another_time_in_each_epoch(messages):
     assert len(places) > 3, "ten batches are put into the same order in every epoch: their shuffle depends on it too"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 @pytest.mark.parametrize("thousands", [1, 10, 100, 1000, 1_000_003])
 def test_no_epoch_of_one_seed_is_an_epoch_of_another(messages, thousands):
     first, second = (BatchesByLength(messages, Letters(), seed=seed) for seed in (1, 2))
@@ -516,7 +516,7 @@ def test_no_epoch_of_one_seed_is_an_epoch_of_another(messages, thousands):
         f"epoch {thousands} of seed 1 is epoch 0 of seed 2: the two numbers are made one, and not handed on as two"
 
 
-@pytest.mark.exercise("5.5")
+@pytest.mark.exercise("E5.5")
 @pytest.mark.parametrize("seed", [None, 1])
 def test_without_a_batch_size_batches_are_filled_up_with_tokens(seed):
     table = pd.DataFrame({"Label": 0, "Text": ["x" * (100 + row % 5) for row in range(23)]})

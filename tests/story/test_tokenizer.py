@@ -134,7 +134,7 @@ def test_every_byte_has_an_id_below_256_and_every_id_its_own_bytes(tokenizer):
     assert (tokens[0], tokens[94], tokens[188], tokens[220]) == (b"!", b"\xa1", b"\x00", b" "), "not GPT-2's order"
 
 
-@pytest.mark.exercise("1.1")
+@pytest.mark.exercise("E1.1")
 def test_each_byte_has_one_sign_and_every_sign_can_be_seen():
     alphabet = byte_alphabet()
     assert sorted(alphabet.values()) == list(range(256)), "is the dict from sign to byte, and is no byte left out?"
@@ -144,7 +144,7 @@ def test_each_byte_has_one_sign_and_every_sign_can_be_seen():
         assert ord(sign) in (byte, *range(256, 324)), f"byte {byte} is written as sign {ord(sign)}: 68 from 256 on"
 
 
-@pytest.mark.exercise("1.1")
+@pytest.mark.exercise("E1.1")
 def test_the_bytes_that_print_come_first_and_the_others_are_numbered_from_256():
     signs, order = list(byte_alphabet()), list(byte_alphabet().values())
     assert order[:188] == sorted(order[:188]) and order[188:] == sorted(order[188:]), "each of the two parts rises"
@@ -154,13 +154,13 @@ def test_the_bytes_that_print_come_first_and_the_others_are_numbered_from_256():
     assert signs[188:] == [chr(256 + i) for i in range(68)], "the n-th of the others is sign 256 + n, whatever its byte"
 
 
-@pytest.mark.exercise("1.1")
+@pytest.mark.exercise("E1.1")
 def test_the_sign_of_a_space_is_a_g_with_a_dot():
     alphabet = byte_alphabet()
     assert (alphabet["A"], alphabet["Ġ"], alphabet["Ċ"]) == (ord("A"), ord(" "), ord("\n"))
 
 
-@pytest.mark.exercise("1.2")
+@pytest.mark.exercise("E1.2")
 def test_each_line_after_the_version_is_the_next_id():
     ranks = read_ranks("#version: 0.2\nĠ t\nh e\nĠt he\n")
     assert list(ranks.items())[256:] == [(b" t", 256), (b"he", 257), (b" the", 258)], \
@@ -168,7 +168,7 @@ def test_each_line_after_the_version_is_the_next_id():
     assert read_ranks("#version: 0.2\nĠ t\nh e\nĠt he") == ranks, "the last line counts without a line end as well"
 
 
-@pytest.mark.exercise("1.2")
+@pytest.mark.exercise("E1.2")
 def test_the_first_256_ids_are_the_bytes_in_gpt2s_order():
     ranks = read_ranks("#version: 0.2\n")
     assert sorted(ranks) == [bytes([byte]) for byte in range(256)] and list(ranks.values()) == list(range(256))
@@ -176,14 +176,14 @@ def test_the_first_256_ids_are_the_bytes_in_gpt2s_order():
         "an id is a byte's place in byte_alphabet, and not the byte"
 
 
-@pytest.mark.exercise("1.2")
+@pytest.mark.exercise("E1.2")
 def test_a_token_is_made_of_the_bytes_that_its_signs_stand_for():
     ranks = read_ranks("#version: 0.2\nÃ ¤\nĊ Ċ\nð Ł\nĠ Ã¤\n")
     assert list(ranks)[256:] == ["ä".encode(), b"\n\n", b"\xf0\x9f", " ä".encode()], \
         "a sign is one byte, which byte_alphabet tells: encode() would make two bytes of most of them"
 
 
-@pytest.mark.exercise("1.2")
+@pytest.mark.exercise("E1.2")
 def test_the_file_has_50256_tokens_and_ids_that_the_book_prints():
     ranks = read_ranks(fetch("vocab.bpe").read_text(encoding="utf-8"))
     assert len(ranks) == END_OF_TEXT and list(ranks.values()) == list(range(END_OF_TEXT)), "is a line missing or twice?"

@@ -65,7 +65,7 @@ def test_the_loop_is_these_lines_bit_for_bit():
         "gradients of the step before, dropout left off, another order, or a draw too many"
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_a_step_lowers_the_loss_and_ends_where_plain_descent_ends(classifier):
     batch = next(iter(loader_of(messages(8), 8)))
     before, loss = weights(classifier), classifier_loss(classifier, batch)
@@ -78,7 +78,7 @@ def test_a_step_lowers_the_loss_and_ends_where_plain_descent_ends(classifier):
     assert classifier_loss(classifier, batch) < loss
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_a_step_uses_the_gradients_of_its_own_batch_alone(classifier):
     """The loss is the sum of all parameters times the batch, so that each gradient is the batch."""
     def loss_fn(model, batch):
@@ -95,7 +95,7 @@ def test_a_step_uses_the_gradients_of_its_own_batch_alone(classifier):
                 f"not {moved}: are the old gradients cleared before backward, and is there one step?"
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(classifier, poison):
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=0.1)
@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(classifier, poison):
     assert str(optimizer.state_dict()) == memory, "the optimizer's memory holds the poison"
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_clipping_shortens_the_step_of_all_parameters_together(classifier):
     batch = next(iter(loader_of(messages(8), 8)))
 
@@ -128,7 +128,7 @@ def test_clipping_shortens_the_step_of_all_parameters_together(classifier):
     assert math.isclose(length(5 * plain), plain, rel_tol=1e-5), "a gradient below the limit stays as it is"
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_what_is_clipped_together_is_what_the_optimizer_has_in_all_its_groups(classifier):
     """A step from a loss whose gradient is 3, 4 and 12 by three numbers of the optimizer, and 100 by all the others."""
     weight, bias, outsider = classifier.out_head.weight, classifier.out_head.bias, torch.nn.Parameter(torch.zeros(1))
@@ -203,7 +203,7 @@ def test_a_shuffling_loader_of_torch_gives_every_epoch_its_own_order(classifier)
 
 # The learning rate
 
-@pytest.mark.exercise("4.3")
+@pytest.mark.exercise("E4.3")
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
     factor = warmup_then_cosine(4, 104, last=0.1)
     assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0], "a first step with factor 0 is wasted"
@@ -212,14 +212,14 @@ def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
     assert math.isclose(factor(29), 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), "half a cosine, not a line"
 
 
-@pytest.mark.exercise("4.3")
+@pytest.mark.exercise("E4.3")
 def test_the_schedule_ends_at_its_last_value_and_stays_there():
     factor = warmup_then_cosine(4, 104, last=0.1)
     assert math.isclose(factor(104), 0.1) and math.isclose(factor(500), 0.1), "past the end it stays at the last value"
     assert warmup_then_cosine(4, 104)(104) == 0.0, "`last` is 0 where nothing is said"
 
 
-@pytest.mark.exercise("4.3")
+@pytest.mark.exercise("E4.3")
 def test_a_schedule_may_have_no_warmup_and_may_be_nothing_else():
     assert warmup_then_cosine(0, 10)(0) == 1.0 and warmup_then_cosine(0, 10)(10) == 0.0
     assert [warmup_then_cosine(5, 5)(step) for step in (4, 5)] == [1.0, 1.0], "a run that is all warmup divides by no 0"
@@ -370,7 +370,7 @@ def test_a_gpu_is_not_made_to_wait_for_each_loss_and_the_right_step_is_named_all
 
 # float16
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_a_scaled_loss_gives_the_step_of_a_plain_one_and_small_gradients_survive_float16(classifier):
     """The gradients of this loss are 1e-8, and the smallest number of float16 is 6e-8."""
     def loss_fn(model, batch):
@@ -385,7 +385,7 @@ def test_a_scaled_loss_gives_the_step_of_a_plain_one_and_small_gradients_survive
     assert math.isclose(moved[False], 1e-3, rel_tol=0.02)
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_clipping_sees_gradients_that_are_scaled_back(classifier):
     moved = []
     for scale in (1.0, 1024.0):
@@ -398,7 +398,7 @@ def test_clipping_sees_gradients_that_are_scaled_back(classifier):
     assert moved == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
-@pytest.mark.exercise("4.2")
+@pytest.mark.exercise("E4.2")
 def test_a_step_whose_gradients_are_not_finite_is_left_out_and_the_scale_halved(classifier):
     def loss_fn(model, batch):
         return sum((0 * p).sum() for p in model.parameters()).sqrt() + 1.0    # 1, with a slope of infinity times 0
@@ -558,7 +558,7 @@ def test_a_fresh_progress_has_done_nothing():
     assert Progress().history is not Progress().history, "two runs would write into one list"
 
 
-@pytest.mark.exercise("7.4")
+@pytest.mark.exercise("E7.4")
 def test_after_warmup_the_rate_falls_in_a_straight_line_to_zero():
     rate = warmup_then_linear(4, 12)
     assert [rate(step) for step in range(14)] == pytest.approx(
@@ -566,7 +566,7 @@ def test_after_warmup_the_rate_falls_in_a_straight_line_to_zero():
         "is the first step wasted, does the fall begin before the warm-up ends, or go below 0?"
 
 
-@pytest.mark.exercise("7.4")
+@pytest.mark.exercise("E7.4")
 def test_a_straight_fall_may_have_no_warmup_and_a_run_may_be_nothing_else():
     assert [warmup_then_linear(0, 2)(step) for step in range(3)] == [1.0, 0.5, 0.0], "the first step has the whole rate"
     assert warmup_then_linear(3, 3)(3) == 1.0, "a run that is all warm-up divides by zero"

@@ -51,7 +51,7 @@ def test_the_table_names_every_tensor_once():
         assert len(set(column)) == len(NAMES)
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 @pytest.mark.parametrize("layer, ours", [("attn/c_proj", "att.out_proj"), ("mlp/c_fc", "ff.layers.0"),
                                          ("mlp/c_proj", "ff.layers.2")])
 @pytest.mark.parametrize("lead", [(1,), ()], ids=["OpenAI's axis of size 1", "Hugging Face's two axes"])
@@ -65,14 +65,14 @@ def test_a_linear_weight_is_turned_round_and_its_bias_is_not(layer, ours, lead, 
     assert torch.allclose(answer, theirs, atol=1e-5), "the same layer gives another answer: reshaped, not transposed?"
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 def test_a_square_weight_is_turned_round_too():
     weight = torch.randn(1, 6, 6)
     ours = from_openai({"model/h0/attn/c_proj/w": weight})["trf_blocks.0.att.out_proj.weight"]
     assert torch.equal(ours, weight[0].T), "its shape does not show it: this is the mistake that loads and babbles"
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 def test_embeddings_and_norms_stay_as_they_are(sizes):
     wte, g = torch.randn(sizes.V, sizes.C), torch.randn(sizes.C)
     ours = from_openai({"model/wte": wte, "model/h1/ln_2/g": g})
@@ -81,7 +81,7 @@ def test_embeddings_and_norms_stay_as_they_are(sizes):
     assert torch.equal(ours["trf_blocks.1.norm2.scale"], g)
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 def test_query_key_and_value_stand_side_by_side_in_c_attn(sizes):
     C = sizes.C
     x = torch.randn(3, C)
@@ -97,14 +97,14 @@ def test_query_key_and_value_stand_side_by_side_in_c_attn(sizes):
             f"{which} is not third number {i + 1}: query, key, value is the order"
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 def test_renaming_copies_no_number():
     weight = torch.randn(1, 4, 16)
     ours = from_openai({"model/h0/mlp/c_fc/w": weight})["trf_blocks.0.ff.layers.0.weight"]
     assert ours.shape == (16, 4) and ours.data_ptr() == weight.data_ptr(), "a view turns it round; a copy costs 500 MB"
 
 
-@pytest.mark.exercise("4.6")
+@pytest.mark.exercise("E4.6")
 def test_one_tensor_under_two_names_is_an_error():
     with pytest.raises(ValueError, match="tok_emb.weight"):    # not the last one, silently
         from_openai({"wte.weight": torch.ones(2, 2), "transformer.wte.weight": torch.zeros(2, 2)})

@@ -1,0 +1,121 @@
+"""The chapters as a book in the browser, and as notebooks.
+
+    python chapters/pages/build.py                then open data/book/html/index.html: it needs no network
+    python chapters/pages/build.py --notebooks    chapters/notebooks/NN_name.ipynb, with outputs
+"""
+
+import argparse
+import re
+import shutil
+import sys
+
+from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files, relinked
+from library import reading_order, write_library
+from markup import glossary_page, listing, page, page_link
+from run import executed, without_times
+
+BOOK = ROOT / "data" / "book"
+SOURCE, HTML = BOOK / "source", BOOK / "html"
+MATHJAX = {"tex-chtml.js", "output"}    # of 14 MB all that a page asks for
+LARGEST = 300_000    # bytes of a notebook
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notebooks", action="store_true", help="write the notebooks, and no pages")
+    args = parser.parse_args()
+    return write_notebooks() if args.notebooks else write_pages()
+
+
+def write_notebooks():
+    """Write chapters/notebooks/, the same bytes each time but for what the chapters themselves print differently."""
+    for chapter in chapter_files():
+        text = as_text(without_times(executed(chapter)))
+        if len(text.encode()) > LARGEST:
+            raise SystemExit(f"{chapter.stem}.ipynb would have {len(text):,} bytes, more than {LARGEST:,}")
+        (NOTEBOOKS / f"{chapter.stem}.ipynb").write_text(text, encoding="utf-8", newline="\n")
+    for old in NOTEBOOKS.glob("*.ipynb"):
+        if not (CHAPTERS / f"{old.stem}.py").exists():
+            old.unlink()
+
+
+def write_pages():
+    """Write what Sphinx reads, let it make the pages, and take away what no page needs.
+
+    Output: 0, or what Sphinx exits with where anything is wrong: a warning counts as an error
+    """
+    from sphinx.cmd.build import main as sphinx
+
+    shutil.rmtree(BOOK / "doctrees", ignore_errors=True)
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.rmtree(HTML, ignore_errors=True)
+    shutil.copytree(CHAPTERS / "diagrams", SOURCE / "diagrams")
+    for chapter in chapter_files():
+        (SOURCE / f"{chapter.stem}.ipynb").write_text(as_text(page_cells(executed(chapter))), encoding="utf-8")
+    (SOURCE / "GLOSSARY.md").write_text(glossary_page(), encoding="utf-8")
+    (SOURCE / "index.md").write_text(title_page(), encoding="utf-8")
+    write_library(SOURCE)
+    sys.path.insert(0, str(ROOT))    # sphinx-codeautolink looks names up in gpt itself
+    wrong = sphinx(["-W", "--keep-going", "-q", "-c", str(PAGES), "-d", str(BOOK / "doctrees"), str(SOURCE), str(HTML)])
+    for unused in (HTML / "_static" / "mathjax").glob("*"):
+        if unused.name not in MATHJAX:
+            shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
+    return wrong
+
+
+def page_cells(notebook):
+    """The cells of a notebook as its page has them: prose with captions, boxes and links; settings folded."""
+    written, drew = [], False
+    for cell in notebook[:1] + notebook[2:]:    # a page need not find book.py
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            cell = cell | {"source": page(source, follows_a_figure=drew)}
+        else:
+            outputs = [_linked(output) for output in cell["outputs"]]
+            folded = {"tags": ["hide-input"]} if re.search(r"^args = start\(", source, re.MULTILINE) else {}
+            cell = cell | {"outputs": outputs, "metadata": folded}
+        drew = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        written.append(cell)
+    return written
+
+
+def _linked(output):
+    """An output in which a listing of show() leads to the page of its file."""
+    if "text/markdown" in output.get("data", {}):
+        return output | {"data": {"text/markdown": listing(output["data"]["text/markdown"])}}
+    return output
+
+
+def title_page():
+    """The first page: what README says first, the chapters with what each is for, and the library."""
+    readme = re.sub(r"<!--.*?-->\n?", "", (ROOT / "README.md").read_text(encoding="utf-8").split("\n## ")[0])
+    for picture in re.findall(r"\((figures/[\w/]+\.(?:png|svg))\)", readme):
+        (SOURCE / picture).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / picture, SOURCE / picture)
+    titles = {chapter.stem: cells(chapter.read_text(encoding="utf-8"))[0][1] for chapter in chapter_files()}
+    toc = [f"{_short_title(text)} <{stem}>" for stem, text in titles.items()]
+    return "\n".join([
+        relinked(readme, page_link, folder="."), "", "[Begin with the first minute](/00_first_minute.ipynb)", "",
+        "## The chapters", "", "{.chapters}", *(_entry(stem, text) for stem, text in titles.items()), "",
+        _toctree("The chapters", toc + ["GLOSSARY"]), _toctree("The library", ["gpt/index"])])
+
+
+def _entry(stem, first_cell):
+    """A chapter in the list on the title page: its title, and the sentence that says what it is for."""
+    title, text = first_cell.removeprefix("# ").split("\n\n")[:2]
+    text = " ".join(text.split())
+    said = re.search(r"(?:After this chapter|At its end|At the end of this chapter).*?[.;](?= |$)", text)
+    return f"- [{title}](/{stem}.ipynb)\n\n  {said[0] if said else text}"
+
+
+def _short_title(first_cell):
+    """A chapter's title in the margin: up to the colon."""
+    return re.match(r"# (\w+  .*?)(?=:|\n|(?<=\?) )", first_cell)[1].replace("  ", " ")
+
+
+def _toctree(caption, pages):
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

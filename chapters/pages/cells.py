@@ -1,0 +1,85 @@
+"""A chapter as the cells of a notebook. Only the standard library: the tests compare the committed notebooks by it."""
+
+import hashlib
+import inspect
+import json
+import posixpath
+import re
+from pathlib import Path
+
+PAGES = Path(__file__).resolve().parent
+CHAPTERS, ROOT = PAGES.parent, PAGES.parents[1]
+NOTEBOOKS = CHAPTERS / "notebooks"
+
+FIND_BOOK = 'import sys\n\nsys.path.insert(0, "..")    # book.py, which the chapters share, is one folder up'
+ONLY_ON_A_TERMINAL = re.compile(r"^(section\(.*\)|\s*#>.*)\n?", re.MULTILINE)
+LINK = re.compile(r"\[([^\]]*)\]\(([\w./-]+\.(?:py|md|svg|png|csv|txt))(#[\w-]+)?\)")    # to a file of the repository
+
+
+def chapter_files():
+    """The chapters in the order in which they are read."""
+    return sorted(CHAPTERS.glob("[0-9]*.py"))
+
+
+def cells(text):
+    """The cells of a chapter: pairs of "markdown" or "code", and its text as a notebook has it.
+
+    The notebook leaves out what only a terminal needs: section(...), which prints a heading, and the #> lines.
+    """
+    found = []
+    for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
+        kind, _, body = part.partition("\n")
+        if kind.strip() == "[markdown]":
+            found.append(("markdown", _without_comment_signs(body.strip())))
+        else:
+            code = ONLY_ON_A_TERMINAL.sub("", body).strip()
+            found.append(("code", re.sub(r"\n{4,}", "\n\n\n", code)))
+    return [(kind, source) for kind, source in found if source]
+
+
+def _without_comment_signs(body):
+    if body.startswith('"""'):
+        return inspect.cleandoc(body.strip('"'))
+    return re.sub(r"^# ?", "", body, flags=re.MULTILINE).strip()
+
+
+def relinked(markdown, change, folder="chapters"):
+    """Markdown in which each link to a file of the repository is change(label, path from the root, #anchor)."""
+    def replace(found):
+        label, target, anchor = found.groups(default="")
+        return change(label, posixpath.normpath(posixpath.join(folder, target)), anchor)
+
+    return LINK.sub(replace, markdown)
+
+
+def notebook_link(label, path, anchor):
+    """A link of a notebook: a chapter is the notebook beside it, any other file lies where it always does."""
+    is_chapter = re.fullmatch(r"chapters/\d\w+\.py", path)
+    target = path[9:-3] + ".ipynb" if is_chapter else posixpath.relpath(path, "chapters/notebooks")
+    return f"[{label}]({target}{anchor})"
+
+
+def notebook_cells(chapter):
+    """The cells of chapters/notebooks/NN_name.ipynb without their outputs, as nbformat 4.5 has them."""
+    (_, title), *others = cells(chapter.read_text(encoding="utf-8"))
+    written, times = [], {}
+    for kind, source in [("markdown", title), ("code", FIND_BOOK), *others]:
+        if kind == "markdown":
+            source = relinked(source, notebook_link)
+        times[source] = times.get(source, 0) + 1
+        cell_id = hashlib.sha256(f"{times[source]}{kind}{source}".encode()).hexdigest()[:8]    # a cell keeps its own
+        cell = {"cell_type": kind, "id": cell_id, "metadata": {}, "source": source.splitlines(keepends=True)}
+        written.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
+    return written
+
+
+def notebook(cells_of_it):
+    """A notebook of these cells."""
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {"cells": cells_of_it, "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+            "nbformat": 4, "nbformat_minor": 5}
+
+
+def as_text(cells_of_it):
+    """The notebook's file, the same for the same cells."""
+    return json.dumps(notebook(cells_of_it), indent=1, ensure_ascii=False) + "\n"

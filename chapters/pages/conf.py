@@ -1,0 +1,73 @@
+"""How the pages look, for Sphinx, which chapters/pages/build.py calls."""
+
+import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+
+PAGES = Path(__file__).resolve().parent
+sys.path.insert(0, str(PAGES))
+
+from markup import glossary  # noqa: E402  (the path comes first)
+
+project = html_title = "GPT-2 by hand, and LoRA"
+copyright = "the authors; see LICENSE"
+language = "en"
+extensions = ["myst_nb", "sphinx_codeautolink", "sphinx_copybutton", "sphinx-mathjax-offline"]
+html_theme = "furo"
+html_static_path = [str(PAGES / "static")]
+html_css_files = ["pages.css"]
+html_js_files = ["pages.js"]
+html_copy_source = False
+html_show_sphinx = False
+html_use_index = False
+pygments_style = "tango"
+pygments_dark_style = "monokai"
+smartquotes = False    # --quick keeps its two strokes
+templates_path = []
+
+nb_execution_mode = "off"    # run.py has run them
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+nb_code_prompt_show = "Show the imports and settings"
+nb_code_prompt_hide = "Hide the imports and settings"
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]
+myst_heading_anchors = 3
+codeautolink_concat_default = True    # a name that one cell imports is known in the next
+mathjax3_config = {"options": {"enableMenu": False}}
+suppress_warnings = ["myst.header", "config.cache"]
+
+NO_LINKS_IN = (nodes.literal, nodes.reference, nodes.title, nodes.raw, nodes.FixedTextElement, nodes.math, nodes.math_block)
+
+
+def setup(app):
+    app.connect("doctree-resolved", link_first_uses)
+
+
+def link_first_uses(app, doctree, page):
+    """Link the first use of each of the glossary's words in a chapter to its row there."""
+    if not page[0].isdigit():
+        return
+    words = dict(glossary())
+    for text in list(doctree.findall(nodes.Text)):
+        if words and not any(isinstance(node, NO_LINKS_IN) for node in _around(text)):
+            text.parent.replace(text, _with_links(text, words, app.builder.get_relative_uri(page, "GLOSSARY")))
+
+
+def _around(node):
+    while node := node.parent:
+        yield node
+
+
+def _with_links(text, words, uri):
+    """The text in pieces; a word that is linked is taken out of `words`."""
+    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    pieces, done = [], 0
+    for found in re.finditer(rf"\b({pattern})(?:e?s)?\b", text, re.IGNORECASE):
+        row, meaning = words.pop(found[1].lower(), (None, None))
+        if row:
+            pieces += [nodes.Text(text[done:found.start()]),
+                       nodes.reference("", found[0], refuri=f"{uri}#{row}", reftitle=meaning, classes=["word"], internal=True)]
+            done = found.end()
+    return [*pieces, nodes.Text(text[done:])]

@@ -1,0 +1,91 @@
+"""The pages of the library: each file of gpt/ as it stands, in the order in which gpt/__init__.py says to read them."""
+
+import ast
+import re
+import shutil
+from functools import cache
+
+from cells import ROOT
+
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+
+
+@cache
+def reading_order():
+    """{"": (what it is, modules), "storage": ...}: the files of gpt/ and of its folders, as gpt/__init__.py lists them.
+
+    A module is a pair: its name, such as "storage.files", and what it does, which only the files of gpt/ itself have.
+    """
+    text = ast.get_docstring(ast.parse((ROOT / "gpt" / "__init__.py").read_text(encoding="utf-8")))
+    text = re.sub(r"\n {8,}", " ", text)    # a long line goes on in the next
+    order = {"": ("The story", re.findall(r"^    (\w+) {2,}(.+)$", text, re.MULTILINE))}
+    for folder, what, names in re.findall(r"^    (\w+)/ {2,}(.+): (.+)$", text, re.MULTILINE):
+        order[folder] = (what, [(f"{folder}.{name}", "") for name in names.split(", ")])
+    listed = {name for _, modules in order.values() for name, _ in modules}
+    found = {".".join(file.relative_to(ROOT / "gpt").with_suffix("").parts) for file in ROOT.glob("gpt/**/[a-z]*.py")}
+    if listed != found:
+        raise SystemExit(f"gpt/__init__.py and the files of gpt/ differ: {', '.join(sorted(listed ^ found))}")
+    return order
+
+
+def write_library(source):
+    """Write the pages of the library, and the one that leads to them, into the folder that Sphinx reads."""
+    shutil.copytree(ROOT / "gpt", source / "gpt", ignore=shutil.ignore_patterns("__pycache__"))
+    page = ["The library", "===========", "", "The names in the chapters' code lead to these pages.", ""]
+    for folder, (what, modules) in reading_order().items():
+        title = what if not folder else f"{folder}/: {what}"
+        page += [title, "-" * len(title), ""]
+        page += [line for name, does in modules for line in (f":doc:`{name} <{name.replace('.', '/')}>`", f"   {does}\\ ")]
+        page += ["", ".. toctree::", "   :hidden:", ""]
+        page += [f"   {name} <{name.replace('.', '/')}>" for name, _ in modules] + [""]
+        for name, _ in modules:
+            file = source / "gpt" / f"{name.replace('.', '/')}.rst"
+            file.write_text(module_page(name), encoding="utf-8")
+    (source / "gpt" / "index.rst").write_text("\n".join(page), encoding="utf-8")
+
+
+def module_page(name):
+    """A file of gpt/ in reStructuredText: its whole source in order, and a place to link to at each definition."""
+    path = ROOT / "gpt" / f"{name.replace('.', '/')}.py"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    title = f"gpt/{name.replace('.', '/')}.py"
+    page, shown = [title, "=" * len(title), "", f".. py:module:: gpt.{name}", ""], 0
+    for node in ast.parse("\n".join(lines)).body:
+        if isinstance(node, DEFINITIONS):
+            page += _listing(path.name, lines, shown + 1, _first_line(node) - 1)
+            page += [node.name, "-" * len(node.name), "", *_targets(node)]
+            page += _listing(path.name, lines, _first_line(node), node.end_lineno)
+            shown = node.end_lineno
+    return "\n".join(page + _listing(path.name, lines, shown + 1, len(lines)))
+
+
+def _targets(node):
+    """What links to a function or a class, and to its methods, arrive at; pages.css hides it."""
+    kind = "class" if isinstance(node, ast.ClassDef) else "function"
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef)] if kind == "class" else []
+    page = [f".. py:{kind}:: {node.name}", ""]
+    return page + [line for method in methods for line in (f"   .. py:method:: {method.name}", "")]
+
+
+def _listing(file, lines, first, last):
+    """Lines first to last of a file with their numbers, without empty ones at either end."""
+    while first <= last and not lines[first - 1].strip():
+        first += 1
+    while first <= last and not lines[last - 1].strip():
+        last -= 1
+    return [f".. literalinclude:: {file}", f"   :lines: {first}-{last}", "   :lineno-match:", ""] * (first <= last)
+
+
+def definition_at(file, line):
+    """The full name of the class, function or method that begins at this line of a file, such as gpt/lora.py."""
+    name, body = file[:-3].replace("/", "."), ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    for _ in range(2):    # a method is inside a class
+        for node in body:
+            if isinstance(node, DEFINITIONS) and _first_line(node) <= line <= node.end_lineno:
+                name, body = f"{name}.{node.name}", node.body
+                break
+    return name
+
+
+def _first_line(node):
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
