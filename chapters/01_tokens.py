@@ -86,6 +86,11 @@ predict("parts left: the sentence less the counts", len(sentence) - sum(counts.v
 # %% [markdown]
 # ## 1.3 Cut first, then merge
 #
+# ![t and h become th in merge 1, th and e become the in merge 2, a space and the become one part in merge 7; in the
+# piece beside it a and t become at in merge 3.](diagrams/merge_tree.svg)
+#
+# *Two pieces of the sentence, merged by the seven merges that the cell below learns. No merge crosses the cut.*
+#
 # `b'at and'` is the end of one word and all of the next: of little use elsewhere. So GPT-2 first cuts text into pieces
 # by a pattern, and no merge crosses a cut. A word takes one space before it along, and nothing is lost at a cut.
 
@@ -235,6 +240,11 @@ for text in ("Good morning! Where are you? I am waiting for you at the station, 
 # %% [markdown]
 # ## 1.9 Sliding windows: the text holds the answers
 #
+# ![Nine tokens in a row; the first window reads tokens 0 to 3 and has 1 to 4 as targets, the second reads 4 to 7 and
+# has 5 to 8.](diagrams/windows.svg)
+#
+# *Two windows of four tokens. The targets are the same text, one place further on.*
+#
 # A language model learns to say what comes next, which stands in the text, one place to the right. A window of 4
 # tokens, and the one after it, is 4 exercises and not one: each answer is sought from all tokens before it.
 
@@ -264,6 +274,11 @@ predict("the first row's targets are the text, one on", True, batch[0, 1:].equal
 
 # %% [markdown]
 # ## 1.10 A token becomes a vector
+#
+# ![Ids 2 and 0 pick rows 2 and 0 of a table with four rows; a row of the position table is added to
+# each.](diagrams/lookup.svg)
+#
+# *From ids to vectors, with the table of the cell below.*
 #
 # An id is a name, not an amount. So each id has a row of a table, its embedding, a vector of C numbers (channels).
 # Training sets them: they are parameters. Looking a row up is the same as multiplying the table by a one-hot row, 1 at

@@ -21,7 +21,8 @@ args = start(__doc__, QUICK, FULL)
 # This picture is the whole idea. A token (here *bank*) has a **query**, which says what it looks for. Every token has a
 # **key**, which says what it can be found by, and a **value**, which it hands over.
 #
-# ![One query looks at three keys and mixes three values](diagrams/one_query.svg)
+# ![The query of bank meets three keys, which gives the scores ln 2, 0 and 0. Softmax makes them the weights 2/4, 1/4
+# and 1/4, and these mix three values into (5, 3).](diagrams/one_query.svg)
 #
 # *The query meets three keys. Each meeting gives a score, the scores become weights, and the weights mix the values.
 # (Section 2.2 explains ln 2 and softmax.)*
@@ -323,9 +324,10 @@ predict("outputs", [25, 10, 20, 30], outputs.flatten().round().int().tolist())
 # it. It would be useless for writing, because when you write, the next word is not there yet. So position $t$ may use
 # positions $0$ to $t$ and nothing after them. Attention with this rule is called **causal**.
 #
-# ![The causal mask](diagrams/mask.svg)
+# ![A table with a row for each of four tokens that look and a column for each that is looked at. Above the diagonal
+# every score is minus infinity; on it and below it the scores stay.](diagrams/mask.svg)
 #
-# *A row is a token that looks. It may use the blue fields.*
+# *A row is a token that looks. What lies right of the diagonal is its future.*
 #
 # What Q, K and V stand for does not matter now, so we draw them at random. In a loop, the mask is a slice: token $t$
 # gets `K[:t + 1]` and `V[:t + 1]`.
@@ -531,7 +533,8 @@ for text, (who, whom) in texts.items():
 # compute all queries with one matrix, C channels per token, and cut the result into H pieces. Keys and values are cut
 # in the same way.
 #
-# ![Cutting into heads](diagrams/heads.svg)
+# ![A table of three tokens with four channels each is cut down the middle. Head 0 gets channels 0 and 1 of every token,
+# head 1 gets channels 2 and 3.](diagrams/heads.svg)
 #
 # *The cut goes through the channels. Each head keeps all tokens.*
 #
@@ -668,7 +671,7 @@ show(MultiHeadAttention.forward)
 
 # %% [markdown]
 # We named our four layers as the library does, so its module can take over our numbers: `state_dict()` is a dictionary
-# of all parameters by name. The two modules should then give the same output.
+# of all parameters by name. The two modules should give the same output.
 
 # %%
 module = MultiHeadAttention(C, C, H, qkv_bias=True).requires_grad_(False)
@@ -721,8 +724,8 @@ agree("last token cut off", module(x[:, :-1]), module(x)[:, :-1])
 #
 # ### Attention knows no order
 #
-# An average does not depend on the order of its terms. So without a mask, reverse the text, and each token gets the
-# output that it had before.
+# An average does not depend on the order of its terms. So without a mask, each token gets the same output in the
+# reversed text.
 
 # %%
 def no_mask(query, key, value):
@@ -741,9 +744,9 @@ shuffled = x[:, [3, 1, 5, 0, 4, 2, 6]]    # (B, T, C)
 agree("last token after the shuffle", module(shuffled)[:, -1], module(x)[:, -1])
 
 # %% [markdown]
-# So the full stops of *dog bites man .* and *man bites dog .* get the same output, mask or no mask. That is why
-# chapter 1 added a position vector to each token. (The mask does tell a little: the first token sees only itself, the
-# last one sees all.)
+# So without position vectors the full stops of *dog bites man .* and *man bites dog .* get the same output, mask or no
+# mask. That is why chapter 1 added them. (The mask does tell a little: the first token sees only itself, the last one
+# sees all.)
 #
 # ## 2.10 Where a trained model looks
 #
@@ -823,8 +826,8 @@ print(f"block 2, head 2: {before.sum()} of 13 tokens look most at the token befo
 print(f"block 1, head 0: {first.sum()} of 13 tokens look most at the first token")
 
 # %% [markdown]
-# One text could be chance. So we measure the weight on the token before, averaged over text messages. (We leave out
-# very short messages, and the first two tokens of each, which have little choice.)
+# One text could be chance. So we average the weight on the token before over text messages. (We leave out very short
+# messages, and the first two tokens of each, which have little choice.)
 #
 # What should we expect of a model that has not been trained? Its matrices start with small numbers, so its scores are
 # close to 0, and it shares its weight evenly. A token at position $t$ sees $t + 1$ tokens and gives each $1/(t + 1)$.
@@ -1032,7 +1035,7 @@ agree("scores 1000, 999 and 0, -1", large.softmax(dim=0), small.softmax(dim=0), 
 # | where | change | what you should see |
 # |---|---|---|
 # | 2.5 | `masked_fill(future, 0.0)` | 2.5 stops: a score of 0 is a weight of $e^0 = 1$, not of 0 |
-# | 2.8, `cut` | `x.view(B, self.H, T, C // self.H)` | all shapes fit and the loops agree; the library does not |
+# | 2.8, `cut` | `x.view(B, self.H, T, C // self.H)` | 2.8 stops: shapes fit and the loops agree, the library does not |
 # | 2.8 | leave out `/ D**0.5` in `TinyAttention` | 2.8 stops: loops and module disagree |
 # | 2.8 | `triu(2)` in place of `triu(1)` | 2.8 stops: each token sees one token of the future |
 # | `gpt/attention.py`, by hand | `triu(S - T)` | 2.6 stops: token 0 may look at nothing and gets nan |

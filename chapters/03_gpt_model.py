@@ -71,20 +71,21 @@ predict("variance after that LayerNorm", 0.0008 / 0.00081, out.var(-1, correctio
 # %% [markdown]
 # ## 3.2 GELU: what two linear layers need between them
 #
-# Two linear layers with nothing between them are one: (x A) B = x (A B). A bend between them makes them two. ReLU cuts
-# negative numbers off; its slope there is 0, so a channel that is negative for every token no longer learns. GELU
-# multiplies x by the probability that a normal number is below x: a smooth bend, which passes some slope on below 0.
-# Some, not all: near -0.75 it turns and its slope is 0 too, and below -3 it is next to nothing.
+# Two linear layers with nothing between them are one: (x A) B = x (A B). An **activation function** between them makes
+# them two. ReLU cuts negative numbers off. Its derivative there is 0, so a channel that is negative for every token no
+# longer learns. GELU multiplies x by the probability that a draw from the standard normal distribution is below x. It
+# is smooth and lets some gradient through below 0. Some, not all: near -0.75 it turns and its derivative is 0 too, and
+# below -3 it is next to nothing.
 
 # %%
 section("3.2")
 x = torch.tensor([-4.0, -1.0, -0.75, -0.5, 0.0, 1.0], requires_grad=True)
-for name, bend in (("ReLU", F.relu), ("GELU", GELU())):
-    slope, = torch.autograd.grad(bend(x).sum(), x)
-    print(f"{name} of -4, -1, -0.75, -0.5, 0, 1:", *(f"{y:.2f}" for y in bend(x).tolist()),
-          "  slope:", *(f"{y:.2f}" for y in slope.tolist()))
-#> ReLU of -4, -1, -0.75, -0.5, 0, 1: 0.00 0.00 0.00 0.00 0.00 1.00   slope: 0.00 0.00 0.00 0.00 0.00 1.00
-#> GELU of -4, -1, -0.75, -0.5, 0, 1: -0.00 -0.16 -0.17 -0.15 0.00 0.84   slope: -0.00 -0.08 0.00 0.13 0.50 1.08
+for name, activation in (("ReLU", F.relu), ("GELU", GELU())):
+    derivative, = torch.autograd.grad(activation(x).sum(), x)
+    print(f"{name} of -4, -1, -0.75, -0.5, 0, 1:", *(f"{y:.2f}" for y in activation(x).tolist()),
+          "  derivative:", *(f"{y:.2f}" for y in derivative.tolist()))
+#> ReLU of -4, -1, -0.75, -0.5, 0, 1: 0.00 0.00 0.00 0.00 0.00 1.00   derivative: 0.00 0.00 0.00 0.00 0.00 1.00
+#> GELU of -4, -1, -0.75, -0.5, 0, 1: -0.00 -0.16 -0.17 -0.15 0.00 0.84   derivative: -0.00 -0.08 0.00 0.13 0.50 1.08
 # The paper has a formula with tanh for when speed counts more than exactness. GPT-2 was trained with it, so we use it.
 x = torch.linspace(-6, 6, 120_001)
 by_hand = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
@@ -99,8 +100,8 @@ predict("at the most the formula is wrong by", 5e-4, (by_hand - exact).abs().max
 # %% [markdown]
 # ## 3.3 Feed-forward: each token by itself
 #
-# Attention moves information between tokens; this layer works on what a token has gathered: C channels to F = 4 C, a
-# bend, back to C. No token sees another here, so the order in which they stand cannot matter.
+# Attention moves information between tokens; this layer works on what a token has gathered: C channels to F = 4 C, an
+# activation function, back to C. No token sees another here, so the order in which they stand cannot matter.
 
 # %%
 section("3.3")
@@ -111,13 +112,18 @@ predict("tokens put in another order before, or after: the same", True,
         torch.allclose(feed_forward(x[:, order]), feed_forward(x)[:, order], atol=1e-6))
 
 # %% [markdown]
-# ## 3.4 The block: two answers, added to the stream
+# ## 3.4 The block: two outputs, added to the residual stream
 #
-# A token's vector runs through all blocks as a stream that nothing overwrites: attention and feed-forward read a
-# normalised copy and add their answers. (`cache` is for 3.9. `at` is for chapters 5 and 6, which want one position of
-# each row; here it is None; dropout is off.) Each answer adds variance, so the GPT-2 paper starts with the last matrix
-# of attention and of feed-forward divided by $\sqrt{2L}$, L the number of blocks. The stream still grows, but by the
-# same amount however many blocks share it.
+# ![The residual stream runs straight from top to bottom; attention and feed-forward each read a normalised copy and add
+# their output.](diagrams/gpt_block.svg)
+#
+# *A block. Each layer reads a token's vector and adds to it.*
+#
+# A token's vector runs through all blocks, and nothing overwrites it: attention and feed-forward read a normalised copy
+# and add their outputs to it. This is called the **residual stream**. (`cache` is for 3.9. `at` is for chapters 5 and
+# 6, which want one position of each row; here it is None; dropout is off.) Each answer adds variance, so the GPT-2
+# paper starts with the last matrix of attention and of feed-forward divided by $\sqrt{2L}$, L the number of blocks. The
+# residual stream still grows, but by the same amount however many blocks share it.
 
 # %%
 section("3.4")
@@ -139,11 +145,12 @@ predict("without: 16 / 4, if answers had nothing in common", 4.0, grown[16, Fals
 # without the listing. `python -m pytest --exercise E3.3` checks yours.
 
 # %% [markdown]
-# ## 3.5 What the shortcut is for
+# ## 3.5 What the residual connection is for
 #
-# `x +` is called a shortcut, and it is often said that gradients vanish without it. In a plain stack of layers they do.
-# With LayerNorm they do not: it brings a small signal back to size. What is lost is the token: attention averages, and
-# average upon average makes all tokens of a row the same vector: which one was read last can no longer be told.
+# `x +` is called a **residual connection** (also: skip connection), and it is often said that gradients vanish without
+# it. In a plain stack of layers they do. With LayerNorm they do not: it brings a small signal back to size. What is
+# lost is the token: attention averages, and average upon average makes all tokens of a row the same vector: which one
+# was read last can no longer be told.
 
 # %%
 section("3.5")
@@ -154,7 +161,7 @@ def own_value(attention, x):
     return attention.out_proj(attention.W_value(x))
 
 
-ways = {"norm and shortcut": lambda block, x: block(x),
+ways = {"norm and residual": lambda block, x: block(x),
         "norm only": lambda block, x: block.ff(block.norm2(block.att(block.norm1(x)))),
         "norm, own value": lambda block, x: block.ff(block.norm2(own_value(block.att, block.norm1(x)))),
         "neither": lambda block, x: block.ff(block.att(x))}
@@ -169,12 +176,17 @@ for way, step in ways.items():
     gradient[way] = torch.autograd.grad(loss, first)[0].norm().item()
     cosine[way] = F.cosine_similarity(x[:, :32], x[:, 32:], dim=-1, eps=1e-99).mean().item()
     print(f"{way:17}   gradient before 12 blocks {gradient[way]:.0e}   cosine of two tokens after {cosine[way]:.2f}")
-predict("norm only: gradient below a tenth", False, gradient["norm only"] < 0.1 * gradient["norm and shortcut"])
+predict("norm only: gradient below a tenth", False, gradient["norm only"] < 0.1 * gradient["norm and residual"])
 predict("norm only: cosine of two tokens", 1.0, cosine["norm only"], 0.03)
 predict("each token takes its own value, no average: cosine above one half", False, cosine["norm, own value"] > 0.5)
 
 # %% [markdown]
 # ## 3.6 The model, and its parameters by hand
+#
+# ![Tokens become vectors, pass through twelve blocks, a last norm and the head, and come out as
+# logits.](diagrams/gpt_model.svg)
+#
+# *The whole model. Its shapes stay (B, T, C) from the first block to the last.*
 #
 # Token vectors plus position vectors, L blocks, a last LayerNorm, and a head that scores all V tokens. The head has no
 # weights of its own: tied to the token vectors, it scores token v by the dot product with v's own vector.
@@ -223,11 +235,11 @@ loss = next_token_loss(model, ids).item()    # the mean of -ln p of each next to
 predict("first loss, ln V", math.log(V), loss, 0.02)
 logits = model(ids[:, :-1])                                                          # (B, T, V)
 predict("above ln V: 0.0002 C", 0.0002 * C, (logits.logsumexp(-1) - logits.mean(-1)).mean().item() - math.log(V), 0.05)
-# With torch's own, larger first weights and a tied head it is far worse than knowing nothing. The stream still holds
-# the vector of the token just read, and the head multiplies it by itself: all probability goes to this token, and the
-# next one is another. A head of its own, as in the book, has no such row: its logits have variance 1/3. (For the
-# curious: the score is C / the stream's standard deviation. Its variance is 2 from token and position, and each block
-# adds `added`, a third of GELU(z)^2 with z of variance 1/3.)
+# With torch's own, larger first weights and a tied head it is far worse than knowing nothing. The residual stream still
+# holds the vector of the token just read, and the head multiplies it by itself: all probability goes to this token, and
+# the next one is another. A head of its own, as in the book, has no such row: its logits have variance 1/3. (For the
+# curious: the score is C / the residual stream's standard deviation. Its variance is 2 from token and position, and
+# each block adds `added`, a third of GELU(z)^2 with z of variance 1/3.)
 other = GPTModel(config).eval().requires_grad_(False).to(args.device)
 for layer in other.modules():
     if layer is not other.out_head and hasattr(layer, "reset_parameters"):
@@ -254,14 +266,14 @@ print("the best each time:  ", repr(token_ids_to_text(text, tokenizer)))
 drawn = generate(model, prompt, 12, temperature=1.0, generator=torch.Generator(args.device).manual_seed(args.seed))
 print("drawn by probability:", repr(token_ids_to_text(drawn, tokenizer)))
 # The best soon is one token over and over. The tied head does most of it: the token just read scores 0.0004 C / the
-# stream's deviation, the others 0 with a deviation of 0.02 sqrt(C), and the highest of 50,256 lies near 4.2 of these.
-# In a narrow model that is enough. In a wide one it is not (at 124M's size the token just read is the best at 2 % of
-# positions), but there the outputs at neighbouring positions are alike: the best token of one step is near the top at
-# the next, and that score lifts it over the others.
+# residual stream's deviation, the others 0 with a deviation of 0.02 sqrt(C), and the highest of 50,256 lies near 4.2 of
+# these. In a narrow model that is enough. In a wide one it is not (at 124M's size the token just read is the best at 2
+# % of positions), but there the outputs at neighbouring positions are alike: the best token of one step is near the top
+# at the next, and that score lifts it over the others.
 hidden = model.hidden(ids[:, :-1])[0]                                                # (T, C)
-best, stream = model.out_head(hidden).argmax(-1), model.trf_blocks(model.embed(ids[:, :-1]))
+best, residual = model.out_head(hidden).argmax(-1), model.trf_blocks(model.embed(ids[:, :-1]))
 own = (hidden * model.tok_emb(ids[0, :-1])).sum(-1).mean().item()
-predict("score of the token just read", 0.0004 * C / stream.std().item(), own, 0.15)
+predict("score of the token just read", 0.0004 * C / residual.std().item(), own, 0.15)
 print(f"it lies {own / (0.02 * math.sqrt(C)):.1f} deviations above 0 and is the best at "
       f"{(best == ids[0, :-1]).float().mean():.0%} of 256 positions of real text; cosine of neighbours "
       f"{F.cosine_similarity(hidden[1:], hidden[:-1]).mean():.2f}")
@@ -272,6 +284,10 @@ print(f"it lies {own / (0.02 * math.sqrt(C)):.1f} deviations above 0 and is the 
 
 # %% [markdown]
 # ## 3.9 The cache: do not read the past again
+#
+# ![Without a cache, four steps compute 18 keys and values; with one, 6.](diagrams/kv_cache.svg)
+#
+# *Each row is one step of writing.*
 #
 # A token's keys and values depend on the tokens before it, which stay the same as the text grows: keep them, and a step
 # reads one token, whose queries meet all keys kept. Without, n tokens cost 1 + 2 + ... + n vectors in each block; with

@@ -41,17 +41,17 @@ args = start(__doc__, QUICK, FULL, "--model", "--full", "--resume")
 folder, tokenizer = run_folder(args), gpt2_tokenizer()
 
 # %% [markdown]
-# ## 4.1 Surprise, in nats
+# ## 4.1 Cross-entropy: surprise, in nats
 #
-# A language model gives every word a probability. If the word that comes had probability p, the surprise is -ln p: 0
+# A language model gives every token a probability. If the token that comes had probability p, the surprise is -ln p: 0
 # for a certain one, ln 4 = 1.386 nats for one of four equally likely ones. Its mean is the cross-entropy, the loss that
-# training makes small. exp of the mean is the perplexity: so many equally likely words would be as surprising. With Z
+# training makes small. exp of the mean is the perplexity: so many equally likely tokens would be as surprising. With Z
 # the sum of all exp(score), p is exp(score) / Z and the surprise ln Z - score: ln Z is `logsumexp` in the code.
 
 # %%
 section("4.1")
 logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]])    # (N, V) = (3, 4)
-targets = torch.tensor([1, 2, 1])                                                              # the words that came
+targets = torch.tensor([1, 2, 1])                                                              # the tokens that came
 probabilities = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)                          # softmax, (3, 4)
 surprises = -probabilities[torch.arange(3), targets].log()                                     # (3,)
 print("nats:", *(f"{surprise:.3f}" for surprise in surprises), f"mean {surprises.mean():.3f}")
@@ -68,21 +68,26 @@ for loss in cross_entropy_by_hand, F.cross_entropy:
 # %% [markdown]
 # ## 4.2 One step downhill
 #
-# The slope of ln Z in a score is that word's p, and the score of the word that came is subtracted. So the slope of the
-# surprise is p - 1 for this word and p for all others. Gradient descent goes against it: score - rate * slope. What
-# autograd and SGD, the simplest optimizer, do is no more than that. AdamW goes along the mean of the recent slopes
-# divided by their recent size: two numbers to remember for each parameter, and a first step of the rate itself, however
-# steep the slope. (`zero_grad`: `backward` adds to the gradients that are there. `clip` shortens them all where too
-# long.)
+# ![A batch goes through the model, the guesses give a loss, the gradients go back, and the optimizer takes a small
+# step.](diagrams/training_step.svg)
+#
+# *One training step.*
+#
+# The derivative of ln Z with respect to a score is that token's p, and the score of the token that came is subtracted.
+# So the gradient of the loss is p - 1 for this token and p for all others. Gradient descent goes against it: score -
+# rate * gradient. What autograd and SGD, the simplest optimizer, do is no more than that. AdamW goes along the mean of
+# the recent gradients divided by their recent size: two numbers to remember for each parameter, and a first step of the
+# rate itself, however large the gradient. (`zero_grad`: `backward` adds to the gradients that are there. `clip`
+# shortens them all where too long.)
 
 # %%
 section("4.2")
 scores, came, rate = logits[:1].clone().requires_grad_(), targets[:1], 0.1
-slope = probabilities[:1] - F.one_hot(came, 4)
+gradient = probabilities[:1] - F.one_hot(came, 4)
 cross_entropy_by_hand(scores, came).backward()
-predict("slope by hand equals autograd's", True, torch.allclose(slope, scores.grad))
+predict("gradient by hand equals autograd's", True, torch.allclose(gradient, scores.grad))
 torch.optim.SGD([scores], lr=rate).step()
-predict("a step of SGD equals one by hand", True, torch.allclose(scores, logits[:1] - rate * slope))
+predict("a step of SGD equals one by hand", True, torch.allclose(scores, logits[:1] - rate * gradient))
 print(f"surprise {surprises[0]:.3f} -> {cross_entropy_by_hand(scores, came):.3f} nats")
 before = scores.detach().clone()
 torch.optim.AdamW([scores], lr=rate, weight_decay=0.0).step()
@@ -301,6 +306,11 @@ c_attn = torch.from_numpy(np.frombuffer(stored, "<f4").reshape(shape))    # (1, 
 
 # %% [markdown]
 # ## 4.9 A trap in the layout
+#
+# ![Where the tensors of OpenAI's file go: c_attn is cut in three and transposed, linear weights are transposed, the
+# rest gets new names.](diagrams/openai_tensors.svg)
+#
+# *Where the tensors of OpenAI's file go in ours.*
 #
 # OpenAI computes $x W$, so W is (in, out); `nn.Linear` computes $x W^T$ and holds (out, in). And `c_attn` is query, key
 # and value side by side. A query matrix is square: leave it untransposed and all shapes fit. So shapes prove nothing

@@ -123,6 +123,10 @@ predict("naive Bayes on it, %", [98.95, 97.99, 95.0], [round(100 * row[k], 2) fo
 # %% [markdown]
 # ## 5.4 The leaks: a test on what was learnt by heart
 #
+# ![Messages with equal letters are a group; a random cut separates them, a cut by groups does not.](diagrams/split.svg)
+#
+# *A random cut, and one without leaks.*
+#
 # The messages are split in three: to train on, to choose settings with (validation), and to test, looked at once, at
 # the end, because whatever is chosen on the test looks better than it is. But spam is sent many times. A random cut
 # puts copies of a message on both sides, and remembering passes for learning. Near-copies differ in digits, so we
@@ -151,6 +155,10 @@ predict("messages that two of our splits share", 0, sum(map(len, letters)) - len
 # %% [markdown]
 # ## 5.5 A batch is a rectangle: what padding costs
 #
+# ![Batches as they come have 73 of 183 tokens of padding; batches by length 7 of 117.](diagrams/padding.svg)
+#
+# *Six messages in two batches, as they come and by length.*
+#
 # Rows of a tensor have one length, so short messages are padded on the right, with `<|endoftext|>`, for GPT-2 has no
 # padding token. The book pads all to the longest training message. Batches of messages of about one length need far
 # less. (Sorting alone would make the same batches in every epoch. So each length is first multiplied by a random 0.95
@@ -178,6 +186,11 @@ widths, our_lengths = zip(*sorted((ids.shape[1], n) for ids, lengths, _ in raw["
 
 # %% [markdown]
 # ## 5.6 Where to read the answer: the last real token
+#
+# ![Four tokens and two padding tokens go through GPT-2; the head reads the last real token and gives two
+# scores.](diagrams/read_out.svg)
+#
+# *The head reads the last real token.*
 #
 # Attention is causal: a position sees itself and what is before it. The simplest such thing is the mean of all numbers
 # so far. Message 3, 1, 2, padded with two 9s: the last REAL position has seen the whole message and no padding. The
@@ -272,10 +285,10 @@ for way, count in zip(args.rounds, (head, 12 * C * C + 13 * C + 2 * C + head, 12
 # What a frozen block answers for a message is the same in every epoch. So the first epoch keeps it, and what is left of
 # the model, its `Tail`, trains on that: 4 bytes for each of C channels, of each token, or, where only the head trains,
 # of each message. An epoch is once through all training messages. By the schedule the rate rises over the first 20
-# steps, while AdamW knows little of the slopes, and then falls along half a cosine to 0. Rate and epochs had the lowest
-# validation loss on mini, mean of seeds 123, 1 and 2 (of 11 trials for the head, 6 and 6 for the others; none saw a
-# test message). For larger models the rate is the book's, untried by us; where the machine multiplies bfloat16 faster,
-# their products are computed in it (7.5 says what that is).
+# steps, while AdamW knows little of the gradients, and then falls along half a cosine to 0. Rate and epochs had the
+# lowest validation loss on mini, mean of seeds 123, 1 and 2 (of 11 trials for the head, 6 and 6 for the others; none
+# saw a test message). For larger models the rate is the book's, untried by us; where the machine multiplies bfloat16
+# faster, their products are computed in it (7.5 says what that is).
 
 # %%
 section("5.9")

@@ -192,7 +192,8 @@ accuracies = {"train": calc_accuracy_loader(train_loader, model, args.device),
               "validation": calc_accuracy_loader(validation_loader, model, args.device),
               "test": right.float().mean().item()}
 for split, published in PUBLISHED.items():
-    print(f"{split:10}  here, {weights}: {accuracies[split]:7.2%}   published, 124M: {published:7.2%}")
+    print(f"{split:10}  {weights}, here: {accuracies[split]:7.2%}   "
+          f"124M, published: {published:7.2%}")
 
 # %%
 copied = torch.tensor(copies.to_numpy())

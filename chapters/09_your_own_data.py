@@ -176,7 +176,7 @@ print("weights: " + "; ".join(f"{name} {weight:.2f}" for name, weight in zip(nam
 # %% [markdown]
 # ## 9.5 K classes: one row of the head each, and a first loss of ln K
 #
-# Nothing else changes with K. A head that starts at zero gives each class 1/K, a surprise of ln K.
+# Nothing else changes with K. A head that starts at zero gives each class 1/K, a loss of ln K.
 
 # %%
 section("9.5")

@@ -324,9 +324,9 @@ figure(plot_learning_curves(points, f"{weights}: what more messages bring"), fol
 # ## 10.9 Mistakes one can look at
 #
 # The messages that the first seed's model gets wrong and is surest of. Marked are the three tokens with the largest
-# contribution to its score (spam minus ham), in two ways. Slope: how much the score would change if the token's vector
-# grew a little, in proportion. Left out: how much it does change without the token. They need not agree: a slope holds
-# for a small step, and to leave a token out is a large one. Neither is the reason itself.
+# contribution to its score (spam minus ham), in two ways. Gradient: how much the score would change if the token's
+# vector grew a little, in proportion. Left out: how much it does change without the token. They need not agree: a
+# gradient holds for a small step, and to leave a token out is a large one. Neither is the reason itself.
 
 # %%
 section("10.9")
@@ -339,7 +339,7 @@ print(f"{len(wrong)} different texts of {len(labels):,} messages are answered wr
 for text, p in sorted(wrong.items(), key=lambda item: min(item[1], 1 - item[1]))[:4]:
     ids = encode([text], tokenizer, 256)[0]
     print(f"\n{'ham' if p >= 0.5 else 'spam'} taken for {'spam' if p >= 0.5 else 'ham'} ({max(p, 1 - p):.1%})")
-    for way, function in (("slope", gradient_times_input), ("left out", leave_one_out)):
+    for way, function in (("gradient", gradient_times_input), ("left out", leave_one_out)):
         shown = marked(ids, function(base, ids), tokenizer)
         print(*textwrap.wrap(f"{way:9}{shown}", 116, subsequent_indent=" " * 9), sep="\n")
 
