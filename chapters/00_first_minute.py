@@ -8,36 +8,48 @@ have taught it to tell spam from other messages. You need a little Python.
 - Run: `python chapters/00_first_minute.py`. It needs no network.
 - Run: `python chapters/00_first_minute.py --text "Are you awake?"` asks about a message of your own too. The first
   time, this fetches 0.5 MB.
-- Time: --quick 3 s; full the same, on 2 CPU cores (AMD EPYC)
+- Time: --quick 6 s; full the same, on 2 CPU cores (AMD EPYC)
 - Source: Radford et al. 2018, section 3.2 (a language model becomes a classifier); Hu et al. 2021 (LoRA)
 """
 
 # %%
 from book import section, start
 
-args = start(__doc__, {}, {}, "--text")
+args = start(__doc__, {}, {}, "--text")    # reads the command line; you need not read this cell
 
 # %% [markdown]
+# A **language model** is a program that reads the beginning of a text and says what could come next. **GPT-2** is one
+# that OpenAI published in 2019. Any model that is built after its plan is called a GPT-2 too, and ours is a small one.
+#
 # How does a program that continues texts become a program that sorts them? This picture has all the steps. You will
 # run each of them in a moment, on eight text messages. You need not understand everything now: each step has a chapter
 # of its own, and the end of this one says which.
 #
-# ![A message becomes ids; the ids go through GPT-2, whose weights are frozen, with thin LoRA matrices beside them; a
-# head gives a score to ham and to spam; the loss sends gradients back to the LoRA matrices and the head
+# ![A message becomes ids; the ids go through GPT-2, whose blocks are frozen, with thin LoRA matrices beside them; a
+# head gives a score to spam and to ham; loss, gradients and a step lead back to the LoRA matrices and the head
 # only.](diagrams/road.svg)
 #
-# *Grey does not change. Only the head and the thin matrices learn.*
+# *Frozen parts do not change. The loss says how wrong an answer was, and the gradients say in which direction each
+# number has to move.*
 #
-# In every chapter, `predict()` prints a number that was worked out beforehand beside the one that was measured, and it
-# stops the chapter if they differ. In the file, a line that starts with `#>` is what the line above it printed.
+# In every chapter, `predict()` prints a number that we worked out on paper, and beside it the number that the program
+# measured. If they differ, the chapter stops. In the file, a line that starts with `#>` is what the line above it
+# printed.
 #
 # ## 0.1 A message is a row of numbers
 #
-# **Spam** is advertising that nobody asked for. Every other message is called **ham**. Here are four of each.
+# **Spam** is a message that nobody asked for and that wants your money. Every other message is called **ham**. Here are
+# four of each.
 #
 # GPT-2 does not read letters. Its **tokenizer** cuts a text into words and pieces of words, which are called
-# **tokens**. Each token has a number, its **id**. For example, " free" with the space before it is 1479. We have
-# written the ids out, so that this chapter needs no file from elsewhere.
+# **tokens**. Each token has a number, its **id**. Here is the beginning of the second message:
+#
+#     token   UR     G    ENT    !    " Your"   " number"   " was"
+#     id      4261   38   3525   0    3406      1271        373
+#
+# GPT-2 has no token for the whole word *URGENT* in capitals, so it uses three. A token keeps the space in front of it.
+# Chapter 1 shows where the tokens come from. We have written the ids out, so that this chapter needs no file from
+# elsewhere.
 
 # %%
 section("0.1")
@@ -69,14 +81,11 @@ for label, text, ids in MESSAGES:
     print(f"{label:4} {len(ids)} tokens: {text}")
 
 # %% [markdown]
-# Look at the second row of numbers. *URGENT* took three ids, 4261, 38 and 3525, because GPT-2 has no token for the
-# whole word in capitals. Chapter 1 learns such pieces from a text.
-#
 # ## 0.2 A model that has already read a lot
 #
-# A **language model** gives every token a probability of coming next. This one is called mini. It is a small GPT-2 that
-# this project trained on Wikipedia and on newsgroups, and it has 7,259,008 numbers, its **parameters**, which
-# training has set. (OpenAI's smallest GPT-2 has 124 million.)
+# Our model is called mini. This project trained it on articles of Wikipedia and on posts in newsgroups, the discussion
+# boards of the 1990s. Training has set its 7,259,008 numbers, which are called **parameters**. (OpenAI's smallest
+# GPT-2 has 124 million.)
 
 # %%
 section("0.2")
@@ -86,17 +95,22 @@ from gpt.lora import count_parameters
 from gpt.weights import load_gpt2
 
 model = load_gpt2("mini")
-predict("mini's parameters", 7_259_008, count_parameters(model)[1])
-#> mini's parameters: predicted 7,259,008, measured 7,259,008
+trainable, total = count_parameters(model)
+predict("mini's parameters (chapter 3 counts them on paper)", 7_259_008, total)
+#> mini's parameters (chapter 3 counts them on paper): predicted 7,259,008, measured 7,259,008
 
 # %% [markdown]
-# How can we see that it has learned English? We ask it to predict each token of a message from the ones before. Let $p$
-# be the probability that it gave to the token that really came. Then $-\ln p$ says how wrong the model was. It is 0 for
-# a sure and right prediction, and it grows as $p$ gets smaller. The mean over all tokens is called the **cross-entropy
-# loss**, and its unit is **nats per token**. A model that knows nothing gives each of the 50,257 tokens the same
-# probability, so its loss is $\ln 50257 = 10.8$.
+# For the beginning of a text, mini gives each of the 50,257 tokens a probability of being the next one. Draw a token
+# from these probabilities, append it, and ask again: that is how a language model writes.
 #
-# **Before you run the cell: what happens to the loss if we turn the order of the tokens around?**
+# How can we see that it has learned English? We take a message and let it predict each token from the ones before. Let
+# $p$ be the probability that it gave to the token that really came. Then $-\ln p$ says how wrong the model was. It is 0
+# for a sure and right prediction, and it grows as $p$ gets smaller. The mean over all tokens is called the
+# **cross-entropy loss**. Its unit is **nats per token** (nats, because the logarithm is the natural one). A model that
+# knows nothing gives each token the same probability, so its loss is $\ln 50257 = 10.8$.
+#
+# The first token has to be predicted from something too. So we put `END_OF_TEXT` in front, a token that separates two
+# texts. **Before you run the cell: what happens to the loss if we reverse the order of the tokens?**
 
 # %%
 import torch
@@ -104,27 +118,31 @@ import torch
 from gpt.losses import next_token_loss
 from gpt.tokenizer import END_OF_TEXT
 
-_, text, ids = MESSAGES[4]
-with torch.no_grad():
-    forwards = next_token_loss(model, torch.tensor([[END_OF_TEXT, *ids]]))
-    backwards = next_token_loss(model, torch.tensor([[END_OF_TEXT, *ids[::-1]]]))
-print(f"{text!r}: {forwards:.1f} nats per token; backwards {backwards:.1f}")
-assert forwards < backwards - 1, "mini should find English easier than its reverse"
+def loss_of(ids):
+    with torch.no_grad():    # we only ask: torch need not prepare to train
+        return next_token_loss(model, torch.tensor([[END_OF_TEXT, *ids]])).item()
+
+# %%
+for _, text, ids in MESSAGES[4:6]:
+    forwards, backwards = loss_of(ids), loss_of(ids[::-1])
+    print(f"{forwards:.1f} nats per token, backwards {backwards:.1f}: {text}")
+    assert forwards < backwards - 1, "mini should find English easier than its reverse"
 
 # %% [markdown]
-# The words are the same, but backwards the model predicts them much worse. So it knows more than which words are
-# frequent: it knows something about their order. We would like to use that knowledge for a task that it was never
-# trained for.
-#
-# (`END_OF_TEXT` is a token that separates two texts. We put it in front because a text begins where another one ended.)
+# A loss of 5.7 means that the right token got a probability of about $e^{-5.7} = 1/300$, not $1/50257$. Backwards the
+# words are the same, and yet mini predicts them much worse. So it knows more than which words are frequent: it knows
+# something about their order. We would like to use that knowledge for a task that it was never trained for.
 #
 # ## 0.3 A new head, and LoRA
 #
-# The last part of a language model is its **head**. It turns what the model knows about a text into 50,257 scores, one
-# for each possible next token. We need only two scores, one for ham and one for spam, so we swap the head.
+# mini ends up with 128 numbers for each token of a text. The last part of the model, its **head**, turns them into
+# 50,257 scores, one for each possible next token. We need only two scores, one for ham and one for spam, so we swap the
+# head. And we read the two scores at the last token of a message, because only there has the model read all of it.
 #
-# What about the other seven million numbers? We **freeze** them: training may not change them. Instead, thin matrices
-# beside them will learn a small correction. This method is called **LoRA**, and chapter 6 builds it by hand.
+# What about the other seven million numbers? We **freeze** them: training may not change them. Instead we use **LoRA**.
+# Beside each weight matrix $W$ in the model's blocks stand two thin matrices, $A$ and $B$. Their product $A B$ is as
+# large as $W$ and is added to it, and only $A$ and $B$ learn. So the model keeps what it knows, and few numbers have to
+# be trained. Chapter 6 builds this by hand.
 
 # %%
 section("0.3")
@@ -132,72 +150,78 @@ from gpt.classify import swap_head
 from gpt.lora import replace_linear_with_lora
 
 model.requires_grad_(False)    # freeze everything
-swap_head(model, 2)            # the new head trains
-generator = torch.Generator().manual_seed(args.seed)
+swap_head(model, 2)            # the new head is not frozen
+generator = torch.Generator().manual_seed(args.seed)    # draws the A's
 replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
 
 # %% [markdown]
-# How many numbers train now? mini consists of 4 **blocks**. With $C = 128$ numbers for each token, a block has four
-# weight matrices of $C \times C$ and two of $C \times 4C$. LoRA puts $r \cdot (in + out)$ numbers beside each, and our
-# $r$ is 16:
+# How many numbers will be trained? If $W$ has `in` rows and `out` columns, then $A$ is $in \times r$ and $B$ is
+# $r \times out$, which makes $r \cdot (in + out)$ numbers. Our rank $r$ is 16. mini has 4 blocks. With $C = 128$, each
+# has four matrices of $C \times C$ and two of $C \times 4C$:
 #
 # $$4 \cdot r (C + C) + 2 \cdot r (C + 4C) = 8 r C + 10 r C = 18 r C$$
 #
-# The head has $2 C$ weights and 2 biases. **What is the sum?**
+# The head has $2 C$ weights and 2 more numbers that it adds.
 
 # %%
 C, BLOCKS, r = 128, 4, 16
 numbers = BLOCKS * 18 * r * C + 2 * C + 2
-predict("numbers that train", numbers, count_parameters(model)[0])
-#> numbers that train: predicted 147,714, measured 147,714
+trainable, total = count_parameters(model)
+predict("numbers that will be trained", numbers, trainable)
+#> numbers that will be trained: predicted 147,714, measured 147,714
 
 # %% [markdown]
 # That is 2 % of the model.
 #
 # ## 0.4 Train
 #
-# The messages have different lengths, but a tensor is a rectangle. `pad` fills the short ones up on the right.
-# `lengths` remembers how many ids of each row are real, so that nothing reads the filling. In `labels`, 1 is spam.
+# The messages have different lengths, but a tensor is a rectangle. `pad` fills the short ones up on the right, which is
+# called **padding**. `lengths` remembers how many ids of each row are real, so that the head reads the last real one.
+# In `labels`, 1 is spam.
 
 # %%
 section("0.4")
 from gpt.batches import pad
 
-ids, lengths = pad([ids for _, _, ids in MESSAGES])            # (8, 22), (8,)
-labels = torch.tensor([label == "spam" for label, _, _ in MESSAGES]).long()
-print("a rectangle of ids:", tuple(ids.shape), "  labels:", labels.tolist())
+padded, lengths = pad([ids for _, _, ids in MESSAGES])    # (8, 22), (8,)
+labels = torch.tensor([int(label == "spam") for label, _, _ in MESSAGES])
+print("a rectangle of ids:", tuple(padded.shape), "  labels:", labels.tolist())
 #> a rectangle of ids: (8, 22)   labels: [1, 1, 1, 1, 0, 0, 0, 0]
 
 # %% [markdown]
-# Before we train: how wrong is the model now? The new head starts at zero. So both scores are 0, and each class gets
-# the probability 1/2. **What is $-\ln \frac{1}{2}$?**
+# Before we train: how wrong is the model now? The new head starts with zeros, so that it has no opinion, and both
+# scores are 0. Two equal scores become two equal probabilities, 1/2 and 1/2. **What is $-\ln \frac{1}{2}$?**
 
 # %%
 from gpt.classify import class_logits
 from gpt.losses import class_loss
 
-loss = class_loss(class_logits(model, ids, lengths), labels)
+loss = class_loss(class_logits(model, padded, lengths), labels)
 predict("first loss, nats per message (ln 2)", 0.6931, loss.item(), 1e-3)
 #> first loss, nats per message (ln 2): predicted 0.6931, measured 0.6931
 
 # %% [markdown]
-# All of deep learning turns around one loop, and here it is. Twenty times it guesses, measures how wrong it was, and
-# moves every number a little in the direction that makes it less wrong.
+# Nearly all of deep learning is one loop, and here it is. Twenty times it guesses, measures how wrong it was, and moves
+# every number that is not frozen a little, in the direction that makes it less wrong.
 #
-# ![The training loop: guess, loss, gradients, step, and again](diagrams/training_loop.svg)
+# ![A circle of four: guess with class_logits, loss with class_loss, gradients with loss.backward(), step with
+# optimizer.step(), and again.](diagrams/training_loop.svg)
 #
 # *One turn of the loop is called a training step.*
 
 # %%
-trained = [p for p in model.parameters() if p.requires_grad]
-optimizer = torch.optim.AdamW(trained, lr=1e-3)
-for step in range(20):
-    scores = class_logits(model, ids, lengths)    # (8, 2)
-    loss = class_loss(scores, labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-print(f"after 20 steps: {loss.item():.4f} nats per message")
+def train(model):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    for step in range(20):
+        scores = class_logits(model, padded, lengths)    # (8, 2)
+        loss = class_loss(scores, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+print(f"after 20 steps: {train(model):.4f} nats per message")
 
 # %% [markdown]
 # Line by line:
@@ -208,15 +232,14 @@ print(f"after 20 steps: {loss.item():.4f} nats per message")
 #   **logits**.
 # - `loss = ...` turns the scores into probabilities, takes $-\ln$ of the probability of the right class, and averages
 #   over the eight messages.
-# - `zero_grad()` deletes what the step before has left in the **gradients**.
-# - `loss.backward()` computes the gradients. For every number that trains, the gradient says how the loss would change
-#   if this number grew a little.
+# - `loss.backward()` computes the **gradients**. For every number that is trained, the gradient says how the loss would
+#   change if this number grew a little. `zero_grad()`, the line before, deletes the gradients of the last step.
 # - `optimizer.step()` moves every number against its gradient, so that the loss falls.
 #
-# Did it work? We count how many of the eight messages have the higher score at the right class.
+# Did it work? We count how many of the eight messages have the higher score for the right class.
 
 # %%
-guesses = class_logits(model, ids, lengths).argmax(dim=1)    # (8,)
+guesses = class_logits(model, padded, lengths).argmax(dim=1)    # (8,)
 predict("right, of eight", 8, (guesses == labels).sum().item())
 #> right, of eight: predicted 8, measured 8
 
@@ -231,32 +254,77 @@ predict("right, of eight", 8, (guesses == labels).sum().item())
 # %%
 section("0.5")
 NEW = [
-    ("Win a free holiday: text SUN to 80082 now!",
-     [16643, 257, 1479, 9912, 25, 2420, 35329, 284, 10460, 6469, 783, 0]),
+    ("Win a free holiday: text SUN to 61234 now!",
+     [16643, 257, 1479, 9912, 25, 2420, 35329, 284, 718, 1065, 2682, 783, 0]),
     ("The train is stuck again, so I will be late. Do start without me, I can eat when I get home.",
      [464, 4512, 318, 7819, 757, 11, 523, 314, 481, 307, 2739, 13, 2141, 923, 1231, 502, 11, 314, 460, 4483,
       618, 314, 651, 1363, 13]),
 ]
+
+# %% [markdown]
+# With `--text`, your own message is the third. An empty one has no token, so it gets `END_OF_TEXT`.
+
+# %%
 if args.text is not None:
     from gpt.tokenizer import gpt2_tokenizer
     own = gpt2_tokenizer().encode_ordinary(args.text)
-    NEW.append((args.text, own or [END_OF_TEXT]))
+    NEW.append((args.text, own[:256] or [END_OF_TEXT]))    # mini reads 256 tokens
+
+# %% [markdown]
+# `softmax` makes probabilities of the scores. For each message we print the class with the higher one:
 
 # %%
-ids, lengths = pad([ids[:256] for _, ids in NEW])    # mini reads 256 tokens at most
-model.eval()
-with torch.no_grad():
-    probabilities = class_logits(model, ids, lengths).softmax(dim=1)    # (2, 2)
-answers = ["spam" if p > 0.5 else "ham" for p in probabilities[:, 1]]
-for answer, p, (text, _) in zip(answers, probabilities.amax(dim=1), NEW):
+def answers(model):
+    """For each message in NEW, the more probable class and its probability."""
+    with torch.no_grad():
+        scores = class_logits(model, *pad([ids for _, ids in NEW]))    # (2, 2)
+    probabilities, classes = scores.softmax(dim=1).max(dim=1)          # (2,), (2,)
+    return [("ham", "spam")[k] for k in classes], probabilities.tolist()
+
+# %%
+for answer, p, (text, _) in zip(*answers(model), NEW):
     print(f"{answer:4} ({p:.1%}) {text}")
-
-# %%
-predict("the two answers", ["spam", "ham"], answers[:2])
+predict("the two answers", ["spam", "ham"], answers(model)[0][:2])
 #> the two answers: predicted ['spam', 'ham'], measured ['spam', 'ham']
 
 # %% [markdown]
-# Both are right. With two messages, that could be luck. Chapter 6 trains on 1,045 messages and tests on 300 others.
+# Both are right. With two messages, that could be luck.
+#
+# ## 0.6 Was it luck, and did the reading help?
+#
+# Two questions are open. Would it work again with other random numbers in the $A$'s? And did it help that mini has read
+# Wikipedia, or could a model that has read nothing do the same? We do everything once more, five times with mini and
+# five times with a model of the same shape whose numbers are random. **How often are both answers right?**
+
+# %%
+section("0.6")
+from gpt.config import GPT2_SIZES
+from gpt.model import GPTModel
+
+def untrained(seed):
+    return GPTModel(GPT2_SIZES["mini"], torch.Generator().manual_seed(seed))
+
+def both_right(model, seed):
+    model.requires_grad_(False)
+    swap_head(model, 2)
+    generator = torch.Generator().manual_seed(seed)
+    replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
+    train(model)
+    return answers(model)[0][:2] == ["spam", "ham"]
+
+# %%
+seeds = range(args.seed, args.seed + 5)
+mini = sum(both_right(load_gpt2("mini"), seed) for seed in seeds)
+nothing_read = sum(both_right(untrained(seed), seed) for seed in seeds)
+print(f"both right: mini {mini} of 5 times, a model that has read nothing {nothing_read} of 5")
+
+# %% [markdown]
+# A single run can be luck: when this was written, the model that has read nothing had both right in two runs of five.
+# mini had them right in all five. This is what **pretraining** buys: eight examples are enough, because the model
+# brings along what it knows.
+#
+# Two messages are still a poor test. Chapter 6 trains on 1,045 messages and tests on 300 others, and chapter 10 asks
+# how far such a number can be trusted.
 #
 # ## What you have now
 #
@@ -265,7 +333,7 @@ predict("the two answers", ["spam", "ham"], answers[:2])
 # 1. A tokenizer turned eight messages into rows of ids.
 # 2. A pretrained language model read them. What it knows about English sits in 7 million frozen numbers.
 # 3. A new head gave two scores per message, and thin LoRA matrices gave the model room to adapt.
-# 4. A loop of five lines trained the 2 % of the numbers that are not frozen.
+# 4. A loop of five lines trained the numbers that are not frozen, 2 % of all.
 # 5. The filter answered two messages that it had never seen.
 #
 # Each step is explained in a chapter:
@@ -280,7 +348,7 @@ predict("the two answers", ["spam", "ham"], answers[:2])
 # | 0.3 LoRA | [chapter 6](06_lora_spam.py) | gpt/lora.py |
 # | 0.4 padding | [chapter 5](05_spam_classifier.py) | gpt/batches.py |
 # | 0.4 the training loop | [chapter 4](04_weights.py) | gpt/train.py |
-# | 0.5 how good the answers are | [chapter 5](05_spam_classifier.py) | gpt/evaluate/metrics.py |
+# | 0.5, 0.6 how good the answers are | [chapter 5](05_spam_classifier.py) | gpt/evaluate/metrics.py |
 #
 # ## Break it
 #
@@ -288,19 +356,18 @@ predict("the two answers", ["spam", "ham"], answers[:2])
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: 6,613,634 numbers train |
+# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: 6,613,634 numbers would be trained |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
 # | 0.4 | leave out `optimizer.step()` | the loss stays 0.6931, and 0.4 stops: 4 of 8 are right |
-# | 0.4, in the loop | `class_logits(model, ids)` | 0.4 stops: 4 of 8, because it learned to read the filling |
+# | 0.4, in `train` | `class_logits(model, padded)` | 0.4 stops: 4 of 8, because it has learned to read the padding |
 # | 0.4 | `lr=1e-1` | 0.4 stops: 4 of 8 are right, because each step jumps too far |
-# | 0.4 | leave out `optimizer.zero_grad()` | no harm here: AdamW divides the sum by its own size |
-# | 0.2 | `GPTModel(GPT2_SIZES["mini"])` for `load_gpt2("mini")` | 0.2 stops: this model knows nothing |
 #
 # ## Try it
 #
-#     python chapters/00_first_minute.py --text "WINNER!! Claim your prize"
-#     python chapters/00_first_minute.py --seed 1        # do the answers depend on luck?
-#     python chapters/01_tokens.py                       # where the numbers come from
+#     python chapters/00_first_minute.py --text "Are you awake?"
+#     python chapters/00_first_minute.py --text "WINNER!! Claim your prize"    # still ham: eight are not enough
+#     python chapters/00_first_minute.py --seed 1                              # other random numbers in the A's
+#     python chapters/01_tokens.py                                             # where the numbers come from
 #
 # ## Further reading
 #

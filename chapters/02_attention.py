@@ -7,7 +7,7 @@ twenty lines, and test that no token sees the future. You need chapter 1, matrix
 uses the variance and a derivative.
 
 - Run: `python chapters/02_attention.py`
-- Time: --quick 13 s; full 43 s, on 1 CPU core (AMD EPYC), the data there already; --device is not used
+- Time: --quick 14 s; full 36 s, of one CPU core (AMD EPYC), the data there already; --device is not used
 - Source: Vaswani et al. 2017, section 3.2; Michel et al. 2019 (taking heads away)
 """
 
@@ -298,7 +298,7 @@ predict("outputs", [25, 10, 20, 30], outputs.flatten().round().int().tolist())
 # *river*, *bank* and *flooded* get the value of the token before them. There is nothing before *the*. All of its scores
 # are 0, so it gets the plain average, 25.
 #
-# Here queries, keys and values are all made from the same text. That is called **self-attention**.
+# Here queries, keys and values all come from the same text. That is called **self-attention**.
 #
 # <details><summary>Question: which matrix would you change to make each token read the token <i>after</i> it?</summary>
 #
@@ -400,8 +400,7 @@ print(f"divided by its own sum: {(row / row.sum()).tolist()}")
 
 # %% [markdown]
 # Dividing each row by its own sum would repair this on paper. In floating point it can fail, as the last line shows:
-# next to a score of 200, softmax rounds the past to 0, and 0 / 0 is `nan`, not a number. So we mask **before** the
-# softmax.
+# next to a score of 200 softmax rounds the past to 0, and 0 / 0 is `nan`. So we mask **before** the softmax.
 #
 # ## 2.6 Why divide by the square root of D?
 #
@@ -432,7 +431,7 @@ for D in (4, 64, 1024):
 
 # %% [markdown]
 # What does softmax make of large scores? We let each of 1,000 queries look at 16 keys of its own, and take its largest
-# weight: once from the scores as they are, once from the scores divided by $\sqrt{D}$.
+# weight, from the scores as they are and from the scores divided by $\sqrt{D}$.
 
 # %%
 def weights_on_16_keys(D):
@@ -691,7 +690,7 @@ for H in (1, 2, 12):
 
 # %% [markdown]
 # **Your turn.** `python tests/exercises.py start E2.3` takes the body out of `MultiHeadAttention.forward`. Begin with
-# your own `forward` from above.
+# your own `forward`.
 #
 # ## 2.9 No token sees the future: a test
 #
@@ -709,8 +708,8 @@ for name, attention in (("TinyAttention", tiny), ("the library's", module)):
 #> largest change before the last token: predicted 0, measured 0
 
 # %% [markdown]
-# Not nearly 0, but exactly 0. The last token had a weight of exactly 0, and 0 times any number is 0. Its own output has
-# changed, as it should.
+# Exactly 0, because the last token had a weight of exactly 0, and 0 times any number is 0. Its own output has changed,
+# as it should.
 #
 # Second test: cut the last token off. The others should not miss it. (This also finds code that leaks the length of the
 # text. We ask for agreement up to rounding, because torch may add tensors of another shape in another order.)
@@ -787,15 +786,18 @@ print(f"weights (blocks, heads, T, T) = {tuple(weights.shape)}")
 #> weights (blocks, heads, T, T) = (4, 4, 14, 14)
 
 # %% [markdown]
-# Did mini really use these weights? If so, times the values and mixed by `out_proj`, they make the output of its
-# attention. We check block 0.
+# Did mini really use these weights? If so, multiplied by the values and mixed by `out_proj`, they give what each
+# block's attention gives.
 
 # %%
-att = mini.trf_blocks[0].att
-normed = mini.trf_blocks[0].norm1(mini.embed(ids))                       # (1, T, C)
-value = att.split_heads(att.W_value(normed))                             # (1, H, T, D)
-side_by_side = (weights[0] @ value).transpose(1, 2).flatten(2)           # (1, T, C)
-agree("our weights, and block 0", att.out_proj(side_by_side), att(normed), 1e-4)
+x = mini.embed(ids)    # (1, T, C)
+for b, block in enumerate(mini.trf_blocks):
+    normed = block.norm1(x)
+    value = block.att.split_heads(block.att.W_value(normed))          # (1, H, T, D)
+    side_by_side = (weights[b] @ value).transpose(1, 2).flatten(2)    # (1, T, C)
+    by_weights = block.att.out_proj(side_by_side)
+    agree(f"our weights, and block {b}", by_weights, block.att(normed), 1e-4)
+    x = block(x)
 
 # %% [markdown]
 # Of sixteen heads, here are two whose habit is easy to see. Blocks and heads are counted from 0.
@@ -967,6 +969,7 @@ print("clearest habit: block {}, head {}".format(*clearest))
 print("most needed:    block {}, head {}".format(*needed))
 #> clearest habit: block 2, head 2
 #> most needed:    block 1, head 2
+assert clearest != needed, "the head with the clearest habit is the most needed one"
 
 # %%
 titles = []

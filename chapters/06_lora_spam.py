@@ -2,359 +2,1262 @@
 """
 # 6  LoRA: fine-tune with two per cent of the parameters
 
-After this chapter you can write LoRA by hand, predict how many numbers it trains, fine-tune a spam filter with it,
-and carry the result away as one small file. You need: chapters 3 and 5.
+After this chapter you can write LoRA by hand, predict how many numbers it trains, fine-tune a spam filter with it, and
+carry the result away as one small file. You need chapters 3 and 5.
 
 - Run: python chapters/06_lora_spam.py
-- Time: --quick 5 s; full 8 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
-      cores (AMD EPYC), data there already
-- Source: Hu et al. 2021, sections 4.1 and 7.2; Raschka 2024, appendix E, for --recipe blog
+- Time: --quick 6 s; full 9 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
+  cores (AMD EPYC), the data there already
+- Source: Hu et al. 2021, sections 4.1 and 7.2
 """
 
 # %%
-import statistics
-import sys
-
 import torch
-from book import (answer, figure, load_weights, peak_memory, predict, repeat, report, run_folder, section, show,
-                  start)
-from torch.utils.data import DataLoader
+from book import load_weights, section, start
 
-from gpt.adapters import load_adapter, save_adapter
-from gpt.batches import LABELS, BatchesByLength, SeededLoader, padding_share
-from gpt.checkpoint import Checkpoint
-from gpt.classify import calc_accuracy_loader, calc_loss_loader, classifier_loss, classify, predict_logits, swap_head
-from gpt.config import GPT2_SIZES
-from gpt.cost.precision import hold, loss_scaler
-from gpt.download import fetch
-from gpt.evaluate.baselines import baseline_table
-from gpt.evaluate.metrics import classification_report, format_report, wilson_interval
-from gpt.lora import (
-    LinearWithLoRA, LoRAFunction, LoRALayer, count_parameters, merge_lora, replace_linear_with_lora, trainable_report,
-    unmerge_lora,
-)
-from gpt.losses import class_loss
-from gpt.plots import plot_accuracies, plot_values
-from gpt.spam import SpamDataset, create_balanced_dataset, random_split, read_sms, split_without_leaks
-from gpt.tokenizer import gpt2_tokenizer
-from gpt.train import train, warmup_then_cosine
-from gpt.weights import blank
-
-QUICK, FULL = dict(epochs=1), {}
-RECIPES = {    # the default's settings had the lowest validation loss on mini, mean of seeds 123, 1 and 2
-    "default": dict(epochs=3, learning_rate=5e-4, warmup=20, weight_decay=0.0, scale="alpha/r", init=None),
-    "blog": dict(epochs=6, learning_rate=5e-5, warmup=None, weight_decay=0.1, scale="alpha", init="blog"),
-}
-PUBLISHED = {"train": 1.0, "validation": 0.9664, "test": 0.98}    # Raschka 2024, appendix E, 6 epochs of 124M
-args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--compile", "--recipe", "--epochs",
-             "--resume", "--text", "--adapter", "--seeds")
-recipe, RANK, ALPHA, BATCH_SIZE, names = RECIPES[args.recipe], 16, 16, 8, list(LABELS)
-epochs = args.epochs or recipe["epochs"]
-CONTEXT = 256    # tokens that mini can read; of 5,574 messages one has 257, and loses the last
-tokenizer = gpt2_tokenizer()
-
-if args.text is not None:    # not a lesson, only an answer
-    answer(args, tokenizer)
-    sys.exit()
-if args.seeds:    # the same once for each seed: how much is luck? (chapter 10)
-    condition, method = {"default": ("balanced", "LoRA, r = 16"), "blog": ("blog", "the blog's LoRA")}[args.recipe]
-    repeat(args, condition, {method: args.epochs})
-    sys.exit()
+QUICK, FULL = dict(epochs=1), dict(epochs=3)
+args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--compile",
+             "--epochs", "--resume")
+RANK, ALPHA = 16, 16    # of the LoRA that section 6.8 trains
 
 # %% [markdown]
-# ## 6.1 A simple change needs few numbers
+# ## 6.0 Why would anyone want LoRA?
 #
-# Fine-tuning moves a weight matrix W by some dW. Suppose that dW has rank 1: each of its rows is a multiple of one row.
-# Then a column times a row says all of it: here 4 + 4 numbers in place of 16. No real dW has a low rank. But of what
-# training everything in chapter 5 adds to mini, 16 of 128 directions hold 88 to 97 % of the squares in the attention
-# matrices and 68 to 94 % in the feed-forward ones (seeds 123, 1, 2). LoRA, low-rank adaptation, trains thin matrices.
+# In chapter 5 you fine-tuned a whole language model into a spam filter. Suppose that your next task is to sort
+# complaints, and the one after it to recognise topics. Doing the same each time costs you two things.
+#
+# **Memory while you train.** Each parameter that trains with Adam needs four numbers: the weight itself, its gradient,
+# and two running averages, of the gradient and of its square, which are called **moments**. In float32 that makes 16
+# bytes. A weight that does not train is called **frozen**. It takes 4 bytes.
+#
+# **Disk afterwards.** Every task leaves you with a changed copy of the whole model.
+#
+# **LoRA**, short for *low-rank adaptation*, leaves the pretrained model as it is and trains a small addition. Here is
+# the bill for GPT-2 with 124 million parameters. The addition has 2,655,746; section 6.6 derives that.
+
+# %%
+section("6.0")
+model_numbers, lora_numbers = 124_439_808, 2_655_746
+everything = 16 * model_numbers
+with_lora = 4 * model_numbers + 16 * lora_numbers
+print(f"memory, training everything  {everything / 1e9:5.2f} GB")
+print(f"memory, training a LoRA      {with_lora / 1e9:5.2f} GB")
+print(f"file per task, everything    {4 * model_numbers / 1e6:5.0f} MB")
+print(f"file per task, LoRA          {4 * lora_numbers / 1e6:5.0f} MB")
+#> memory, training everything   1.99 GB
+#> memory, training a LoRA       0.54 GB
+#> file per task, everything      498 MB
+#> file per task, LoRA             11 MB
+
+# %% [markdown]
+# For ten tasks you keep 5 GB of files if you train everything. With LoRA you keep one base model of 0.5 GB and ten
+# files of 11 MB. (What the forward pass needs comes on top in both cases. Chapter 7 counts it.)
+#
+# ![The input goes through the large frozen matrix W and, beside it, through the thin matrices A and B; the two
+# results are added.](diagrams/lora_beside_w.svg)
+#
+# *The whole idea. W is frozen, A and B are trained. r is a small number, such as 16; 6.3 explains the factor α / r.*
+
+# %% [markdown]
+# ## 6.1 A change of low rank needs few numbers
+#
+# A linear layer multiplies its input, a row $x$ of `in` numbers, by a weight matrix $W$ with `in` rows and `out`
+# columns: $y = x W$. (`nn.Linear` stores the transpose of $W$.) Fine-tuning turns $W$ into a slightly different matrix,
+# $W + dW$. The change $dW$ has as many numbers as $W$. Could we describe it with fewer?
+#
+# We can if its rows resemble each other. Take a change in which every row is a multiple of one single row:
 
 # %%
 section("6.1")
-A = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])    # (in, r) = (4, 1)
-B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # (r, out) = (1, 4)
-dW = A @ B                                         # (in, out) = (4, 4)
+A = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])    # a column: (4, 1)
+B = torch.tensor([[0.5, 0.0, 1.0, -0.5]])          # a row: (1, 4)
+dW = A @ B                                         # (4, 4)
 print(dW)
-predict("rank of dW", 1, int(torch.linalg.matrix_rank(dW)))
+
+# %% [markdown]
+# `B` is the one row. `A` says how much of it each row of `dW` gets: once, twice, not at all, and minus once. So 4 + 4 =
+# 8 numbers say as much as 16 do.
+#
+# The smallest number of rows from which you can build all rows of a matrix, by multiplying and adding, is its **rank**
+# $r$. **What will PyTorch say here?**
+
+# %%
+from book import predict
+
+predict("rank of dW", 1, torch.linalg.matrix_rank(dW).item())
 #> rank of dW: predicted 1, measured 1
 
 # %% [markdown]
-# dW need not be formed at all: x (A B) and (x A) B are the same, and the second makes x thin first.
+# For a change of rank 2, `B` has two rows, and `A` has two columns, which say how much of each to take. In general `A`
+# has the shape $(in, r)$ and `B` the shape $(r, out)$. Together they hold $r \cdot (in + out)$ numbers, and $dW$ holds
+# $in \cdot out$. GPT-2's attention matrices are $768 \times 768$:
 
 # %%
-x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
-predict("(x A) B", (x @ dW).tolist(), ((x @ A) @ B).tolist())
+for r in (1, 4, 16):
+    print(f"rank {r:2}: {r * (768 + 768):6,} numbers in place of {768 * 768:,}")
+#> rank 16: 24,576 numbers in place of 589,824
+
+# %% [markdown]
+# ### The large matrix is never built
+#
+# With the change, the layer computes $x (W + dW) = x W + x (A B)$. In a product of three matrices you may choose which
+# two to multiply first, so $x (A B)$ equals $(x A) B$:
+
+# %%
+x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])    # one token: (N, in) = (1, 4)
+print("x A:", (x @ A).tolist())
+predict("(x A) B", (x @ (A @ B)).tolist(), ((x @ A) @ B).tolist())
+#> x A: [[2.0]]
 #> (x A) B: predicted [[1.0, 0.0, 2.0, -1.0]], measured [[1.0, 0.0, 2.0, -1.0]]
 
 # %% [markdown]
-# ## 6.2 The update starts as nothing
+# `x A` is one single number. All that the change knows about this token has to pass through it. In GPT-2 with rank 16,
+# 768 numbers go in, 16 come out of $A$, and $B$ makes 768 of them again. The $768 \times 768$ matrix $A B$ is never
+# formed.
 #
-# The gradient of A is multiplied by B and that of B by A: were both zero, neither would ever move. So A is drawn at
-# random and B is zero, and the model starts exactly as good as it was. A B is a sum of r products, so it would
-# grow with r. Dividing by r is meant to keep its size, so that one learning rate works for every r: the factor is
-# alpha / r. Here alpha = r, a factor of 1; the blog multiplies by alpha, 16.
+# This is LoRA: keep $W$ frozen, add a **correction** $x A B$ to the output of the layer, and train only $A$ and $B$.
+#
+# $$y = x W + x A B \qquad A: (in, r) \qquad B: (r, out)$$
+#
+# Does a task really need a change of so low a rank? Not exactly. LoRA is a bet that a change of low rank is *good
+# enough*. Hu et al. (table 6) tried ranks from 1 to 64 on query and value matrices of GPT-3. Rank 1 did as well as rank
+# 64: an accuracy of 73.4 against 73.5 % on one task, and of 91.3 against 91.4 % on another. Chapter 8 tries it on our
+# small GPT.
+
+# %% [markdown]
+# ## 6.2 Where should A and B start?
+#
+# Before the first training step we have to put *some* numbers into $A$ and $B$. Two things should be true of them:
+#
+# 1. **The model must not get worse.** If the correction is not zero at the start, we damage the pretrained model before
+#    we have taught it anything.
+# 2. **The correction must be able to learn.** Its gradient must not be zero.
+#
+# Should both matrices be zero, both random, or one of each? We try all three on a small problem: a frozen $8 \times 8$
+# matrix, and a change of rank 2 to be learned.
 
 # %%
 section("6.2")
-A, B = torch.empty(4, 1).uniform_(-0.5, 0.5), torch.zeros(1, 4)    # 0.5 is 1/sqrt(in)
-predict("x A B at the start", [[0.0] * 4], ((x @ A) @ B).abs().tolist())
-show(LoRALayer.forward)
-show(LinearWithLoRA.by_hand)
-linear = torch.nn.Linear(4, 4)
-with_lora = LinearWithLoRA(linear, rank=1, alpha=1)
-predict("a fresh LoRA changes the answer by", 0.0, (with_lora(x) - linear(x)).abs().max().item())
-#> a fresh LoRA changes the answer by: predicted 0, measured 0
+torch.manual_seed(123)
+W = torch.randn(8, 8)                         # (in, out): pretrained, frozen
+dW = torch.randn(8, 2) @ torch.randn(2, 8)    # the change to be learned
+x = torch.randn(64, 8)                        # (N, in): 64 examples
+target = x @ (W + dW)                         # (N, out): the right answers
 
 # %% [markdown]
-# With r = 2, alpha = 6 and B at 1/2 the answer moves by 3 x (A B), whether the correction stands beside W or is merged.
+# A start is a pair of matrices, here with $r = 2$. The random numbers are divided by $\sqrt{8}$, so that $x A$ is about
+# as large as $x$ (6.4 says why).
 
 # %%
-with_lora = LinearWithLoRA(linear, rank=2, alpha=6)
-with torch.no_grad():
-    A, B, plain = with_lora.lora.A, with_lora.lora.B.fill_(0.5), linear(x)
-    for how in ("beside", "merged"):
-        if how == "merged":
-            with_lora.merge()
-        moved = with_lora(x) - plain
-        predict(f"{how}: the answer moves by 3 x (A B)", True, torch.allclose(moved, 3 * (x @ A) @ B, atol=1e-6))
-#> merged: the answer moves by 3 x (A B): predicted True, measured True
+def drawn(*shape):
+    return torch.randn(shape) / 8**0.5
+
+starts = {
+    "both zero":        (torch.zeros(8, 2), torch.zeros(2, 8)),
+    "both random":      (drawn(8, 2), drawn(2, 8)),
+    "A random, B zero": (drawn(8, 2), torch.zeros(2, 8)),
+}
 
 # %% [markdown]
-# What runs is LoRAFunction: the same sum, with a backward pass written by us in place of autograd's. Its forward adds
-# the correction into the linear layer's own output (by_hand makes three tensors of that size) and keeps in ctx what
-# backward needs. backward gets g, the gradient of the loss with respect to the output, and returns one gradient for
-# each argument of forward. dx is the gradient for x. Of dA and dB we print how far they are from by_hand's.
-#     dx = g W + scale (g B^T) A^T        dA = scale x^T (g B^T)        dB = scale (x A)^T g
-
-# %%
-show(LoRAFunction.backward)
-with_lora.unmerge()
-gradients = []
-for form in (with_lora.by_hand, with_lora):
-    with_lora.zero_grad()
-    form(x).square().sum().backward()
-    gradients.append([A.grad.clone(), B.grad.clone()])
-print("dA and dB differ by", max((one - other).abs().max().item() for one, other in zip(*gradients)), "at the most")
-
-# %% [markdown]
-# ## 6.3 How many numbers is that?
+# ### Does the model get worse?
 #
-# A layer with `in` inputs and `out` outputs gets r (in + out) numbers. Counted on the shapes of the full-size model
-# ("meta" tensors have a shape and no numbers), first as the blog does it: LoRA on every linear layer, head included.
+# **Before you run the cell, say for each start whether the correction $x A B$ is zero.**
+
+# %%
+for name, (A, B) in starts.items():
+    change = (x @ A @ B).abs().max()
+    print(f"{name:18} changes an output by up to {change:.2f}")
+
+# %% [markdown]
+# Only *both random* changes the outputs, because a product is zero as soon as one of its factors is.
+#
+# In one layer that may look harmless. But GPT-2 has dozens of layers, one behind the other, and each passes on what the
+# ones before it have disturbed. Here are twelve. (Each is the Q of a QR decomposition, an orthogonal matrix, which
+# keeps lengths. A random correction is about half as large as one of them.) We compare the final outputs by their
+# **cosine similarity**: 1 is the same direction, 0 is no relation at all. **How much is left if every layer starts with
+# a random correction?**
+
+# %%
+layers = [torch.linalg.qr(torch.randn(8, 8)).Q for _ in range(12)]
+for name in ("both random", "A random, B zero"):
+    before, after = x, x
+    for layer in layers:
+        A = drawn(8, 2)
+        B = drawn(2, 8) if name == "both random" else torch.zeros(2, 8)
+        before = before @ layer
+        after = after @ (layer + A @ B)
+    similarity = torch.cosine_similarity(before, after).mean()
+    print(f"{name:18} similarity to the undisturbed output {similarity:.2f}")
+
+# %% [markdown]
+# With both random, the similarity is below one half before the first step.
+#
+# ### Can it learn?
+#
+# We need the gradients of a product $y = h B$, where $h$ is $(N, r)$. Let $g$, of shape $(N, out)$, be the gradient of
+# the loss $L$ with respect to $y$. One number of $y$ is $y_{nj} = \dots + h_{nk} B_{kj} + \dots$. So $B_{kj}$ acts on
+# column $j$ of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: its gradient is
+# $\sum_n h_{nk} \, g_{nj}$. For all of $B$ at once that is $h^T g$. In the same way the gradient of $h$ is $g B^T$.
+#
+# With $h = x A$ this is the gradient of $B$. For $A$ we use the rule once more, on the product $x A$. The gradient of
+# its result is $g B^T$, which takes the place of $g$:
+#
+# $$\frac{\partial L}{\partial B} = (x A)^T g \qquad\qquad \frac{\partial L}{\partial A} = x^T (g B^T)$$
+#
+# Our loss is the mean of the squared errors, so $g$ is twice the error, divided by the number of errors. Does autograd
+# agree?
+
+# %%
+def gradients(A, B):
+    y = x @ W + x @ A @ B
+    g = 2 * (y - target) / y.numel()             # (N, out)
+    return x.T @ (g @ B.T), (x @ A).T @ g        # of A (in, r), of B (r, out)
+
+# %%
+from book import agree
+
+A, B = (matrix.clone().requires_grad_() for matrix in starts["both random"])
+(x @ W + x @ A @ B - target).square().mean().backward()
+of_A, of_B = gradients(A.detach(), B.detach())
+agree("gradient of A", of_A, A.grad)
+agree("gradient of B", of_B, B.grad)
+
+# %% [markdown]
+# Look at the right-hand sides: **the gradient of $B$ contains $A$, and the gradient of $A$ contains $B$.** If both
+# matrices are zero, both gradients are zero. A step then changes nothing, and the model never learns anything.
+
+# %%
+for name, (A, B) in starts.items():
+    of_A, of_B = gradients(A, B)
+    print(f"{name:18} gradient of A {of_A.norm():.2f}   of B {of_B.norm():.2f}")
+
+# %% [markdown]
+# *A random, B zero* can learn: $B$ has a gradient at once. $A$ has none **yet**, because $B$ is still zero. The first
+# step moves $B$ alone, and from the second step on both move. Train all three and see:
+
+# %%
+def learn(A, B, steps=200):
+    A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([A, B], lr=0.05, weight_decay=0.0)
+    for _ in range(steps):
+        loss = (x @ W + x @ A @ B - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+# %%
+for name, (A, B) in starts.items():
+    print(f"{name:18} loss {learn(A, B, 1):5.2f} -> {learn(A, B):5.2f}")
+
+# %% [markdown]
+# *Both random* learns this one small layer, too. Its price shows only in a deep model, as above. So LoRA starts with
+# **$A$ random and $B$ zero**: the model begins exactly as good as it was, and it learns.
+#
+# ![Three starts side by side: both zero, both random, A random with B zero.](diagrams/lora_start.svg)
+#
+# *What each start does to the model at once, and whether it can learn. Only the third is good at both.*
+#
+# <details><summary>Question: would A zero and B random do as well?</summary>
+#
+# It can learn too, by the same argument. In practice $A$ random does slightly better: Hayou et al. 2024 found so on
+# average, probably because it bears larger learning rates.
+#
+# </details>
+
+# %% [markdown]
+# ## 6.3 The scale, alpha / r
+#
+# LoRA multiplies its correction by one more number, the **scale** alpha / r:
+#
+# $$y = x W + \frac{\alpha}{r} \, x A B$$
+#
+# You choose alpha. With r = 2 and alpha = 6, for example, the correction is multiplied by 3.
+#
+# Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms,
+# $(x a_k) b_k$. Take the first step of training, from $B = 0$. By 6.2 the gradient of $b_k$, for one token, is
+# $(x a_k) g$. Adam's first step moves each number by the learning rate $\eta$, against the sign of its gradient. So the
+# term becomes $(x a_k) \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is
+# $-\eta \, |x a_k| \, \text{sign}(g)$. The sign of $x a_k$ has dropped out: **all r terms pull in the same direction**,
+# and the move grows with r. (Terms of random signs would partly cancel. Their sum would grow with $\sqrt{r}$ only, as
+# in chapter 2.)
+#
+# Let us watch it, with one token and a random $A$. The output should move by $\eta$ times the sum of all $|x a_k|$.
 
 # %%
 section("6.3")
-C, LAYERS = 768, 12
-block = 4 * RANK * (C + C) + 2 * RANK * (C + 4 * C)    # query, key, value, out_proj; two feed-forward layers: 18 r C
-full_size = blank(GPT2_SIZES["gpt2-small (124M)"])
-swap_head(full_size, 2)
-predict("124M with a head for 2 classes", 124_439_808 + 2 * (C + 1), count_parameters(full_size)[0])
-#> 124M with a head for 2 classes: predicted 124,441,346, measured 124,441,346
-full_size.requires_grad_(False)
-predict("trainable when all is frozen", 0, count_parameters(full_size)[0])
-#> trainable when all is frozen: predicted 0, measured 0
-replace_linear_with_lora(full_size, RANK, ALPHA)
-predict("the blog's LoRA", LAYERS * block + RANK * (C + 2), count_parameters(full_size)[0])
-#> the blog's LoRA: predicted 2,666,528, measured 2,666,528
-print(trainable_report(full_size))
-#> trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978
-print(f"ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: "
-      f"{LAYERS * block + 2 * (C + 1):,}")
-#> ours: LoRA on the blocks alone, and the head, which is new anyway, trained plainly: 2,655,746
+torch.manual_seed(123)
+x, target = torch.randn(1, 256), torch.randn(1, 256)
+columns = torch.randn(256, 256) / 16            # rank r uses the first r of them as A
+
+def one_step(rank, scale):
+    A, B = columns[:, :rank], torch.zeros(rank, 256, requires_grad=True)
+    optimizer = torch.optim.Adam([B], lr=0.01)
+    (scale * x @ A @ B - target).square().mean().backward()
+    optimizer.step()
+    return (scale * x @ A @ B).abs().mean().item()
+
+# %%
+predicted = 0.01 * (x @ columns[:, :16]).abs().sum().item()
+predict("rank 16: the output moves by", predicted, one_step(16, scale=1), 0.001)
 
 # %% [markdown]
-# ## 6.4 The messages
+# Now the rank goes from 16 to 64 to 256. **By what factor does the move grow, without the division and with it?**
+
+# %%
+for rank in (16, 64, 256):
+    plain, divided = one_step(rank, scale=1), one_step(rank, scale=16 / rank)
+    print(f"rank {rank:3}: scale 1 moves {plain:.2f}, scale 16 / r moves {divided:.2f}")
+
+# %% [markdown]
+# Without the division, four times the rank moves the output three to four times as far, and every rank needs a learning
+# rate of its own. With it the move stays about the same. In this chapter alpha and r are both 16, so the scale is 1.
 #
-# Our way reads every line of the file, balances as in 5.3, keeps near-copies of a message in one split, and pads a
-# batch to its longest message. The blog's way loses two messages to quotation marks, tests on copies of training
-# messages, and pads all to 120.
+# <details><summary>Question: doesn't the scale change the gradient, and with it the step?</summary>
+#
+# It does change the gradient of $B$. But Adam divides each gradient by its own recent size, so its first step is the
+# learning rate, however large the gradient is. Plain gradient descent does not divide. There the step contains the
+# scale $s$ too, the output moves in proportion to $s^2 r$, and $s = 1 / \sqrt{r}$ keeps it level. Chapter 8 compares
+# both rules.
+#
+# </details>
+
+# %% [markdown]
+# ## 6.4 TinyLoRA: a layer of your own
+#
+# You have all the parts now. One module holds them. It wraps an `nn.Linear` and can take its place.
+#
+# How large should the random numbers in $A$ be? Each number of $x A$ is a sum of `in` terms with random signs, so it
+# grows with $\sqrt{in}$. If $A$ is drawn between $-1/\sqrt{in}$ and $1/\sqrt{in}$, this cancels: $x A$ has about the
+# same size whether a layer has 128 inputs or 768. PyTorch draws the weights of an `nn.Linear` from the same range.
 
 # %%
 section("6.4")
-if args.recipe == "blog":
-    table = create_balanced_dataset(read_sms(fetch("sms"), blog=True), random_state=args.seed)
-    splits = random_split(table, 0.7, 0.1, random_state=args.seed)    # the published one has the seed 123, as here
-    train_set = SpamDataset(splits[0], tokenizer)
-    pad_to, train_loader = train_set.max_length, SeededLoader(train_set, BATCH_SIZE, args.seed)
-    asked = splits
-    loaders = [DataLoader(SpamDataset(split, tokenizer, pad_to), BATCH_SIZE) for split in asked]
-else:
-    messages = create_balanced_dataset(read_sms(fetch("sms")), random_state=args.seed)
-    splits = split_without_leaks(messages, 0.7, 0.1, seed=args.seed)
-    pad_to, train_loader = None, BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT, seed=args.seed)
-    asked = splits[0][:len(splits[1])], *splits[1:]    # 149 messages for the training accuracy: all would take long
-    loaders = [BatchesByLength(split, tokenizer, None, CONTEXT) for split in asked]    # None: larger batches
-print(f"{len(splits[0]):,} messages to train on, {len(splits[1])} to choose settings, {len(splits[2])} to test; "
-      f"{padding_share(train_loader):.1%} of the training tokens are padding")
-#> 1,045 messages to train on, 149 to choose settings, 300 to test; 4.4% of the training tokens are padding
+from torch import nn
+
+
+class TinyLoRA(nn.Module):
+    def __init__(self, linear, rank, alpha):
+        super().__init__()
+        self.linear = linear
+        bound = 1 / linear.in_features**0.5
+        A = torch.empty(linear.in_features, rank).uniform_(-bound, bound)
+        self.A = nn.Parameter(A)                                           # (in, r)
+        self.B = nn.Parameter(torch.zeros(rank, linear.out_features))      # (r, out)
+        self.scale = alpha / rank
+
+    def forward(self, x):
+        correction = self.scale * (x @ self.A) @ self.B                    # (..., out)
+        return self.linear(x) + correction                                 # (..., out)
 
 # %% [markdown]
-# ## 6.5 Train
+# The library's layer is called `LinearWithLoRA`. It keeps $A$ and $B$ in a part of its own, `lora`. A fresh one must
+# not change the output of the linear layer:
+
+# %%
+from gpt.lora import LinearWithLoRA
+
+linear = nn.Linear(8, 4)
+x = torch.randn(5, 8)                                     # (N, in)
+library = LinearWithLoRA(linear, rank=2, alpha=6)
+change = (library(x) - linear(x)).abs().max().item()
+predict("a fresh LoRA changes the output by", 0.0, change)
+#> a fresh LoRA changes the output by: predicted 0, measured 0
+
+# %% [markdown]
+# Now set $B$ to 1/2 everywhere. With r = 2 and alpha = 6 the output should move by 3 times $x A B$, and our layer, with
+# the same $A$ and $B$, should agree with the library's:
+
+# %%
+tiny = TinyLoRA(linear, rank=2, alpha=6)
+with torch.no_grad():
+    library.lora.B.fill_(0.5)
+    tiny.A.copy_(library.lora.A)
+    tiny.B.copy_(library.lora.B)
+A, B = library.lora.A, library.lora.B
+agree("moved by 3 x A B", library(x) - linear(x), 3 * (x @ A) @ B)
+agree("ours and the library's", tiny(x), library(x))
+
+# %% [markdown]
+# Here is the library's correction, a class of its own, and the line that adds it to the linear layer. **You may skip**
+# the line about NumPy, the two checks, `dropout` (off in this chapter) and `delta` (6.10). `SCALES` turns the name of a
+# rule into a function of alpha and r; ours is `"alpha/r"`. With `init="blog"` $A$ is larger, as in a recipe that 6.6
+# names.
+
+# %%
+from book import show
+from gpt.lora import LoRALayer
+
+show(LoRALayer)
+show(LinearWithLoRA.by_hand)
+
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E6.1` takes out the body of `LoRALayer.__init__`, and
+# `python tests/exercises.py start E6.2` that of `LoRALayer.forward`. Write them, then run this chapter on your code.
+
+# %% [markdown]
+# ## 6.5 Putting it into a network
 #
-# The new head starts at zero, like B: it gives every class the same score, so the first loss is ln 2. In the first step
-# only the head moves, because the gradient of every layer before it is multiplied by its weights, which are 0. B moves
-# in the second step, because the head is no longer 0, and A in the third, because B is no longer 0.
+# GPT-2 has 72 linear layers inside its blocks, so we need a function that finds and replaces them. Here is a small
+# network to practise on. One of its layers lies deeper than the other:
 
 # %%
 section("6.5")
-model, weights = load_weights(args)
-model.requires_grad_(False)
-torch.manual_seed(args.seed)    # the blog's head starts at random
-swap_head(model, len(names), zero=args.recipe == "default")
-replace_linear_with_lora(model if args.recipe == "blog" else model.trf_blocks, RANK, ALPHA, scale=recipe["scale"],
-                         init=recipe["init"], generator=torch.Generator().manual_seed(args.seed))
-model.to(args.device)
-# On a machine that multiplies bfloat16 faster than float32, a model larger than mini has its frozen weights held in
-# that type, in half the bytes. It keeps only 8 binary digits. A frozen weight never changes, so it is rounded once. A,
-# B and the head are changed by many small steps, which bfloat16 would lose, so they stay in float32:
-predict("0.03 + 0.00005 in bfloat16", 0.03, round((torch.tensor(0.03, dtype=torch.bfloat16) + 0.00005).item(), 4))
-hold(model, args.dtype)
-if args.compile:
-    for block in model.trf_blocks:
-        block.compile(dynamic=True)    # batches differ in length
-C, LAYERS = model.config.emb_dim, model.config.n_layers
-head = RANK * (C + 2) if args.recipe == "blog" else 2 * (C + 1)
-predict(f"trainable, {weights}", LAYERS * 18 * RANK * C + head, count_parameters(model)[0])
-#> trainable, mini: predicted 147,714, measured 147,714
-print(trainable_report(model))
-#> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
-eight = [tuple(part[:8] for part in next(iter(loaders[1])))]    # with a head at zero all messages have one loss
-first = calc_loss_loader(eight if args.recipe == "default" else loaders[1], model, args.device)
-if args.recipe == "default":
-    predict("first loss, nats a message (ln 2)", 0.6931, first, 0.001)
-
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe["learning_rate"],
-                              weight_decay=recipe["weight_decay"], fused=True)
-schedule = warmup_then_cosine(recipe["warmup"], epochs * len(train_loader)) if recipe["warmup"] else None
-
-
-def look(progress):
-    """Twice an epoch: the mean loss of the training steps since the last look, and that of all validation messages."""
-    if progress.batch in (len(train_loader) // 2, len(train_loader)):
-        right, logits = predict_logits(model, loaders[1], args.device)
-        since = progress.history[-1]["read"] if progress.history else 0
-        losses = [statistics.mean(progress.losses[since:]), class_loss(logits, right).item()]
-        accuracy = (logits.argmax(dim=1) == right).float().mean().item()
-        progress.history.append({"step": progress.step, "seen": progress.seen, "read": len(progress.losses),
-                                 "losses": losses, "accuracy": accuracy})
-        if progress.batch == len(train_loader):
-            print(f"epoch {progress.epoch + 1}: validation accuracy {accuracy:.2%}")
-
-
-folder = run_folder(args)
-identity = dict(recipe=args.recipe, weights=weights, seed=args.seed, epochs=epochs, rank=RANK, alpha=ALPHA,
-                precision=args.precision)
-scaler = loss_scaler(args.dtype, args.device)    # None, but for float16
-checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity, scaler=scaler, resume=args.resume)
-progress = train(model, train_loader, classifier_loss, optimizer, epochs, device=args.device, schedule=schedule,
-                 scaler=scaler, after_step=look, checkpoint=checkpoint)
-model.eval()
-print(f"{progress.step} steps in {progress.seconds:.0f} s")
+toy = nn.Sequential(nn.Linear(8, 16), nn.Sequential(nn.GELU(), nn.Linear(16, 4)))
+print(toy)
+print(sum(p.numel() for p in toy.parameters()), "numbers, all of them trainable")
+#> 212 numbers, all of them trainable
 
 # %% [markdown]
-# ## 6.6 Is it any good?
+# The function looks at each child of a module. If it is a linear layer, it puts a `TinyLoRA` in its place. If not, the
+# child may have linear layers inside, so the function calls itself on it:
+
+# %%
+def wrap(parent, rank, alpha):
+    count = 0
+    for name, child in list(parent.named_children()):    # a copy: we change it
+        if isinstance(child, nn.Linear):
+            setattr(parent, name, TinyLoRA(child, rank, alpha))
+            count += 1
+        else:
+            count += wrap(child, rank, alpha)
+    return count
+
+# %% [markdown]
+# The order of the next two lines matters: freeze first, then wrap. The other way round, the new $A$ and $B$ would be
+# frozen as well. **How many numbers will train with r = 2?** Each layer gets $r \cdot (in + out)$.
+
+# %%
+toy.requires_grad_(False)
+print("layers replaced:", wrap(toy, rank=2, alpha=2))
+trainable = sum(p.numel() for p in toy.parameters() if p.requires_grad)
+predict("trainable", 2 * (8 + 16) + 2 * (16 + 4), trainable)
+#> layers replaced: 2
+#> trainable: predicted 88, measured 88
+
+# %% [markdown]
+# The old parameters have moved into `linear` and are frozen; the new ones train:
+
+# %%
+for name, p in toy.named_parameters():
+    state = "trains" if p.requires_grad else "frozen"
+    print(f"{name:18} {str(tuple(p.shape)):9} {state}")
+
+# %% [markdown]
+# The library's function does the same with more care. It makes all new layers before it changes anything, so that an
+# error leaves the model as it was. And it refuses what would otherwise go wrong silently. A second call would wrap the
+# `linear` inside each wrapper. A misspelt name would match no layer. And GPT-2's head shares its weight with the token
+# embedding, so a merge (6.10) would change both.
 #
-# Intervals and measures as in 5.10. By default the training accuracy is measured on 149 of the 1,045 messages, which is
-# enough to see whether they are known by heart. (figures/results/RESULTS.md has chapter 5's three ways on the same 300
-# messages.)
+# Its helper `_linears_to_replace` walks through the model, as `wrap` does, and returns the linear layers by their
+# names, such as `0.att.W_query`. `set_submodule` puts a module in the place that such a name says. **You may skip** the
+# lines with `shared` (chapter 7).
+
+# %%
+from gpt.lora import replace_linear_with_lora
+
+show(replace_linear_with_lora)
+
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E6.4` takes out the body of `replace_linear_with_lora`.
+
+# %% [markdown]
+# ## 6.6 How many numbers is that for GPT-2?
+#
+# Let us predict it. A block of GPT-2 with $C = 768$ channels has six linear layers:
+#
+# | layers | shape | numbers in A and B |
+# |---|---|---|
+# | query, key, value, output projection | $C \times C$ | $4 \cdot r (C + C) = 8 r C$ |
+# | first and second feed-forward layer | $C \times 4C$ and $4C \times C$ | $2 \cdot r (C + 4C) = 10 r C$ |
+# | together | | $18 r C$ |
+#
+# With $r = 16$ and twelve blocks that is $12 \cdot 18 \cdot 16 \cdot 768 = 2{,}654{,}208$.
+#
+# For spam the model also gets a new **head** of two classes, as in chapter 5, with $2C$ weights and 2 biases. (The old
+# head was the token embedding, which stays, so nothing is lost.) To check the count we need only the shapes of the full
+# model. `blank` makes a model without numbers.
 
 # %%
 section("6.6")
+from gpt.classify import swap_head
+from gpt.config import GPT2_SIZES
+from gpt.lora import count_parameters    # (numbers that train, all numbers)
+from gpt.weights import blank
+
+C, LAYERS = 768, 12
+full_size = blank(GPT2_SIZES["gpt2-small (124M)"])
+swap_head(full_size, 2)
+numbers = count_parameters(full_size)[0]
+predict("GPT-2 with a head for 2 classes", 124_439_808 + 2 * C + 2, numbers)
+#> GPT-2 with a head for 2 classes: predicted 124,441,346, measured 124,441,346
+
+# %% [markdown]
+# A well-known recipe for this very task, in appendix E of [Raschka's book](https://github.com/rasbt/LLMs-from-scratch),
+# wraps every layer without exception. So the head gets a LoRA of $r (C + 2)$ numbers, more than it has itself, and its
+# own weights stay frozen. (`06b_as_published.py` repeats that recipe.) Freeze all, then wrap all:
+
+# %%
+from gpt.lora import trainable_report
+
+full_size.requires_grad_(False)
+predict("trainable, all frozen", 0, count_parameters(full_size)[0])
+replace_linear_with_lora(full_size, RANK, ALPHA)
+blocks, numbers = LAYERS * 18 * RANK * C, count_parameters(full_size)[0]
+predict("trainable, LoRA everywhere", blocks + RANK * (C + 2), numbers)
+print(trainable_report(full_size))
+#> trainable, all frozen: predicted 0, measured 0
+#> trainable, LoRA everywhere: predicted 2,666,528, measured 2,666,528
+#> trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978
+
+# %% [markdown]
+# We train the head itself, because there is nothing in it to preserve, and wrap the blocks alone. The function freezes
+# only what it is given, so we freeze the embeddings by hand:
+
+# %%
+full_size = blank(GPT2_SIZES["gpt2-small (124M)"]).requires_grad_(False)
+swap_head(full_size, 2)                                        # the new head trains
+replace_linear_with_lora(full_size.trf_blocks, RANK, ALPHA)    # the blocks alone
+trainable, total = count_parameters(full_size)
+predict("trainable, LoRA in the blocks", blocks + 2 * C + 2, trainable)
+print(f"that is {trainable / total:.1%} of all {total:,} numbers")
+#> trainable, LoRA in the blocks: predicted 2,655,746, measured 2,655,746
+#> that is 2.1% of all 127,095,554 numbers
+
+# %% [markdown]
+# ## 6.7 The messages
+#
+# The data are those of chapter 5: SMS messages, as many ham as spam, in three splits. No message has a near-copy in
+# another split. A batch holds messages of similar length, so that little padding is needed.
+
+# %%
+section("6.7")
+from gpt.batches import LABELS
+from gpt.download import fetch
+from gpt.spam import create_balanced_dataset, read_sms, split_without_leaks
+
+names = list(LABELS)
+messages = create_balanced_dataset(read_sms(fetch("sms")), random_state=args.seed)
+splits = split_without_leaks(messages, 0.7, 0.1, seed=args.seed)
+for purpose, split in zip(("train on", "validate with", "test with"), splits):
+    print(f"{len(split):5,} messages to {purpose}")
+#> 1,045 messages to train on
+#>   149 messages to validate with
+#>   300 messages to test with
+
+# %%
+from gpt.batches import BatchesByLength, padding_share
+from gpt.tokenizer import gpt2_tokenizer
+
+BATCH_SIZE, CONTEXT = 8, 256    # tokens that mini can read; one message has 257
+tokenizer = gpt2_tokenizer()
+train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT,
+                               seed=args.seed)
+print(f"{len(train_loader)} batches; {padding_share(train_loader):.1%} is padding")
+#> 131 batches; 4.4% is padding
+
+# %% [markdown]
+# `train_loader` shuffles its batches. Three more loaders are only for measuring, in batches filled up to 1,024 tokens
+# (`None`). Of the training messages they have 149, enough to see whether these are known by heart:
+
+# %%
+asked = splits[0][:len(splits[1])], splits[1], splits[2]
+loaders = [BatchesByLength(split, tokenizer, None, CONTEXT) for split in asked]
+print("messages to measure on:", [len(split) for split in asked])
+#> messages to measure on: [149, 149, 300]
+
+# %% [markdown]
+# ## 6.8 Train
+#
+# Four lines make the model: load the pretrained weights, freeze them, attach a new head, and put a LoRA around each
+# linear layer in the blocks. With `--quick` or `--model mini` the model is mini, the small GPT of chapter 4 with 4
+# blocks of 128 channels. Otherwise it is GPT-2 124M. **How many numbers of mini will train?** The formula of 6.6 says
+# $4 \cdot 18 \cdot 16 \cdot 128 + 2 \cdot 128 + 2$.
+
+# %%
+section("6.8")
+model, weights = load_weights(args)
+model.requires_grad_(False)
+swap_head(model, len(names))
+generator = torch.Generator().manual_seed(args.seed)    # for drawing the A's
+replace_linear_with_lora(model.trf_blocks, RANK, ALPHA, generator=generator)
+model.to(args.device)
+
+# %%
+C, LAYERS = model.config.emb_dim, model.config.n_layers
+numbers = count_parameters(model)[0]
+predict(f"trainable, {weights}", LAYERS * 18 * RANK * C + 2 * C + 2, numbers)
+print(trainable_report(model))
+#> trainable, mini: predicted 147,714, measured 147,714
+#> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
+
+# %% [markdown]
+# For models larger than mini, `hold` keeps the frozen weights in half the bytes, and `--compile` lets PyTorch rewrite
+# the blocks. mini never needs either; 6.14 explains them.
+
+# %%
+from gpt.cost.precision import hold
+
+hold(model, args.dtype)    # changes nothing in float32
+if args.compile:
+    for block in model.trf_blocks:
+        block.compile(dynamic=True)    # batches differ in length
+
+# %% [markdown]
+# ### The first loss
+#
+# The new head starts at zero, so both classes get the score 0, and softmax gives each of them probability 1/2. The loss
+# of a message is $-\ln$ of the probability of its right class: $-\ln \frac{1}{2} = \ln 2 = 0.693$, whatever the
+# message. Eight are enough to see it:
+
+# %%
+from gpt.classify import calc_loss_loader
+
+eight = [tuple(part[:8] for part in next(iter(loaders[1])))]    # a batch of 8
+first = calc_loss_loader(eight, model, args.device)
+predict("first loss, nats per message (ln 2)", 0.6931, first, 0.001)
+#> first loss, nats per message (ln 2): predicted 0.6931, measured 0.6931
+
+# %% [markdown]
+# If you see anything else here, stop and look for the mistake. That is cheaper now than after training.
+#
+# ### Who moves first?
+#
+# The head and all $B$'s are zero now. By 6.2 the gradient of $B$ contains $A$ and that of $A$ contains $B$. Both also
+# contain the head's weight, because the loss reaches the blocks only through the head. **Which of the three moves in
+# step 1, which in step 2, which in step 3?** We try three steps, and then put the old numbers back.
+
+# %%
+trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+old_numbers = {name: p.detach().clone() for name, p in trained.items()}
+trial = torch.optim.AdamW(trained.values(), lr=5e-4, weight_decay=0.0)
+
+# %% [markdown]
+# One training step. It returns the names of the tensors that are different afterwards:
+
+# %%
+from gpt.classify import classifier_loss, to_device
+
+
+def which_moved(batch):
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    trial.zero_grad()
+    classifier_loss(model, to_device(batch, args.device)).backward()
+    trial.step()
+    return [name for name, p in trained.items() if not torch.equal(p, before[name])]
+
+# %%
+from itertools import islice
+
+kinds = {"head": "out_head", "B": ".lora.B", "A": ".lora.A"}
+for step, batch in enumerate(islice(train_loader, 3), start=1):
+    moved = which_moved(batch)
+    counts = {kind: sum(part in name for name in moved) for kind, part in kinds.items()}
+    print(f"step {step}: tensors that moved: {counts}")
+#> step 1: tensors that moved: {'head': 2, 'B': 0, 'A': 0}
+#> step 2: tensors that moved: {'head': 2, 'B': 24, 'A': 0}
+#> step 3: tensors that moved: {'head': 2, 'B': 24, 'A': 24}
+
+# %% [markdown]
+# In step 1 only the head moves (weight and bias), because a head of zeros makes every gradient in the blocks zero. In
+# step 2 it is no longer zero, so the 24 $B$'s move, and in step 3 the $A$'s.
+
+# %%
+with torch.no_grad():
+    for name, p in trained.items():
+        p.copy_(old_numbers[name])
+moved = [name for name, p in trained.items() if not torch.equal(p, old_numbers[name])]
+predict("tensors still moved", 0, len(moved))
+#> tensors still moved: predicted 0, measured 0
+
+# %% [markdown]
+# ### The settings
+#
+# | setting | why |
+# |---|---|
+# | only parameters that train go to AdamW | the frozen ones need no moments, which is the saving of 6.0 |
+# | learning rate 5e-4 | of those tried, it had the lowest validation loss on mini, in the mean of three seeds |
+# | 20 steps of warm-up, then a cosine | as in chapter 5: careful at the start, small steps at the end |
+# | no weight decay | it would pull $A$ and $B$ towards zero, which means unlearning the correction |
+
+# %%
+from gpt.train import warmup_then_cosine
+
+RECIPE = dict(learning_rate=5e-4, warmup=20, weight_decay=0.0,
+              scale="alpha/r", init=None)
+parameters = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(parameters, lr=RECIPE["learning_rate"],
+                              weight_decay=RECIPE["weight_decay"], fused=True)
+steps = args.epochs * len(train_loader)
+schedule = warmup_then_cosine(RECIPE["warmup"], steps)
+print(f"{steps} steps, one per batch of {BATCH_SIZE} messages")
+
+# %% [markdown]
+# (`fused=True`: the same step, faster.) After each step `train` calls a function of ours with `progress`, in which it
+# keeps count. Twice per epoch ours notes the mean loss of the training steps since the last note (`progress.losses` has
+# one loss per step), and the loss of the validation messages.
+
+# %%
+from statistics import mean
+
+from gpt.classify import predict_logits
+from gpt.losses import class_loss
+
+
+def look(progress):
+    if progress.batch in (len(train_loader) // 2, len(train_loader)):
+        right, logits = predict_logits(model, loaders[1], args.device)
+        since = progress.history[-1]["read"] if progress.history else 0
+        losses = [mean(progress.losses[since:]), class_loss(logits, right).item()]
+        accuracy = (logits.argmax(dim=1) == right).float().mean().item()
+        note = dict(step=progress.step, seen=progress.seen, read=len(progress.losses))
+        progress.history.append(note | dict(losses=losses, accuracy=accuracy))
+
+# %%
+def tell(progress):
+    accuracy = progress.history[-1]["accuracy"]
+    print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
+
+# %% [markdown]
+# A checkpoint lets you stop the run and go on with `--resume`. `identity` describes the run, and `--resume` refuses a
+# checkpoint with another identity. (`loss_scaler` is for float16, see 6.14. On mini it is None.)
+
+# %%
+from book import run_folder
+
+from gpt.checkpoint import Checkpoint
+from gpt.cost.precision import loss_scaler
+
+folder = run_folder(args)
+identity = dict(recipe="default", weights=weights, seed=args.seed, epochs=args.epochs,
+                rank=RANK, alpha=ALPHA, precision=args.precision)
+scaler = loss_scaler(args.dtype, args.device)
+checkpoint = Checkpoint(folder / "checkpoint.pt", model, optimizer, identity,
+                        scaler=scaler, resume=args.resume)
+
+# %% [markdown]
+# Now train. This is the loop of chapter 4, with our two functions called in it:
+
+# %%
+from gpt.train import train
+
+progress = train(model, train_loader, classifier_loss, optimizer, args.epochs,
+                 device=args.device, schedule=schedule, scaler=scaler,
+                 after_step=look, after_epoch=tell, checkpoint=checkpoint)
+model.eval()
+print(f"{progress.step} steps in {progress.seconds:.0f} s")
+
+# %%
+from book import figure
+
+from gpt.plots import plot_values
+
+looks = [dict(step=0, seen=0, losses=(first, first)), *progress.history]
+epochs_seen = [note["step"] / len(train_loader) for note in looks]
+messages_seen = [note["seen"] for note in looks]
+train_losses, validation_losses = zip(*(note["losses"] for note in looks))
+fig = plot_values(epochs_seen, messages_seen, train_losses, validation_losses)
+figure(fig, folder, "06_losses")
+
+# %% [markdown]
+# *Both curves start at ln 2 = 0.69, where the model only guesses. The training loss lags behind, because it is the mean
+# of the half epoch before, when the model knew less. With three epochs the two meet, so what the model has learned also
+# holds for messages that it has not seen. If only the training loss went on falling, the model would be memorising.*
+
+# %% [markdown]
+# ## 6.9 What came out?
+#
+# We compare with three methods from chapter 5 that know nothing of language: *majority* gives the more frequent class,
+# *length* looks at how long a message is, and *naive Bayes* counts words. All get the same 300 test messages. The range
+# behind a test accuracy is its 95 % interval (Wilson's, from chapter 5): how different it might be with 300 other
+# messages.
+
+# %%
+section("6.9")
+from gpt.classify import calc_accuracy_loader
+from gpt.evaluate.baselines import baseline_table
+from gpt.evaluate.metrics import classification_report, wilson_interval
+
 baselines = baseline_table(*splits)
 labels, logits = predict_logits(model, loaders[2], args.device)
 test_report = classification_report(labels, logits.softmax(dim=-1), names)
 accuracies = {"train": calc_accuracy_loader(loaders[0], model, args.device),
-              "validation": progress.history[-1]["accuracy"], "test": test_report["accuracy"]}
-ours = f"GPT-2 {weights}, LoRA"
-rows = {}
-for row in [*baselines, {"name": ours, **accuracies}]:
+              "validation": progress.history[-1]["accuracy"],
+              "test": test_report["accuracy"]}
+
+# %%
+rows = []
+for row in [*baselines, {"name": f"GPT-2 {weights}, LoRA", **accuracies}]:
     low, high = wilson_interval(round(row["test"] * len(labels)), len(labels))
-    print(f"{row['name']:30} train {row['train']:7.2%}   validation {row['validation']:7.2%}   "
+    rows.append((row["name"], row["test"], low, high))
+    print(f"{row['name']:18} train {row['train']:7.2%}  "
+          f"validation {row['validation']:7.2%}  "
           f"test {row['test']:7.2%} ({low:.1%} to {high:.1%})")
-    rows[row["name"]] = (row["test"], low, high)
-if args.recipe == "blog":
-    print(f"{'published, 124M':30} train {PUBLISHED['train']:7.2%}   validation {PUBLISHED['validation']:7.2%}   "
-          f"test {PUBLISHED['test']:7.2%}")
+
+# %%
+from gpt.plots import plot_accuracies
+
+title = f"What LoRA has to beat, on {len(labels)} test messages"
+figure(plot_accuracies(rows, title), folder, "06_accuracy")
+
+# %% [markdown]
+# *Test accuracy with its 95 % interval. The intervals of the two at the top overlap by most of their length.*
+#
+# **So is LoRA worse than counting words?** With `--quick`, naive Bayes gets 97.3 % and mini with LoRA 96.3 %. That is a
+# difference of three messages, and the intervals, 94.8 to 98.6 and 93.6 to 97.9, have most of their length in common.
+# (After three epochs, with `--model mini`, mini gets 98.0 %. Now it is two messages ahead, and that means just as
+# little.) Overlapping intervals are only a rough test. Chapter 10 has a better one, which cannot tell the two apart
+# either. Spam in this collection gives itself away by words such as *prize*, *claim* and *txt*, and with a thousand
+# examples there is little left for a language model to add.
+#
+# **What did LoRA buy, then? Cost, not accuracy.** Chapter 10 trained mini in both ways, with five seeds each. We print
+# from its results file:
+
+# %%
+import json
+
+from book import ROOT
+
+file = ROOT / "figures" / "results" / "10-mini-default-seed123.json"
+chapter_10 = json.loads(file.read_text(encoding="utf-8"))
+ways = chapter_10["results"]["balanced"]
+full, lora = ways["everything"], ways["LoRA, r = 16"]
+all_numbers, lora_numbers = (way["trainable_parameters"] for way in (full, lora))
+
+# %%
+def line(what, form, *values):
+    print(f"{what:32}" + "".join(f"{form.format(value):>12}" for value in values))
+
+def means(key):
+    return full[key]["mean"], lora[key]["mean"]
+
+print(f"{'mini, 1,045 messages':32}{'everything':>12}{'LoRA':>12}")
+line("numbers that train", "{:,}", all_numbers, lora_numbers)
+line("test accuracy, mean of 5 seeds", "{:.1%}", *means("accuracy"))
+line("peak memory, bytes", "{:,.0f}", *means("peak_memory_bytes"))
+line("training time, seconds", "{:.1f}", *means("seconds_training"))
+line("file to keep, bytes", "{:,}", 4 * all_numbers, 4 * lora_numbers)
+#> numbers that train                 7,259,266     147,714
+
+# %% [markdown]
+# Chapter 10's test cannot tell these two accuracies apart, and LoRA trained 2 % of the numbers. It is faster, too,
+# because frozen weights need no gradients of their own, and Adam has little to move (6.15 counts).
+#
+# But the peak of memory did not fall to the quarter that 6.0 promised. Most of both numbers is what Python, PyTorch and
+# the forward pass need anyway. The bill of 6.0 can only predict the *difference*:
+
+# %%
+billed = 16 * all_numbers - (4 * all_numbers + 16 * lora_numbers)
+peaks = means("peak_memory_bytes")
+idle = ways["naive Bayes"]["peak_memory_bytes"]["mean"]
+print(f"saved: {(peaks[0] - peaks[1]) / 1e6:.0f} MB, by the bill {billed / 1e6:.0f} MB")
+print(f"Python and PyTorch without a GPT: {idle / 1e6:.0f} MB")
+
+# %% [markdown]
+# The bill explains most of the difference. (Chapter 7 predicts whole peaks.) For 124M it says 1.5 GB.
+#
+# **And when is a language model worth it?** When examples are few. Chapter 10 repeats the comparison with fewer
+# messages. How many points is LoRA ahead of naive Bayes, and what is the 95 % interval?
+
+# %%
+gains = chapter_10["gains"]["LoRA, r = 16 - naive Bayes"]
+for n, (points, _, low, high) in gains.items():
+    print(f"{n:>4} messages: {points:+.1f} points ({low:+.1f} to {high:+.1f})")
+
+# %% [markdown]
+# Sixteen messages are too few to learn which words mean spam. There the pretrained model is ahead, by an interval that
+# just leaves out 0. From 64 messages on the interval contains 0.
+#
+# Last, our own model class by class. *Precision*: how many of the messages called spam are spam? *Recall*: how many of
+# the spam messages were found?
+
+# %%
+from gpt.evaluate.metrics import format_report
+
 print(format_report(test_report))
 
 # %% [markdown]
-# ## 6.7 Merge: the correction disappears into the weight
+# On the right is where the messages of each class went. With `--quick`, 7 of 150 ham were taken for spam and 4 of 150
+# spam were missed. The 7 are worse, because somebody does not get their mail. Chapter 10 moves the threshold.
+
+# %% [markdown]
+# ## 6.10 Merge: the correction disappears into the weight
 #
-# (alpha / r) (A B)^T has the shape of W, so it can be added to W, and then the layer takes no more time than a plain
-# one. The sum is rounded to W's type. In bfloat16 that loses the small parts of the correction, so answers may differ
-# by some per cent: the tolerance is 0.06 there, 0.001 in float32. Unmerging puts the old W back instead of subtracting,
-# so no rounding stays. Eight messages are enough to see it.
+# A layer with a LoRA computes three products, $x W$, $x A$ and $(x A) B$, where a plain layer computes one. After
+# training we can get rid of the other two, because
+#
+# $$x W + \tfrac{\alpha}{r} \, x A B = x \left( W + \tfrac{\alpha}{r} A B \right)$$
+#
+# Putting the bracket in the place of $W$ is called **merging**. Merged, a LoRA costs no time when the model is used. In
+# exchange you cannot train it or swap it for another until you take it out again, which is called **unmerging**.
+#
+# ![Merging adds the product of A and B to W. The old W is kept, and unmerging puts it back.](diagrams/lora_merge.svg)
+#
+# *Merging makes one matrix of three. Unmerging puts the old one back.*
+#
+# First by hand, on the small layer of 6.4, and then by the library's `merge`. `nn.Linear` keeps its weight as
+# $(out, in)$, so $A B$ has to be transposed:
 
 # %%
-section("6.7")
+section("6.10")
+beside = tiny(x)
+update = tiny.scale * (tiny.A @ tiny.B).T                           # (out, in)
+merged = x @ (linear.weight + update).T + linear.bias
+agree("merged by hand", merged, beside)
+library.merge()
+agree("merged by the library", library.eval()(x), beside)
+
+# %% [markdown]
+# They agree, up to rounding, because the operations are done in a different order. The same rounding makes unmerging
+# delicate. The obvious way is to subtract what was added. **Do we get the old weights back exactly?**
+
+# %%
+layer = model.trf_blocks[0].att.W_query
+weight = layer.linear.weight.detach().float()
+update = layer.lora.delta().detach()              # scale (A B)^T: (out, in)
+there_and_back = (weight + update) - update
+share = (there_and_back != weight).float().mean()
+largest = (there_and_back - weight).abs().max()
+print(f"{share:.0%} of the weights changed, by up to {largest:.1g}")
+
+# %% [markdown]
+# The errors are tiny, but after many swaps the base model would no longer be the one that you downloaded. So the
+# library keeps the old weight, as `original`, and puts it back. Here is the whole class. `original` is None while the
+# layer is not merged. The line with `LoRAFunction` computes what `by_hand` computes, with less memory (6.13). **You may
+# skip** the last four lines of `__init__`: they keep `original` out of files, take over the mode of the linear layer,
+# and let nobody save a merged model by mistake.
+
+# %%
+show(LinearWithLoRA)
+
+# %% [markdown]
+# Now the whole model. Merge it, ask about eight messages, unmerge it, and count the tensors that are different:
+
+# %%
+from gpt.lora import merge_lora, unmerge_lora
+
+before = {name: p.detach().clone() for name, p in model.named_parameters()}
 few = [tuple(part[:8] for part in next(iter(loaders[2])))]
 _, beside = predict_logits(model, few, args.device)
-before = {name: p.detach().clone() for name, p in model.named_parameters()}
 merge_lora(model)
 _, merged = predict_logits(model, few, args.device)
-tolerance = max(1e-3, 8 * torch.finfo(args.dtype).eps)
-predict(f"merged answers equal to {tolerance:.2g}", True, torch.allclose(merged, beside, tolerance, tolerance))
+tolerance = max(1e-3, 8 * torch.finfo(args.dtype).eps)    # 0.06 in bfloat16: see 6.14
+agree("logits, merged", merged, beside, tolerance * (1 + beside.abs().max().item()))
+
+# %%
 unmerge_lora(model)
-predict("tensors changed after unmerging", 0, sum(not torch.equal(p, before[n]) for n, p in model.named_parameters()))
+changed = [name for name, p in model.named_parameters()
+           if not torch.equal(p, before[name])]
+predict("tensors changed after unmerging", 0, len(changed))
 #> tensors changed after unmerging: predicted 0, measured 0
 
 # %% [markdown]
-# ## 6.8 Carry it away
+# The price is memory: while merged, a layer holds both weights.
 #
-# An adapter is a file with A and B of each layer, the new head, the names of the labels and that of the base model: 0.6
-# MB on mini, whose own file has 14. Without that base it is worth nothing.
+# **Your turn.** `python tests/exercises.py start E6.3` takes out the body of `LinearWithLoRA.forward`,
+# `python tests/exercises.py start E6.5` that of `merge`, and `python tests/exercises.py start E6.6` that of `unmerge`.
+
+# %% [markdown]
+# ## 6.11 Carry it away
+#
+# Training changed the $A$'s, the $B$'s and the head, and nothing else. A file with these is called an **adapter**. A
+# small version takes five lines, because what belongs in the file is exactly what trains:
 
 # %%
-section("6.8")
-adapter_file = folder / "adapter.safetensors"
-save_adapter(model, adapter_file, base=weights, labels=names, pad_to=pad_to)
-print(f"{adapter_file}: {adapter_file.stat().st_size / 1e6:.1f} MB")
-load_adapter(model, adapter_file)    # takes the old one off first
+section("6.11")
+from safetensors.torch import load_file, save_file
+
+
+def tiny_save(model, file):
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    save_file(trained, file)
+
+def tiny_load(model, file):
+    for name, tensor in load_file(file).items():
+        model.get_parameter(name).data.copy_(tensor)
+
+# %% [markdown]
+# Save, forget everything that was learned, load, and ask again:
+
+# %%
+tiny_save(model, folder / "tiny.safetensors")
+for p in parameters:
+    nn.init.zeros_(p)
+tiny_load(model, folder / "tiny.safetensors")
 _, reloaded = predict_logits(model, few, args.device)
-predict("the reloaded adapter changes an answer by", 0.0, (reloaded - beside).abs().max().item())
-#> the reloaded adapter changes an answer by: predicted 0, measured 0
-texts = ["Congratulations! You have won a 2000 pound prize. Call 09061701461 now to claim.",
+agree("logits, reloaded", reloaded, beside, 0.0)
+
+# %% [markdown]
+# This works as long as you know what the file is for. Three things are missing. `tiny_load` needs a model that has its
+# LoRA layers already, so the file should say rank and alpha. It should say what class 0 and class 1 are called. And it
+# should say which base it corrects: on another base the same correction is noise. Nothing would crash, but the answers
+# would be wrong.
+#
+# ![A large base model is stored once. Small adapter files lie on it, one per task.](diagrams/lora_adapter_file.svg)
+#
+# *One base, several adapters, and what such a file holds. The sizes are those of GPT-2 124M at rank 16; yours is
+# smaller if you trained mini.*
+
+# %%
+from gpt.adapters import save_adapter
+
+adapter_file = folder / "adapter.safetensors"
+save_adapter(model, adapter_file, base=weights, labels=names)
+numbers, size = count_parameters(model)[0], adapter_file.stat().st_size
+print(f"{adapter_file.name}: {size / 1e6:.1f} MB for {numbers:,} numbers")
+
+# %% [markdown]
+# Four bytes per number, and a little text. Let us open it. **How many tensors should be in it?** An $A$ and a $B$ for
+# each of six layers in each block, and the head's weight and bias:
+
+# %%
+from gpt.adapters import read_adapter
+
+adapter, tensors = read_adapter(adapter_file)
+predict("tensors in the file", 2 * 6 * LAYERS + 2, len(tensors))
+#> tensors in the file: predicted 50, measured 50
+for name in sorted(tensors):
+    if name.startswith(("out_head", "trf_blocks.0.att.W")):    # and so on
+        print(f"{name:34} {tuple(tensors[name].shape)}")
+
+# %% [markdown]
+# And the text in it. The **fingerprint** is a checksum of the base model's weights.
+
+# %%
+print("base:", adapter.base, "  labels:", adapter.labels)
+print("one layer:", adapter.layers["trf_blocks.0.att.W_query"])
+print("fingerprint of the base:", adapter.fingerprint[:16], "...")
+
+# %% [markdown]
+# Now we make the model the plain language model again and apply the adapter to it. `load_adapter` compares the
+# fingerprints, and refuses any other base:
+
+# %%
+from gpt.adapters import load_adapter, remove_adapter    # 6.12 shows them
+
+remove_adapter(model)
+print("trainable without the adapter:", count_parameters(model)[0])
+load_adapter(model, adapter_file)
+_, reloaded = predict_logits(model, few, args.device)
+change = (reloaded - beside).abs().max().item()
+predict("the reloaded adapter changes a logit by", 0.0, change)
+#> trainable without the adapter: 0
+#> the reloaded adapter changes a logit by: predicted 0, measured 0
+
+# %%
+from gpt.classify import classify
+
+texts = ["Congratulations! You have won a 2000 pound prize. "
+         "Call 09061701461 now to claim.",
          "Are we still on for dinner tonight? I can bring the wine."]
-for text, (label, probability) in zip(texts, classify(model, texts, tokenizer, names, pad_to)):
+for text, (label, probability) in zip(texts, classify(model, texts, tokenizer, names)):
     print(f"{label} ({probability:.1%}): {text}")
 
 # %% [markdown]
-# ## 6.9 Two pictures
-#
+# Last, we write down what this run was and what it gave. `settings` are the recipe's; `run` is what this run did.
 
 # %%
-section("6.9")
-looks = [{"step": 0, "seen": 0, "losses": (first, first)}, *progress.history]
-figure(plot_values([note["step"] / len(train_loader) for note in looks], [note["seen"] for note in looks],
-                   *zip(*(note["losses"] for note in looks))), folder, "06_losses")
-figure(plot_accuracies([(name, *row) for name, row in rows.items()],
-                       f"What LoRA has to beat, on {len(labels)} test messages"), folder, "06_accuracy")
+from book import peak_memory, report
+
+settings = dict(epochs=FULL["epochs"]) | RECIPE
+settings |= dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE)
 trainable, total = count_parameters(model)
-report(folder, args, recipe=args.recipe, weights=weights, split="blog" if args.recipe == "blog" else "leak-free",
-       n_train=len(splits[0]), n_validation=len(splits[1]), n_test=len(splits[2]), trainable_parameters=trainable,
-       total_parameters=total, epochs=epochs, train_accuracy_of=len(asked[0]), seconds_training=progress.seconds,
-       seconds_evaluating=progress.seconds_evaluating, peak_memory_bytes=peak_memory(args.device),
-       **{f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}, test=test_report,
-       baselines=baselines, settings=recipe | dict(rank=RANK, alpha=ALPHA, batch_size=BATCH_SIZE))
+run = dict(recipe="default", weights=weights, split="leak-free", n_train=len(splits[0]),
+           n_validation=len(splits[1]), n_test=len(splits[2]),
+           trainable_parameters=trainable, total_parameters=total, epochs=args.epochs,
+           train_accuracy_of=len(asked[0]), seconds_training=progress.seconds,
+           seconds_evaluating=progress.seconds_evaluating,
+           peak_memory_bytes=peak_memory(args.device))
+
+# %%
+scores = {f"{split}_accuracy": accuracy for split, accuracy in accuracies.items()}
+report(folder, args, **run, **scores, test=test_report, baselines=baselines,
+       settings=settings)
+
+# %% [markdown]
+# ## Further: skip this on a first reading
+#
+# <details><summary>Question to 6.1: is the change that training everything makes of low rank?</summary>
+#
+# No, but a few directions carry most of it. (This needs the singular value decomposition, which chapter 8 explains.) Of
+# the change that chapter 5's training of everything makes to a matrix of mini, the strongest 16 of 128 directions hold
+# 88 to 97 % of the sum of squares in the attention matrices, and 68 to 94 % in the feed-forward ones (seeds 123, 1 and
+# 2).
+#
+# </details>
+#
+# ## 6.12 The library's save_adapter and load_adapter
+#
+# They do what `tiny_save` and `tiny_load` do, and they check before they act: `save_adapter` refuses to write what
+# `load_adapter` would refuse, and `load_adapter` leaves the model alone if the file does not fit. **You may skip** the
+# docstrings and every line with `owner`, `shares_a` (chapter 7), `dropout`, `pad_to` (06b) or `unwrapped`.
+#
+# | helper | what it does |
+# |---|---|
+# | `lora_layers` | the LoRA layers, each with its name |
+# | `Adapter`, `write_adapter`, `read_adapter` | the file's text as an object; write and read the file |
+# | `fingerprint` | the checksum of the base's weights |
+# | `_plain_tensors` | {name: tensor} of base and head, without LoRA and unmerged |
+# | `scores_tokens` | whether the head is still the language model's |
+# | `trained_besides` | the names of what else trains, which the file would lose |
+# | `_check_tensors`, `refuse_to_lose_head` | raise an error if something does not fit |
+# | `remove_adapter`, `plain_head` | back to the plain language model; the head without its LoRA, if it has one |
+
+# %%
+section("6.12")
+show(save_adapter)
+show(load_adapter)
+
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E6.7` takes out the body of `save_adapter`, and
+# `python tests/exercises.py start E6.8` that of `load_adapter`. They are the longest of the chapter. Begin with
+# `tiny_save` and `tiny_load`, and add what the docstrings ask for.
+#
+# ## 6.13 A backward pass by hand
+#
+# `by_hand` makes three tensors of the output's width: the output of $W$, the correction, and their sum. Autograd does
+# not know that one would do, so the library teaches it. A `torch.autograd.Function` is an operation with two parts.
+# `forward` computes the output, and saves in `ctx` what the other part will need. `backward` gets $g$, the gradient of
+# the loss with respect to the output, and returns one gradient for each argument of `forward`, None where none is
+# wanted. `LoRAFunction` adds the correction into the output of $W$, in place.
+#
+# The gradients of $A$ and $B$ are those of 6.2, times the scale $s$. The third is that of $x$, which acts through $W$
+# and through $A$. With $W$ as `nn.Linear` stores it:
+#
+# $$\frac{\partial L}{\partial x} = g W + s \, (g B^T) A^T$$
+#
+# `back` in the listing is $s (g B^T)$, which the gradients of $x$ and $A$ share. `thin` is $s (x A)$. `_rows` turns a
+# tensor (..., n) into one of two axes. Skip what has `dropped` or `of_dropped` in it.
+
+# %%
+section("6.13")
+from gpt.lora import LoRAFunction
+
+show(LoRAFunction.backward)
+
+# %% [markdown]
+# Do its gradients agree with autograd's of `by_hand`?
+
+# %%
+library.unmerge()
+A, B = library.lora.A, library.lora.B
+gradients_of = {}
+for form in (library.by_hand, library):
+    x_copy = x.clone().requires_grad_()
+    loss = form(x_copy).square().mean()
+    gradients_of[form] = torch.autograd.grad(loss, [x_copy, A, B])
+for name, one, other in zip(("dx", "dA", "dB"), *gradients_of.values()):
+    agree(name, one, other)
+
+# %% [markdown]
+# On 124M the readable form takes as long (65.3 s per epoch against 65.2), and a peak of 1,820 MB in place of 1,445
+# (figures/results/RESULTS.md, float32 multiplied by MKL). So what we bought is memory.
+#
+# **Your turn.** `python tests/exercises.py start E6.9` takes out the body of `LoRAFunction.backward`.
+#
+# ## 6.14 Half the bytes: bfloat16
+#
+# Many processors multiply **bfloat16** faster than float32. It takes 2 bytes, and it keeps only 8 binary digits. A
+# frozen weight never changes, so it is rounded once. But $A$, $B$ and the head are changed by many small steps. **What
+# is 0.03 plus a step of 0.00005 in bfloat16?**
+
+# %%
+section("6.14")
+number = torch.tensor(0.03, dtype=torch.bfloat16)
+predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
+#> 0.03 + 0.00005 in bfloat16: predicted 0.03, measured 0.03
+
+# %% [markdown]
+# The step is lost. So `hold` converts the frozen weights alone, and $A$, $B$ and the head stay in float32.
+# `--precision auto`, the default, uses bfloat16 on a machine that multiplies it. mini stays in float32, so that what
+# this text says of it is true on every machine.
+#
+# * On 2 CPU cores an epoch of 124M takes 24.1 s in bfloat16 and 39.2 s in float32. On mini, with the base held in
+#   bfloat16 for this comparison only, the accuracies of five seeds are the same numbers twice
+#   (figures/results/RESULTS.md).
+# * Merging in bfloat16 rounds $W + s A B$ to 8 digits and loses the small parts of the correction, so logits may
+#   differ by some per cent. That is the tolerance of 0.06 in 6.10. Unmerging is still exact.
+# * **float16**, for older GPUs, has more digits and a smaller range. Small gradients would become 0 in it. The
+#   `loss_scaler` multiplies the loss, and so every gradient, by a large number, and divides again before the step.
+# * `--compile` takes 40 s once, and then makes a step no faster on 2 CPU cores.
+#
+# ## 6.15 Why LoRA is faster
+#
+# LoRA adds two products to each layer, and yet it trains faster. Count multiplications per token. In training a weight
+# costs three: one in the forward pass, one for the gradient of the layer's input, one for its own gradient. A frozen
+# weight has no gradient of its own, so it costs two. A block has $12 C^2$ weights and $18 r C$ numbers of LoRA. So the
+# count is $36 C^2$ when everything trains, and $24 C^2 + 54 r C$ with LoRA.
+
+# %%
+section("6.15")
+for name, C in (("mini", 128), ("124M", 768)):
+    everything, with_lora = 36 * C * C, 24 * C * C + 54 * RANK * C
+    print(f"{name}: LoRA saves {1 - with_lora / everything:.0%} of the multiplications")
+#> mini: LoRA saves 15% of the multiplications
+#> 124M: LoRA saves 30% of the multiplications
+
+# %% [markdown]
+# The second reason is Adam, which has 2 % of the numbers to move. We timed one training step of mini on one CPU core.
+# LoRA's forward pass is slower (7.7 ms against 6.9), its backward pass is faster (8.2 against 11.9), and Adam takes 0.6
+# ms in place of 4.6.
 
 # %% [markdown]
 # ## What you have now
 #
-# A spam filter, its accuracy with an interval, and a file that carries it elsewhere.
+# 1. LoRA leaves $W$ frozen and trains a correction of low rank beside it: $y = x W + \frac{\alpha}{r} x A B$.
+# 2. It starts with $A$ random and $B$ zero, so the model is unchanged at first and can still learn.
+# 3. A layer gets $r \cdot (in + out)$ trained numbers. For GPT-2 that is 2 % of all numbers, and a quarter of the
+#    memory for weights, gradients and moments.
+# 4. On spam, with a thousand examples, no test here can tell it from training everything, or from counting words.
+# 5. Merged, it costs no time in use. As an adapter it is a small file, and one base model serves many of them.
 #
 # ## Break it
 #
-# Change one thing, run the chapter, and see whether you expected what happens:
+# Change one thing, run the chapter with `--quick`, see whether you expected what happens, and change it back:
 #
-# - gpt/lora.py: draw B by normal_() in place of zeros → 6.2 stops: a fresh LoRA changes the answer
-# - 6.5: requires_grad_(False) after replace_linear_with_lora → 6.5 stops: 0 parameters are trainable
-# - gpt/lora.py, unmerge: subtract the update from the weight → 6.7 counts tensors that changed
-# - gpt/classify.py, class_logits: last = ids.shape[1] - 1 for every row → answers depend on a message's neighbours
-# - gpt/train.py, rest_of_epoch: leave out set_epoch → every epoch has the same order
+# | where | change | what you should see |
+# |---|---|---|
+# | `gpt/lora.py`, `__init__` | `normal_()` in place of zeros for B | 6.4 stops: a fresh LoRA moves the output |
+# | 6.4, `TinyLoRA` | leave out `self.scale *` | 6.4 stops: ours and the library's differ |
+# | 6.5 | swap two lines: wrap first, then freeze | 6.5 stops: 0 numbers are trainable |
+# | 6.8 | `swap_head(model, len(names), zero=False)` | 6.8 stops: the first loss is not ln 2 |
+# | `gpt/lora.py`, `unmerge` | subtract the update from the weight | 6.10 stops: tensors have changed |
+# | `gpt/classify.py`, `class_logits` | read each row at its last position | 6.8: 95 % of validation right, not 98 % |
+# | 6.11, before `load_adapter` | `model.tok_emb.weight.data[0, 0] += 1` | refused: load the same base first |
 #
-# ## Try it
+# ## Exercises
 #
-#     python chapters/06_lora_spam.py --model mini --weights random    what did pretraining give?
-#     python chapters/06_lora_spam.py --model mini --recipe blog       what do the blog's choices cost?
-#     python chapters/06_lora_spam.py --model mini --seeds 5           how much of a difference is luck?
-#     python chapters/06_lora_spam.py --text "Free entry! Text WIN to 80082"
+# `python tests/exercises.py list 6` lists them, and `python -m pytest --exercise E6.1` checks yours.
+#
+# | | function | from section |
+# |---|---|---|
+# | E6.1, E6.2 | `LoRALayer.__init__`, its `forward` | 6.4 |
+# | E6.4 | `replace_linear_with_lora` | 6.5 |
+# | E6.3, E6.5, E6.6 | `LinearWithLoRA.forward`, `merge`, `unmerge` | 6.10 |
+# | E6.7, E6.8 | `save_adapter`, `load_adapter` | 6.12 |
+# | E6.9 | `LoRAFunction.backward` | 6.13 |
+#
+# And to play with:
+#
+# - `python chapters/06_lora_spam.py --model mini --weights random` trains the same LoRA on a base that has never seen
+#   any text. What did pretraining give?
+# - `python chapters/10_believe_the_number.py --method "LoRA, r = 16" --seeds 5` trains it with five seeds. How much of
+#   a difference is luck?
+# - `python chapters/06b_as_published.py` repeats the published recipe. What do its choices cost?
+# - `python chapters/09_your_own_data.py --text "Free entry! Text WIN to 80082"` asks it.
+#
+# ## Further reading
+#
+# - Hu et al. 2021, [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685). Section
+#   4.1 is this chapter; section 7.2 asks how low the rank can be.
+# - Aghajanyan et al. 2020, [Intrinsic Dimensionality Explains the Effectiveness of Language Model
+#   Fine-Tuning](https://arxiv.org/abs/2012.13255). Why one may hope that few numbers are enough.
+# - Hayou et al. 2024, [The Impact of Initialization on LoRA Finetuning Dynamics](https://arxiv.org/abs/2406.08447), on
+#   $A$ or $B$ zero. Li et al. 2025, [Beyond Zero Initialization](https://arxiv.org/abs/2505.23194): both random need
+#   not do harm.
+# - Kalajdzievski 2023, [A Rank Stabilization Scaling Factor for Fine-Tuning with
+#   LoRA](https://arxiv.org/abs/2312.03732). Argues for alpha / sqrt(r) at high ranks.
+# - Dettmers et al. 2023, [QLoRA: Efficient Finetuning of Quantized LLMs](https://arxiv.org/abs/2305.14314). The
+#   frozen base in 4 bits per number.
+# - Raschka 2024, [Build a Large Language Model (From Scratch)](https://github.com/rasbt/LLMs-from-scratch), appendix
+#   E.

@@ -16,7 +16,8 @@ from run import executed, without_times
 
 BOOK = ROOT / "data" / "book"
 SOURCE, HTML = BOOK / "source", BOOK / "html"
-MATHJAX = {"tex-chtml.js", "output"}    # of 14 MB all that a page asks for
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/")    # of 30 MB all that a page asks for
+PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')    # names, signs and spaces, which have no colour
 LARGEST = 300_000    # bytes of a notebook
 
 
@@ -57,10 +58,18 @@ def write_pages():
     write_library(SOURCE)
     sys.path.insert(0, str(ROOT))    # sphinx-codeautolink looks names up in gpt itself
     wrong = sphinx(["-W", "--keep-going", "-q", "-c", str(PAGES), "-d", str(BOOK / "doctrees"), str(SOURCE), str(HTML)])
-    for unused in (HTML / "_static" / "mathjax").glob("*"):
-        if unused.name not in MATHJAX:
-            shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
+    shrink()
     return wrong
+
+
+def shrink():
+    """Take away what no page needs: most of MathJax, and the marks of code that has no colour."""
+    mathjax = HTML / "_static" / "mathjax"
+    for file in [*mathjax.rglob("*.*"), *HTML.rglob("*.map")]:
+        if not (mathjax in file.parents and file.relative_to(mathjax).as_posix().startswith(MATHJAX)):
+            file.unlink()
+    for file in HTML.rglob("*.html"):
+        file.write_text(PLAIN.sub(r"\1", file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def page_cells(notebook):
@@ -95,9 +104,9 @@ def title_page():
     titles = {chapter.stem: cells(chapter.read_text(encoding="utf-8"))[0][1] for chapter in chapter_files()}
     toc = [f"{_short_title(text)} <{stem}>" for stem, text in titles.items()]
     return "\n".join([
-        relinked(readme, page_link, folder="."), "", "[Begin with the first minute](/00_first_minute.ipynb)", "",
+        relinked(readme, page_link, folder="."), "", "{.begin}\n[Begin with the first minute](/00_first_minute.ipynb)", "",
         "## The chapters", "", "{.chapters}", *(_entry(stem, text) for stem, text in titles.items()), "",
-        _toctree("The chapters", toc + ["GLOSSARY"]), _toctree("The library", ["gpt/index"])])
+        _toctree("The chapters", toc + ["Glossary <GLOSSARY>"]), _toctree("The library", ["gpt/index"])])
 
 
 def _entry(stem, first_cell):

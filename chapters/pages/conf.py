@@ -22,10 +22,14 @@ html_js_files = ["pages.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_use_index = False
-pygments_style = "tango"
-pygments_dark_style = "monokai"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#2f6b52", "color-brand-content": "#2f6b52"},
+    "dark_css_variables": {"color-brand-primary": "#8cc7a8", "color-brand-content": "#8cc7a8"},
+}
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "github-dark"
 smartquotes = False    # --quick keeps its two strokes
-templates_path = []
+copybutton_selector = "div.cell_input pre, section > div.highlight-default pre"
 
 nb_execution_mode = "off"    # run.py has run them
 nb_merge_streams = True
@@ -36,7 +40,7 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]
 myst_heading_anchors = 3
 codeautolink_concat_default = True    # a name that one cell imports is known in the next
 mathjax3_config = {"options": {"enableMenu": False}}
-suppress_warnings = ["myst.header", "config.cache"]
+suppress_warnings = ["myst.header", "config.cache", "codeautolink.match_name"]
 
 NO_LINKS_IN = (nodes.literal, nodes.reference, nodes.title, nodes.raw, nodes.FixedTextElement, nodes.math, nodes.math_block)
 

@@ -18,7 +18,7 @@ def reading_order():
     """
     text = ast.get_docstring(ast.parse((ROOT / "gpt" / "__init__.py").read_text(encoding="utf-8")))
     text = re.sub(r"\n {8,}", " ", text)    # a long line goes on in the next
-    order = {"": ("The story", re.findall(r"^    (\w+) {2,}(.+)$", text, re.MULTILINE))}
+    order = {"": ("The story", re.findall(r"^    ([a-z]\w+) {2,}(.+)$", text, re.MULTILINE))}
     for folder, what, names in re.findall(r"^    (\w+)/ {2,}(.+): (.+)$", text, re.MULTILINE):
         order[folder] = (what, [(f"{folder}.{name}", "") for name in names.split(", ")])
     listed = {name for _, modules in order.values() for name, _ in modules}
@@ -52,19 +52,25 @@ def module_page(name):
     page, shown = [title, "=" * len(title), "", f".. py:module:: gpt.{name}", ""], 0
     for node in ast.parse("\n".join(lines)).body:
         if isinstance(node, DEFINITIONS):
-            page += _listing(path.name, lines, shown + 1, _first_line(node) - 1)
-            page += [node.name, "-" * len(node.name), "", *_targets(node)]
-            page += _listing(path.name, lines, _first_line(node), node.end_lineno)
+            first = _first_line(node)
+            page += _listing(path.name, lines, shown + 1, first - 1)
+            page += [node.name, "-" * len(node.name), "", *_targets(node), *_listing(path.name, lines, first, node.end_lineno)]
             shown = node.end_lineno
+        else:
+            page += _targets(node)    # its own lines come with the next listing
     return "\n".join(page + _listing(path.name, lines, shown + 1, len(lines)))
 
 
 def _targets(node):
-    """What links to a function or a class, and to its methods, arrive at; pages.css hides it."""
-    kind = "class" if isinstance(node, ast.ClassDef) else "function"
-    methods = [part for part in node.body if isinstance(part, ast.FunctionDef)] if kind == "class" else []
-    page = [f".. py:{kind}:: {node.name}", ""]
-    return page + [line for method in methods for line in (f"   .. py:method:: {method.name}", "")]
+    """What links to a function, a class, its methods or a constant arrive at; pages.css hides it."""
+    if isinstance(node, ast.Assign):
+        named = [("data", target.id) for target in node.targets if isinstance(target, ast.Name)]
+    else:
+        kind = {ast.FunctionDef: "function", ast.ClassDef: "class"}.get(type(node))
+        named = [(kind, node.name)] if kind else []
+    methods = [part.name for part in getattr(node, "body", []) if isinstance(part, ast.FunctionDef)]
+    return [line for kind, name in named for line in (f".. py:{kind}:: {name}", "")] + [
+        line for name in methods for line in (f"   .. py:method:: {name}", "")]
 
 
 def _listing(file, lines, first, last):

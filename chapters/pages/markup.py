@@ -71,10 +71,11 @@ def exercise_box(paragraph):
     title = " · ".join(["Your turn", *(exercise.id for exercise in named)])
     box = [f"::::{{admonition}} {title}", ":class: your-turn", "", YOUR_TURN.sub("", paragraph, count=1), ""]
     for exercise in named:
-        of = f" for {exercise.id}" if len(named) > 1 else ""
+        points = f"{exercise.points} point{'s' if exercise.points > 1 else ''}"
+        box.append(f'<details class="hints"><summary>Hints for {exercise.id} ({exercise.difficulty}, {points})</summary>')
         for number, hint in enumerate(exercise.hints, 1):
-            summary = f"Hint {number} of {len(exercise.hints)}{of}"
-            box.append(f'<details class="hint"><summary>{summary}</summary>{html.escape(hint)}</details>')
+            box.append(f"<details><summary>Hint {number}</summary>{html.escape(hint)}</details>")
+        box.append("</details>")
     return "\n".join([*box, "", "::::"])
 
 
