@@ -15,7 +15,7 @@ have taught it to tell spam from other messages. You need a little Python.
 # %%
 from book import section, start
 
-args = start(__doc__, {}, {}, "--text")    # reads the command line; you need not read this cell
+args = start(__doc__, {}, {}, "--text")    # reads the command line
 
 # %% [markdown]
 # A **language model** is a program that reads the beginning of a text and says what could come next. **GPT-2** is one
@@ -84,8 +84,8 @@ for label, text, ids in MESSAGES:
 # ## 0.2 A model that has already read a lot
 #
 # Our model is called mini. This project trained it on articles of Wikipedia and on posts in newsgroups, the discussion
-# boards of the 1990s. Training has set its 7,259,008 numbers, which are called **parameters**. (OpenAI's smallest
-# GPT-2 has 124 million.)
+# boards of the 1990s. Training has set its 7,259,008 numbers, which are called **parameters** (chapter 3 counts them on
+# paper). (OpenAI's smallest GPT-2 has 124 million.)
 
 # %%
 section("0.2")
@@ -96,8 +96,8 @@ from gpt.weights import load_gpt2
 
 model = load_gpt2("mini")
 trainable, total = count_parameters(model)
-predict("mini's parameters (chapter 3 counts them on paper)", 7_259_008, total)
-#> mini's parameters (chapter 3 counts them on paper): predicted 7,259,008, measured 7,259,008
+predict("mini's parameters", 7_259_008, total)
+#> mini's parameters: predicted 7,259,008, measured 7,259,008
 
 # %% [markdown]
 # For the beginning of a text, mini gives each of the 50,257 tokens a probability of being the next one. Draw a token
@@ -210,7 +210,7 @@ predict("first loss, nats per message (ln 2)", 0.6931, loss.item(), 1e-3)
 # *One turn of the loop is called a training step.*
 
 # %%
-def train(model):
+def twenty_steps(model):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     for step in range(20):
@@ -221,7 +221,7 @@ def train(model):
         optimizer.step()
     return loss.item()
 
-print(f"after 20 steps: {train(model):.4f} nats per message")
+print(f"after 20 steps: {twenty_steps(model):.4f} nats per message")
 
 # %% [markdown]
 # Line by line:
@@ -274,7 +274,7 @@ if args.text is not None:
 # `softmax` makes probabilities of the scores. For each message we print the class with the higher one:
 
 # %%
-def answers(model):
+def labels_of_new(model):
     """For each message in NEW, the more probable class and its probability."""
     with torch.no_grad():
         scores = class_logits(model, *pad([ids for _, ids in NEW]))    # (2, 2)
@@ -282,9 +282,9 @@ def answers(model):
     return [("ham", "spam")[k] for k in classes], probabilities.tolist()
 
 # %%
-for answer, p, (text, _) in zip(*answers(model), NEW):
+for answer, p, (text, _) in zip(*labels_of_new(model), NEW):
     print(f"{answer:4} ({p:.1%}) {text}")
-predict("the two answers", ["spam", "ham"], answers(model)[0][:2])
+predict("the two answers", ["spam", "ham"], labels_of_new(model)[0][:2])
 #> the two answers: predicted ['spam', 'ham'], measured ['spam', 'ham']
 
 # %% [markdown]
@@ -309,14 +309,15 @@ def both_right(model, seed):
     swap_head(model, 2)
     generator = torch.Generator().manual_seed(seed)
     replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
-    train(model)
-    return answers(model)[0][:2] == ["spam", "ham"]
+    twenty_steps(model)
+    return labels_of_new(model)[0][:2] == ["spam", "ham"]
 
 # %%
 seeds = range(args.seed, args.seed + 5)
 mini = sum(both_right(load_gpt2("mini"), seed) for seed in seeds)
 nothing_read = sum(both_right(untrained(seed), seed) for seed in seeds)
-print(f"both right: mini {mini} of 5 times, a model that has read nothing {nothing_read} of 5")
+print(f"both right: mini {mini} of 5 times, "
+      f"a model that has read nothing {nothing_read} of 5")
 
 # %% [markdown]
 # A single run can be luck: when this was written, the model that has read nothing had both right in two runs of five.
@@ -359,7 +360,7 @@ print(f"both right: mini {mini} of 5 times, a model that has read nothing {nothi
 # | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: 6,613,634 numbers would be trained |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
 # | 0.4 | leave out `optimizer.step()` | the loss stays 0.6931, and 0.4 stops: 4 of 8 are right |
-# | 0.4, in `train` | `class_logits(model, padded)` | 0.4 stops: 4 of 8, because it has learned to read the padding |
+# | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: 4 of 8, because it has learned to read padding |
 # | 0.4 | `lr=1e-1` | 0.4 stops: 4 of 8 are right, because each step jumps too far |
 #
 # ## Try it

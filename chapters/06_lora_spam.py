@@ -581,7 +581,7 @@ model.requires_grad_(False)
 swap_head(model, len(names))
 generator = torch.Generator().manual_seed(args.seed)    # for drawing the A's
 replace_linear_with_lora(model.trf_blocks, RANK, ALPHA, generator=generator)
-model.to(args.device)
+model = model.to(args.device)
 
 # %%
 C, LAYERS = model.config.emb_dim, model.config.n_layers
@@ -831,12 +831,14 @@ def line(what, form, *values):
 def means(key):
     return full[key]["mean"], lora[key]["mean"]
 
+# %%
 print(f"{'mini, 1,045 messages':32}{'everything':>12}{'LoRA':>12}")
 line("numbers that train", "{:,}", all_numbers, lora_numbers)
 line("test accuracy, mean of 5 seeds", "{:.1%}", *means("accuracy"))
-line("peak memory, bytes", "{:,.0f}", *means("peak_memory_bytes"))
+peaks = [peak / 1e6 for peak in means("peak_memory_bytes")]
+line("peak memory, MB", "{:.0f}", *peaks)
 line("training time, seconds", "{:.1f}", *means("seconds_training"))
-line("file to keep, bytes", "{:,}", 4 * all_numbers, 4 * lora_numbers)
+line("file to keep, MB", "{:.1f}", 4 * all_numbers / 1e6, 4 * lora_numbers / 1e6)
 #> numbers that train                 7,259,266     147,714
 
 # %% [markdown]
@@ -848,9 +850,8 @@ line("file to keep, bytes", "{:,}", 4 * all_numbers, 4 * lora_numbers)
 
 # %%
 billed = 16 * all_numbers - (4 * all_numbers + 16 * lora_numbers)
-peaks = means("peak_memory_bytes")
 idle = ways["naive Bayes"]["peak_memory_bytes"]["mean"]
-print(f"saved: {(peaks[0] - peaks[1]) / 1e6:.0f} MB, by the bill {billed / 1e6:.0f} MB")
+print(f"saved: {peaks[0] - peaks[1]:.0f} MB, by the bill {billed / 1e6:.0f} MB")
 print(f"Python and PyTorch without a GPT: {idle / 1e6:.0f} MB")
 
 # %% [markdown]
@@ -1183,10 +1184,10 @@ predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
 #
 # ## 6.15 Why LoRA is faster
 #
-# LoRA adds two products to each layer, and yet it trains faster. Count multiplications per token. In training a weight
-# costs three: one in the forward pass, one for the gradient of the layer's input, one for its own gradient. A frozen
-# weight has no gradient of its own, so it costs two. A block has $12 C^2$ weights and $18 r C$ numbers of LoRA. So the
-# count is $36 C^2$ when everything trains, and $24 C^2 + 54 r C$ with LoRA.
+# LoRA adds two products to each layer, and yet it trains faster. Count multiplications per token in the linear layers.
+# In training a weight costs three: one in the forward pass, one for the gradient of the layer's input, one for its own
+# gradient. A frozen weight has no gradient of its own, so it costs two. A block has $12 C^2$ weights and $18 r C$
+# numbers of LoRA. So the count is $36 C^2$ when everything trains, and $24 C^2 + 54 r C$ with LoRA.
 
 # %%
 section("6.15")

@@ -8,6 +8,8 @@ import argparse
 import re
 import shutil
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files, relinked
 from library import reading_order, write_library
@@ -16,8 +18,8 @@ from run import executed, without_times
 
 BOOK = ROOT / "data" / "book"
 SOURCE, HTML = BOOK / "source", BOOK / "html"
-MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/")    # of 30 MB all that a page asks for
-PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')    # names, signs and spaces, which have no colour
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")    # of 30 MB all that a page asks for
+PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')    # names, signs and spaces get no colour
 LARGEST = 300_000    # bytes of a notebook
 
 
@@ -47,29 +49,30 @@ def write_pages():
     """
     from sphinx.cmd.build import main as sphinx
 
-    shutil.rmtree(BOOK / "doctrees", ignore_errors=True)
-    shutil.rmtree(SOURCE, ignore_errors=True)
-    shutil.rmtree(HTML, ignore_errors=True)
+    for folder in (SOURCE, HTML, BOOK / "doctrees", BOOK / "static"):
+        shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(CHAPTERS / "diagrams", SOURCE / "diagrams")
     for chapter in chapter_files():
         (SOURCE / f"{chapter.stem}.ipynb").write_text(as_text(page_cells(executed(chapter))), encoding="utf-8")
     (SOURCE / "GLOSSARY.md").write_text(glossary_page(), encoding="utf-8")
     (SOURCE / "index.md").write_text(title_page(), encoding="utf-8")
     write_library(SOURCE)
+    copy_mathjax(BOOK / "static" / "mathjax")
     sys.path.insert(0, str(ROOT))    # sphinx-codeautolink looks names up in gpt itself
-    wrong = sphinx(["-W", "--keep-going", "-q", "-c", str(PAGES), "-d", str(BOOK / "doctrees"), str(SOURCE), str(HTML)])
-    shrink()
+    options = ["-W", "--keep-going", "-q", "-c", str(PAGES), "-d", str(BOOK / "doctrees")]
+    wrong = sphinx([*options, str(SOURCE), str(HTML)])
+    for file in HTML.rglob("*.html"):
+        file.write_text(PLAIN.sub(r"\1", file.read_text(encoding="utf-8")), encoding="utf-8")
     return wrong
 
 
-def shrink():
-    """Take away what no page needs: most of MathJax, and the marks of code that has no colour."""
-    mathjax = HTML / "_static" / "mathjax"
-    for file in [*mathjax.rglob("*.*"), *HTML.rglob("*.map")]:
-        if not (mathjax in file.parents and file.relative_to(mathjax).as_posix().startswith(MATHJAX)):
-            file.unlink()
-    for file in HTML.rglob("*.html"):
-        file.write_text(PLAIN.sub(r"\1", file.read_text(encoding="utf-8")), encoding="utf-8")
+def copy_mathjax(folder):
+    """Copy the part of MathJax that the pages need from the package that brings it."""
+    package = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+    for name in MATHJAX:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (package / name).is_dir() else shutil.copy
+        copy(package / name, folder / name)
 
 
 def page_cells(notebook):

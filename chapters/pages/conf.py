@@ -9,19 +9,22 @@ from docutils import nodes
 PAGES = Path(__file__).resolve().parent
 sys.path.insert(0, str(PAGES))
 
+from cells import ROOT  # noqa: E402  (the path comes first)
 from markup import glossary  # noqa: E402  (the path comes first)
 
 project = html_title = "GPT-2 by hand, and LoRA"
 copyright = "the authors; see LICENSE"
 language = "en"
-extensions = ["myst_nb", "sphinx_codeautolink", "sphinx_copybutton", "sphinx-mathjax-offline"]
+extensions = ["myst_nb", "sphinx_codeautolink", "sphinx_copybutton", "sphinx.ext.mathjax"]
 html_theme = "furo"
-html_static_path = [str(PAGES / "static")]
+html_static_path = [str(PAGES / "static"), str(ROOT / "data" / "book" / "static")]    # the second holds MathJax
+mathjax_path = "mathjax/tex-chtml.js"
 html_css_files = ["pages.css"]
 html_js_files = ["pages.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_use_index = False
+html_domain_indices = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#2f6b52", "color-brand-content": "#2f6b52"},
     "dark_css_variables": {"color-brand-primary": "#8cc7a8", "color-brand-content": "#8cc7a8"},

@@ -63,14 +63,16 @@ def module_page(name):
 
 def _targets(node):
     """What links to a function, a class, its methods or a constant arrive at; pages.css hides it."""
+    named, methods = [], []
     if isinstance(node, ast.Assign):
         named = [("data", target.id) for target in node.targets if isinstance(target, ast.Name)]
-    else:
-        kind = {ast.FunctionDef: "function", ast.ClassDef: "class"}.get(type(node))
-        named = [(kind, node.name)] if kind else []
-    methods = [part.name for part in getattr(node, "body", []) if isinstance(part, ast.FunctionDef)]
-    return [line for kind, name in named for line in (f".. py:{kind}:: {name}", "")] + [
-        line for name in methods for line in (f"   .. py:method:: {name}", "")]
+    elif isinstance(node, ast.FunctionDef):
+        named = [("function", node.name)]
+    elif isinstance(node, ast.ClassDef):
+        named = [("class", node.name)]
+        methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
+    page = [line for kind, name in named for line in (f".. py:{kind}:: {name}", "")]
+    return page + [line for name in methods for line in (f"   .. py:method:: {name}", "")]
 
 
 def _listing(file, lines, first, last):
