@@ -3,38 +3,40 @@
 # 0  The first minute: eight messages, a small GPT-2, and a spam filter
 
 After this chapter you have gone the whole road once. A text has become numbers, a language model has read them, and you
-have taught it to tell spam from other messages. You need a little Python.
+have taught it to tell spam from other messages. You need a little Python, and to have seen a logarithm and a matrix
+product. Install what requirements.txt names first, as README.md says.
 
 - Run: `python chapters/00_first_minute.py`. It needs no network.
 - Run: `python chapters/00_first_minute.py --text "Are you awake?"` asks about a message of your own too. The first
   time, this fetches 0.5 MB.
-- Time: --quick 6 s; full the same, on 2 CPU cores (AMD EPYC)
+- Time: --quick 6 s; full the same, on 2 CPU cores (AMD EPYC). Other chapters have a shorter run, `--quick`.
 - Source: Radford et al. 2018, section 3.2 (a language model becomes a classifier); Hu et al. 2021 (LoRA)
 """
 
 # %%
 from book import section, start
 
-args = start(__doc__, {}, {}, "--text")    # reads the command line
+args = start(__doc__, {}, {}, "--text")    # reads the command line; no lesson
 
 # %% [markdown]
 # A **language model** is a program that reads the beginning of a text and says what could come next. **GPT-2** is one
-# that OpenAI published in 2019. Any model that is built after its plan is called a GPT-2 too, and ours is a small one.
+# that OpenAI published in 2019. A model with the same structure is called a GPT-2 here too, and ours is a small one.
 #
 # How does a program that continues texts become a program that sorts them? This picture has all the steps. You will
-# run each of them in a moment, on eight text messages. You need not understand everything now: each step has a chapter
-# of its own, and the end of this one says which.
+# run each of them in a moment, on eight text messages. You don't have to understand everything now: each step has a
+# chapter of its own, and the end of this one says which.
 #
 # ![A message becomes ids; the ids go through GPT-2, whose blocks are frozen, with thin LoRA matrices beside them; a
 # head gives a score to spam and to ham; loss, gradients and a step lead back to the LoRA matrices and the head
 # only.](diagrams/road.svg)
 #
-# *Frozen parts do not change. The loss says how wrong an answer was, and the gradients say in which direction each
-# number has to move.*
+# *A block is one layer of GPT-2. Frozen parts do not change. The loss says how wrong an answer was, and the gradients
+# say how the loss would change with each number.*
 #
-# In every chapter, `predict()` prints a number that we worked out on paper, and beside it the number that the program
-# measured. If they differ, the chapter stops. In the file, a line that starts with `#>` is what the line above it
-# printed.
+# In every chapter, `predict()` prints what we expect, as a rule a number that we worked out on paper, and beside it
+# what the program measured. If the two differ, the chapter stops. (The language model has nothing to do with it.) In
+# the file, a line that starts with `#>` is what the line above it printed. Outputs that may differ between machines
+# have none.
 #
 # ## 0.1 A message is a row of numbers
 #
@@ -47,9 +49,9 @@ args = start(__doc__, {}, {}, "--text")    # reads the command line
 #     token   UR     G    ENT    !    " Your"   " number"   " was"
 #     id      4261   38   3525   0    3406      1271        373
 #
-# GPT-2 has no token for the whole word *URGENT* in capitals, so it uses three. A token keeps the space in front of it.
-# Chapter 1 shows where the tokens come from. We have written the ids out, so that this chapter needs no file from
-# elsewhere.
+# Frequent words have a token of their own. Rare ones, such as *URGENT* in capitals, are put together from pieces. A
+# token keeps the space in front of it. Chapter 1 shows where the tokens come from. We have written the ids out, so that
+# this chapter needs no file from elsewhere.
 
 # %%
 section("0.1")
@@ -95,7 +97,7 @@ from gpt.lora import count_parameters
 from gpt.weights import load_gpt2
 
 model = load_gpt2("mini")
-trainable, total = count_parameters(model)
+_, total = count_parameters(model)    # how many can be trained, and how many there are
 predict("mini's parameters", 7_259_008, total)
 #> mini's parameters: predicted 7,259,008, measured 7,259,008
 
@@ -105,12 +107,14 @@ predict("mini's parameters", 7_259_008, total)
 #
 # How can we see that it has learned English? We take a message and let it predict each token from the ones before. Let
 # $p$ be the probability that it gave to the token that really came. Then $-\ln p$ says how wrong the model was. It is 0
-# for a sure and right prediction, and it grows as $p$ gets smaller. The mean over all tokens is called the
+# for a prediction that was certain and right, and it grows as $p$ gets smaller. (Why a logarithm? The probability of a
+# whole text is a product of such $p$'s, and a logarithm turns it into a sum.) The mean over all tokens is called the
 # **cross-entropy loss**. Its unit is **nats per token** (nats, because the logarithm is the natural one). A model that
 # knows nothing gives each token the same probability, so its loss is $\ln 50257 = 10.8$.
 #
-# The first token has to be predicted from something too. So we put `END_OF_TEXT` in front, a token that separates two
-# texts. **Before you run the cell: what happens to the loss if we reverse the order of the tokens?**
+# The first token has to be predicted from something too. So we put `END_OF_TEXT` in front, a token that mini has seen
+# before every text of its training. **Before you run the cell: what happens to the loss if we reverse the order of the
+# tokens?**
 
 # %%
 import torch
@@ -119,30 +123,36 @@ from gpt.losses import next_token_loss
 from gpt.tokenizer import END_OF_TEXT
 
 def loss_of(ids):
-    with torch.no_grad():    # we only ask: torch need not prepare to train
-        return next_token_loss(model, torch.tensor([[END_OF_TEXT, *ids]])).item()
+    batch = torch.tensor([[END_OF_TEXT, *ids]])    # (1, T + 1): a batch of one text
+    with torch.no_grad():                          # no training here, so no gradients
+        return next_token_loss(model, batch).item()
 
 # %%
-for _, text, ids in MESSAGES[4:6]:
+for _, text, ids in MESSAGES:
     forwards, backwards = loss_of(ids), loss_of(ids[::-1])
-    print(f"{forwards:.1f} nats per token, backwards {backwards:.1f}: {text}")
-    assert forwards < backwards - 1, "mini should find English easier than its reverse"
+    print(f"{forwards:4.1f} nats per token, backwards {backwards:4.1f}: {text}")
+    assert forwards < backwards, "mini should find English easier than its reverse"
 
 # %% [markdown]
-# A loss of 5.7 means that the right token got a probability of about $e^{-5.7} = 1/300$, not $1/50257$. Backwards the
-# words are the same, and yet mini predicts them much worse. So it knows more than which words are frequent: it knows
-# something about their order. We would like to use that knowledge for a task that it was never trained for.
+# Take the first ham, with its loss of 5.7. A model that gives each right token a probability of $e^{-5.7} = 1/300$ has
+# this loss. That is far from certain, but much better than $1/50257$. Backwards the words are the same, and yet mini
+# predicts every message worse. So it knows more than which words are frequent: it knows something about their order. We
+# would like to use that knowledge for a task that it was never trained for.
 #
 # ## 0.3 A new head, and LoRA
 #
-# mini ends up with 128 numbers for each token of a text. The last part of the model, its **head**, turns them into
-# 50,257 scores, one for each possible next token. We need only two scores, one for ham and one for spam, so we swap the
-# head. And we read the two scores at the last token of a message, because only there has the model read all of it.
+# mini ends up with $C = 128$ numbers for each token of a text. The last part of the model, its **head**, turns them
+# into 50,257 scores, one for each possible next token. We need only two scores, one for ham and one for spam, so we
+# swap the head. And we read the two scores at the last token of a message. At each token the model sees only what came
+# before it, so only the last one has seen the whole message.
 #
-# What about the other seven million numbers? We **freeze** them: training may not change them. Instead we use **LoRA**.
-# Beside each weight matrix $W$ in the model's blocks stand two thin matrices, $A$ and $B$. Their product $A B$ is as
-# large as $W$ and is added to it, and only $A$ and $B$ learn. So the model keeps what it knows, and few numbers have to
-# be trained. Chapter 6 builds this by hand.
+# All seven million numbers are still there, because the old head was a table that mini also needs at its entrance, to
+# turn ids into vectors. We **freeze** them: training may not change them. Instead we use **LoRA**. Beside each weight
+# matrix $W$ in the model's blocks stand two thin matrices, $A$ and $B$. Their product $A B$ is as large as $W$ and is
+# added to it, and only $A$ and $B$ learn. $A$ starts with random numbers and $B$ with zeros. So $A B$ is zero, and the
+# model starts exactly as it was. Chapter 6 builds this by hand.
+#
+# In the code, `rank` is how thin the two are, and `alpha` scales their product. If the two are equal, the factor is 1.
 
 # %%
 section("0.3")
@@ -155,18 +165,18 @@ generator = torch.Generator().manual_seed(args.seed)    # draws the A's
 replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
 
 # %% [markdown]
-# How many numbers will be trained? If $W$ has `in` rows and `out` columns, then $A$ is $in \times r$ and $B$ is
-# $r \times out$, which makes $r \cdot (in + out)$ numbers. Our rank $r$ is 16. mini has 4 blocks. With $C = 128$, each
-# has four matrices of $C \times C$ and two of $C \times 4C$:
+# How many numbers will be trained? If $W$ has `in` rows and `out` columns, then $A$ is $in \times r$ and $B$ is $r
+# \times out$, which makes $r \cdot (in + out)$ numbers. Our rank $r$ is 16. mini has 4 blocks. Each has four matrices
+# of $C \times C$ in its attention (chapter 2). Behind it, one matrix widens $C$ to $4C$ and one goes back (chapter 3):
 #
 # $$4 \cdot r (C + C) + 2 \cdot r (C + 4C) = 8 r C + 10 r C = 18 r C$$
 #
-# The head has $2 C$ weights and 2 more numbers that it adds.
+# The head has $2 C$ weights and 2 biases, which are numbers that it adds.
 
 # %%
 C, BLOCKS, r = 128, 4, 16
 numbers = BLOCKS * 18 * r * C + 2 * C + 2
-trainable, total = count_parameters(model)
+trainable, _ = count_parameters(model)
 predict("numbers that will be trained", numbers, trainable)
 #> numbers that will be trained: predicted 147,714, measured 147,714
 
@@ -175,9 +185,10 @@ predict("numbers that will be trained", numbers, trainable)
 #
 # ## 0.4 Train
 #
-# The messages have different lengths, but a tensor is a rectangle. `pad` fills the short ones up on the right, which is
-# called **padding**. `lengths` remembers how many ids of each row are real, so that the head reads the last real one.
-# In `labels`, 1 is spam.
+# The messages have different lengths, but a tensor is a rectangle. `pad` fills the short ones up on the right with
+# `END_OF_TEXT`, which is called **padding**. `lengths` remembers how many ids of each row are real, so that the head
+# reads the last real one. What stands behind it does no harm, because no token looks to its right. In `labels`, 1 is
+# spam.
 
 # %%
 section("0.4")
@@ -189,8 +200,10 @@ print("a rectangle of ids:", tuple(padded.shape), "  labels:", labels.tolist())
 #> a rectangle of ids: (8, 22)   labels: [1, 1, 1, 1, 0, 0, 0, 0]
 
 # %% [markdown]
-# Before we train: how wrong is the model now? The new head starts with zeros, so that it has no opinion, and both
-# scores are 0. Two equal scores become two equal probabilities, 1/2 and 1/2. **What is $-\ln \frac{1}{2}$?**
+# Before we train: how wrong is the model now? The loss is the cross-entropy of 0.2 again, with two classes in place of
+# 50,257 tokens. **Softmax** makes probabilities of scores: it takes $e$ to the power of each score and divides by their
+# sum. The new head starts with zeros, so it has no opinion: both scores are 0, and both classes get 1/2. **What is
+# $-\ln \frac{1}{2}$?**
 
 # %%
 from gpt.classify import class_logits
@@ -201,8 +214,8 @@ predict("first loss, nats per message (ln 2)", 0.6931, loss.item(), 1e-3)
 #> first loss, nats per message (ln 2): predicted 0.6931, measured 0.6931
 
 # %% [markdown]
-# Nearly all of deep learning is one loop, and here it is. Twenty times it guesses, measures how wrong it was, and moves
-# every number that is not frozen a little, in the direction that makes it less wrong.
+# Nearly all training in deep learning is one loop, and here it is. Twenty times it guesses, measures how wrong it was,
+# and moves every number that is not frozen a little, in the direction that makes it less wrong.
 #
 # ![A circle of four: guess with class_logits, loss with class_loss, gradients with loss.backward(), step with
 # optimizer.step(), and again.](diagrams/training_loop.svg)
@@ -221,19 +234,21 @@ def twenty_steps(model):
         optimizer.step()
     return loss.item()
 
-print(f"after 20 steps: {twenty_steps(model):.4f} nats per message")
+print(f"loss in the twentieth step: {twenty_steps(model):.4f} nats per message")
 
 # %% [markdown]
 # Line by line:
 #
 # - `trained` holds the tensors that are not frozen. The **optimizer** will change these and no others. **AdamW** is a
-#   rule for how far to move each number, and `lr`, the **learning rate**, sets the size of the moves.
+#   rule for how far to move each number, and `lr`, the **learning rate**, sets the size of the moves. (The rate and the
+#   twenty steps were found by trying.)
 # - `scores = ...` sends the eight messages through the model. It gives two scores for each, which are also called
 #   **logits**.
 # - `loss = ...` turns the scores into probabilities, takes $-\ln$ of the probability of the right class, and averages
 #   over the eight messages.
 # - `loss.backward()` computes the **gradients**. For every number that is trained, the gradient says how the loss would
-#   change if this number grew a little. `zero_grad()`, the line before, deletes the gradients of the last step.
+#   change if this number grew a little. `zero_grad()`, the line before, deletes the gradients of the last step, because
+#   `backward()` adds to what is there.
 # - `optimizer.step()` moves every number against its gradient, so that the loss falls.
 #
 # Did it work? We count how many of the eight messages have the higher score for the right class.
@@ -261,30 +276,29 @@ NEW = [
       618, 314, 651, 1363, 13]),
 ]
 
-# %% [markdown]
-# With `--text`, your own message is the third. An empty one has no token, so it gets `END_OF_TEXT`.
-
 # %%
-if args.text is not None:
+if args.text is not None:    # your own message is the third; mini reads 256 tokens of it
     from gpt.tokenizer import gpt2_tokenizer
     own = gpt2_tokenizer().encode_ordinary(args.text)
-    NEW.append((args.text, own[:256] or [END_OF_TEXT]))    # mini reads 256 tokens
+    NEW.append((args.text, own[:256] or [END_OF_TEXT]))
 
 # %% [markdown]
-# `softmax` makes probabilities of the scores. For each message we print the class with the higher one:
+# A message is called spam if its probability of spam is above one half.
 
 # %%
-def labels_of_new(model):
-    """For each message in NEW, the more probable class and its probability."""
+def spam_probabilities(model):
+    padded, lengths = pad([ids for _, ids in NEW])
     with torch.no_grad():
-        scores = class_logits(model, *pad([ids for _, ids in NEW]))    # (2, 2)
-    probabilities, classes = scores.softmax(dim=1).max(dim=1)          # (2,), (2,)
-    return [("ham", "spam")[k] for k in classes], probabilities.tolist()
+        scores = class_logits(model, padded, lengths)    # (messages, 2)
+    return scores.softmax(dim=1)[:, 1].tolist()          # of class 1, spam
 
 # %%
-for answer, p, (text, _) in zip(*labels_of_new(model), NEW):
-    print(f"{answer:4} ({p:.1%}) {text}")
-predict("the two answers", ["spam", "ham"], labels_of_new(model)[0][:2])
+for (text, _), p in zip(NEW, spam_probabilities(model)):
+    print(f"{'spam' if p > 0.5 else 'ham':4} (P(spam) = {p:.1%}) {text}")
+
+# %%
+answers = ["spam" if p > 0.5 else "ham" for p in spam_probabilities(model)]
+predict("the two answers", ["spam", "ham"], answers[:2])
 #> the two answers: predicted ['spam', 'ham'], measured ['spam', 'ham']
 
 # %% [markdown]
@@ -293,8 +307,9 @@ predict("the two answers", ["spam", "ham"], labels_of_new(model)[0][:2])
 # ## 0.6 Was it luck, and did the reading help?
 #
 # Two questions are open. Would it work again with other random numbers in the $A$'s? And did it help that mini has read
-# Wikipedia, or could a model that has read nothing do the same? We do everything once more, five times with mini and
-# five times with a model of the same shape whose numbers are random. **How often are both answers right?**
+# Wikipedia, or could a model that has read nothing do the same? We repeat everything ten times with other seeds, five
+# times with mini and five times with a model of the same shape whose numbers are random. Two coins would be right once
+# in four times. **How often are both answers right?**
 
 # %%
 section("0.6")
@@ -310,32 +325,33 @@ def both_right(model, seed):
     generator = torch.Generator().manual_seed(seed)
     replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
     twenty_steps(model)
-    return labels_of_new(model)[0][:2] == ["spam", "ham"]
+    spam, ham = spam_probabilities(model)[:2]
+    return spam > 0.5 > ham
 
 # %%
-seeds = range(args.seed, args.seed + 5)
-mini = sum(both_right(load_gpt2("mini"), seed) for seed in seeds)
-nothing_read = sum(both_right(untrained(seed), seed) for seed in seeds)
-print(f"both right: mini {mini} of 5 times, "
-      f"a model that has read nothing {nothing_read} of 5")
+seeds = range(args.seed + 1, args.seed + 6)
+mini_right = sum(both_right(load_gpt2("mini"), seed) for seed in seeds)
+untrained_right = sum(both_right(untrained(seed), seed) for seed in seeds)
+print(f"both right: mini {mini_right} of 5 times, "
+      f"a model that has read nothing {untrained_right} of 5")
 
 # %% [markdown]
-# A single run can be luck: when this was written, the model that has read nothing had both right in two runs of five.
-# mini had them right in all five. This is what **pretraining** buys: eight examples are enough, because the model
-# brings along what it knows.
+# A single run can be luck: when this was written, the model that has read nothing had both right in one run of five.
+# mini had them right in all five. This is what **pretraining** is for: eight examples go a long way, because the model
+# already knows so much.
 #
-# Two messages are still a poor test. Chapter 6 trains on 1,045 messages and tests on 300 others, and chapter 10 asks
-# how far such a number can be trusted.
+# Two messages and five runs are a poor test all the same. Chapter 6 trains on 1,045 messages and tests on 300 others,
+# and chapter 10 asks how far such a number can be trusted.
 #
 # ## What you have now
 #
 # In one minute you have taken a model that continues texts and made a filter out of it:
 #
-# 1. A tokenizer turned eight messages into rows of ids.
+# 1. Eight messages became rows of ids.
 # 2. A pretrained language model read them. What it knows about English sits in 7 million frozen numbers.
 # 3. A new head gave two scores per message, and thin LoRA matrices gave the model room to adapt.
 # 4. A loop of five lines trained the numbers that are not frozen, 2 % of all.
-# 5. The filter answered two messages that it had never seen.
+# 5. The filter sorted two messages that it had never seen.
 #
 # Each step is explained in a chapter:
 #
@@ -357,10 +373,10 @@ print(f"both right: mini {mini} of 5 times, "
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: 6,613,634 numbers would be trained |
+# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: all but the blocks would be trained too |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
-# | 0.4 | leave out `optimizer.step()` | the loss stays 0.6931, and 0.4 stops: 4 of 8 are right |
-# | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: 4 of 8, because it has learned to read padding |
+# | 0.4 | leave out `optimizer.step()` | 0.4 stops: 4 of 8, because of equal scores `argmax` takes the first, ham |
+# | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: it was trained to answer at the padding |
 # | 0.4 | `lr=1e-1` | 0.4 stops: 4 of 8 are right, because each step jumps too far |
 #
 # ## Try it

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files, relinked
-from library import reading_order, write_library
+from library import reading_order, toctree, write_library
 from markup import glossary_page, listing, page, page_link
 from run import executed, without_times
 
@@ -104,29 +104,29 @@ def title_page():
     for picture in re.findall(r"\((figures/[\w/]+\.(?:png|svg))\)", readme):
         (SOURCE / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / picture, SOURCE / picture)
-    titles = {chapter.stem: cells(chapter.read_text(encoding="utf-8"))[0][1] for chapter in chapter_files()}
-    toc = [f"{_short_title(text)} <{stem}>" for stem, text in titles.items()]
-    return "\n".join([
-        relinked(readme, page_link, folder="."), "", "{.begin}\n[Begin with the first minute](/00_first_minute.ipynb)", "",
-        "## The chapters", "", "{.chapters}", *(_entry(stem, text) for stem, text in titles.items()), "",
-        _toctree("The chapters", toc + ["Glossary <GLOSSARY>"]), _toctree("The library", ["gpt/index"])])
+    title, first, *more = page(readme, folder=".").split("\n\n")
+    chapters = {chapter.stem: cells(chapter.read_text(encoding="utf-8"))[0][1] for chapter in chapter_files()}
+    parts = [title, first, "{.begin}\n[Begin with the first minute](/00_first_minute.ipynb)", *more]
+    parts += ["## The chapters", "\n".join(["{.chapters}", *(_entry(stem, text) for stem, text in chapters.items())])]
+    parts += ["## The library", "Each name of [the library](/gpt/index.md) in a chapter's code leads to its source."]
+    for group, modules in reading_order():
+        parts.append(f"**{group}**\\\n" + " · ".join(f"[{n.split('.')[-1]}](/gpt/{n.replace('.', '/')}.rst)" for n in modules))
+    toc = [f"{_short_title(text)} <{stem}>" for stem, text in chapters.items()]
+    parts += [toctree([*toc, "Glossary <GLOSSARY>"], "The chapters"), toctree(["gpt/index"], "The library")]
+    return "\n\n".join(parts)
 
 
 def _entry(stem, first_cell):
     """A chapter in the list on the title page: its title, and the sentence that says what it is for."""
     title, text = first_cell.removeprefix("# ").split("\n\n")[:2]
     text = " ".join(text.split())
-    said = re.search(r"(?:After this chapter|At its end|At the end of this chapter).*?[.;](?= |$)", text)
-    return f"- [{title}](/{stem}.ipynb)\n\n  {said[0] if said else text}"
+    said = re.search(r"((?:After this chapter|At its end|At the end of this chapter).*?)[.;]( |$)", text)
+    return f"- [{title}](/{stem}.ipynb)\n\n  {said[1] + '.' if said else text}"
 
 
 def _short_title(first_cell):
     """A chapter's title in the margin: up to the colon."""
     return re.match(r"# (\w+  .*?)(?=:|\n|(?<=\?) )", first_cell)[1].replace("  ", " ")
-
-
-def _toctree(caption, pages):
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
 if __name__ == "__main__":

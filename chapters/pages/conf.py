@@ -39,6 +39,7 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_code_prompt_show = "Show the imports and settings"
 nb_code_prompt_hide = "Hide the imports and settings"
+nb_render_image_options = {"alt": "What the code above draws; the caption below says what to see."}
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]
 myst_heading_anchors = 3
 codeautolink_concat_default = True    # a name that one cell imports is known in the next

@@ -12,41 +12,54 @@ DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 
 @cache
 def reading_order():
-    """{"": (what it is, modules), "storage": ...}: the files of gpt/ and of its folders, as gpt/__init__.py lists them.
+    """The modules of gpt/ as gpt/__init__.py lists them: pairs of a title and its modules, "storage.files" for example.
 
-    A module is a pair: its name, such as "storage.files", and what it does, which only the files of gpt/ itself have.
+    Raises: SystemExit if a file is not listed there
     """
-    text = ast.get_docstring(ast.parse((ROOT / "gpt" / "__init__.py").read_text(encoding="utf-8")))
+    text = ast.get_docstring(_tree("__init__"))
     text = re.sub(r"\n {8,}", " ", text)    # a long line goes on in the next
-    order = {"": ("The story", re.findall(r"^    ([a-z]\w+) {2,}(.+)$", text, re.MULTILINE))}
+    order = [("The story", re.findall(r"^    ([a-z]\w+) {2,}.+$", text, re.MULTILINE))]
     for folder, what, names in re.findall(r"^    (\w+)/ {2,}(.+): (.+)$", text, re.MULTILINE):
-        order[folder] = (what, [(f"{folder}.{name}", "") for name in names.split(", ")])
-    listed = {name for _, modules in order.values() for name, _ in modules}
+        order.append((f"{folder}/: {what}", [f"{folder}.{name}" for name in names.split(", ")]))
+    listed = {name for _, modules in order for name in modules}
     found = {".".join(file.relative_to(ROOT / "gpt").with_suffix("").parts) for file in ROOT.glob("gpt/**/[a-z]*.py")}
     if listed != found:
         raise SystemExit(f"gpt/__init__.py and the files of gpt/ differ: {', '.join(sorted(listed ^ found))}")
     return order
 
 
+def _path(name):
+    return ROOT / "gpt" / f"{name.replace('.', '/')}.py"
+
+
+def _tree(name):
+    return ast.parse(_path(name).read_text(encoding="utf-8"))
+
+
 def write_library(source):
     """Write the pages of the library, and the one that leads to them, into the folder that Sphinx reads."""
     shutil.copytree(ROOT / "gpt", source / "gpt", ignore=shutil.ignore_patterns("__pycache__"))
-    page = ["The library", "===========", "", "The names in the chapters' code lead to these pages.", ""]
-    for folder, (what, modules) in reading_order().items():
-        title = what if not folder else f"{folder}/: {what}"
-        page += [title, "-" * len(title), ""]
-        page += [line for name, does in modules for line in (f":doc:`{name} <{name.replace('.', '/')}>`", f"   {does}\\ ")]
-        page += ["", ".. toctree::", "   :hidden:", ""]
-        page += [f"   {name} <{name.replace('.', '/')}>" for name, _ in modules] + [""]
-        for name, _ in modules:
-            file = source / "gpt" / f"{name.replace('.', '/')}.rst"
-            file.write_text(module_page(name), encoding="utf-8")
-    (source / "gpt" / "index.rst").write_text("\n".join(page), encoding="utf-8")
+    page = ["# The library", "The names in the chapters' code lead to these pages, which are the files as they stand."]
+    for title, modules in reading_order():
+        files = {name: name.replace(".", "/") for name in modules}
+        page += [f"## {title}", "{.modules}"]
+        for name, file in files.items():
+            job = ast.get_docstring(_tree(name)).split("\n\n")[0]    # a file opens with its job
+            page.append(f"- [{name}]({file}.rst) {job}")
+            (source / "gpt" / f"{file}.rst").write_text(module_page(name), encoding="utf-8")
+        page += ["", toctree([f"{name} <{file}>" for name, file in files.items()])]
+    (source / "gpt" / "index.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def toctree(pages, caption=None):
+    """These pages in the contents in the margin, in MyST."""
+    options = [":hidden:"] + [f":caption: {caption}"] * bool(caption)
+    return "\n".join(["```{toctree}", *options, "", *pages, "```", ""])
 
 
 def module_page(name):
     """A file of gpt/ in reStructuredText: its whole source in order, and a place to link to at each definition."""
-    path = ROOT / "gpt" / f"{name.replace('.', '/')}.py"
+    path = _path(name)
     lines = path.read_text(encoding="utf-8").splitlines()
     title = f"gpt/{name.replace('.', '/')}.py"
     page, shown = [title, "=" * len(title), "", f".. py:module:: gpt.{name}", ""], 0

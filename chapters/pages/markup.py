@@ -19,12 +19,13 @@ FILE = re.compile(r"(?<!\[)`(gpt/[\w/]+\.py)`")    # a file's name that is no li
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| ([\d., b]+) \|(?: (\S+) \|)?$", re.MULTILINE)    # of the glossary
 
 
-def page(markdown, follows_a_figure=False):
+def page(markdown, follows_a_figure=False, folder="chapters"):
     """A markdown cell as its page has it.
 
-    Input: follows_a_figure, whether the cell before it drew one, so that an italic sentence here is its caption
+    Input: follows_a_figure, whether the cell before it drew one, so that an italic sentence here is its caption;
+        folder, where the links of this text start
     """
-    paragraphs = re.split(r"\n{2,}", FILE.sub(_file_link, relinked(markdown, page_link)))
+    paragraphs = re.split(r"\n{2,}", FILE.sub(_file_link, relinked(markdown, page_link, folder)))
     written, figure = [], follows_a_figure
     while paragraphs:
         paragraph = paragraphs.pop(0)
