@@ -277,7 +277,7 @@ NEW = [
 ]
 
 # %%
-if args.text is not None:    # your own message is the third; mini reads 256 tokens of it
+if args.text is not None:    # your own message, of which mini reads 256 tokens
     from gpt.tokenizer import gpt2_tokenizer
     own = gpt2_tokenizer().encode_ordinary(args.text)
     NEW.append((args.text, own[:256] or [END_OF_TEXT]))

@@ -6,8 +6,8 @@ After this chapter you can write LoRA by hand, predict how many numbers it train
 carry the result away as one small file. You need chapters 3 and 5.
 
 - Run: python chapters/06_lora_spam.py
-- Time: --quick 6 s; full 9 s on mini; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in float32; on 2 CPU
-  cores (AMD EPYC), the data there already
+- Time: --quick 7 s; full 12 s on mini, on 1 CPU core; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in
+  float32 on 2 cores (AMD EPYC), the data there already
 - Source: Hu et al. 2021, sections 4.1 and 7.2
 """
 
@@ -1199,8 +1199,8 @@ for name, C in (("mini", 128), ("124M", 768)):
 
 # %% [markdown]
 # The second reason is Adam, which has 2 % of the numbers to move. We timed one training step of mini on one CPU core.
-# LoRA's forward pass is slower (7.7 ms against 6.9), its backward pass is faster (8.2 against 11.9), and Adam takes 0.6
-# ms in place of 4.6.
+# LoRA's forward pass is slower (7.9 ms against 7.0), its backward pass is faster (8.4 against 11.8), and Adam takes 0.6
+# ms in place of 4.7.
 
 # %% [markdown]
 # ## What you have now

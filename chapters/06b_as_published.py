@@ -49,7 +49,8 @@ predict("rows", 5_574 - 2, len(messages))
 # %%
 balanced = create_balanced_dataset(messages, random_state=args.seed)
 train, validation, test = random_split(balanced, 0.7, 0.1, random_state=args.seed)
-print(f"{len(train):,} messages to train, {len(validation)} to validate, {len(test)} to test")
+print(f"{len(train):,} messages to train, {len(validation)} to validate, "
+      f"{len(test)} to test")
 #> 1,045 messages to train, 149 to validate, 300 to test
 
 # %% [markdown]
@@ -57,7 +58,7 @@ print(f"{len(train):,} messages to train, {len(validation)} to validate, {len(te
 # of a cut:
 
 # %%
-copied = torch.tensor(test["Text"].isin(set(train["Text"])).to_numpy())    # (300,) True or False
+copied = torch.tensor(test["Text"].isin(set(train["Text"])).to_numpy())    # (300,)
 print(f"{copied.sum()} of {len(test)} test messages are copies of training messages, "
       f"{(test['Label'][copied.numpy()] == 'spam').sum()} of them spam")
 #> 37 of 300 test messages are copies of training messages, 33 of them spam
@@ -261,10 +262,10 @@ print(f"a logit moved by up to {(elsewhere - logits).abs().max():.2f}; "
       f"the two logits of a message are {apart:.2f} apart (median)")
 
 # %% [markdown]
-# The messages are the same, and only the number of padding tokens has changed. After one epoch 28 answers change. After
-# six, the logits move as much, but they stand further apart, so only one answer changes. In use this means that every
-# message must be padded or cut to exactly 120 tokens. An adapter that was trained like this has to carry that number
-# with it (`pad_to` in gpt/adapters.py).
+# The messages are the same, and only the number of padding tokens has changed. After one epoch 28 answers change (with
+# three other seeds 2, 14 and 49). After six, the logits move as much, but they stand further apart, so only one answer
+# changes. In use this means that every message must be padded or cut to exactly 120 tokens. An adapter that was trained
+# like this has to carry that number with it (`pad_to` in gpt/adapters.py).
 #
 # Last, the results go to a file, for figures/results/RESULTS.md. You may skip this cell.
 

@@ -13,7 +13,7 @@ from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, notebook_cells
 CACHE = ROOT / "data" / "book" / "outputs"
 SECONDS = 900    # no cell may take longer
 COLORS = 128     # of a figure: a fifth of the bytes, and no eye sees it
-MASKS = []
+SETTINGS = {"CHAPTER_FLAGS": "--quick", "OMP_NUM_THREADS": "1"}    # one thread adds up in the same order everywhere
 
 
 def executed(chapter):
@@ -48,7 +48,7 @@ def _run(cells):
 
     book = nbformat.reads(as_text(cells), as_version=4)
     client = NotebookClient(book, timeout=SECONDS, resources={"metadata": {"path": str(NOTEBOOKS)}})
-    client.execute(env=os.environ | {"CHAPTER_FLAGS": "--quick"}, stderr=subprocess.DEVNULL)
+    client.execute(env=os.environ | SETTINGS, stderr=subprocess.DEVNULL)
     return [_tidy(cell.outputs) for cell in book.cells if cell.cell_type == "code"]
 
 
