@@ -211,11 +211,15 @@ def test_chapter_6_trains_with_the_same_settings():
     chapter, source = settings_of("06_lora_spam.py")
     assert (chapter["RANK"], chapter["ALPHA"], chapter["BATCH_SIZE"], chapter["CONTEXT"]) == \
         (METHODS["LoRA, r = 16"].rank, ALPHA, spam_filters.BATCH_SIZE, spam_filters.CONTEXT)
-    model = GPTModel(GPT2_SIZES["mini"])
-    for recipe, name in (("default", "LoRA, r = 16"), ("blog", BLOG)):
-        theirs, ours = chapter["RECIPES"][recipe], METHODS[name]
-        group, = optimizer_for(model, ours).param_groups
-        assert (theirs["epochs"], theirs["learning_rate"], theirs["weight_decay"], theirs["warmup"]) == \
-            (ours.epochs, ours.rate, group["weight_decay"], WARMUP if schedule_for(ours, 393) else None), recipe
-    kinds = {recipe: (settings["scale"], settings["init"]) for recipe, settings in chapter["RECIPES"].items()}
-    assert kinds == {"default": ("alpha/r", None), "blog": ("alpha", "blog")} and "fused=True" in source, "see prepare"
+    recipe, ours = chapter["RECIPE"], METHODS["LoRA, r = 16"]
+    group, = optimizer_for(GPTModel(GPT2_SIZES["mini"]), ours).param_groups
+    assert (chapter["FULL"]["epochs"], recipe["learning_rate"], recipe["weight_decay"], recipe["warmup"]) == \
+        (ours.epochs, ours.rate, group["weight_decay"], WARMUP)
+    assert (recipe["scale"], recipe["init"]) == ("alpha/r", None) and "fused=True" in source, "see prepare"
+
+
+def test_chapter_6b_trains_with_the_blogs_settings():
+    chapter, source = settings_of("06b_as_published.py")
+    assert (chapter["FULL"]["epochs"], schedule_for(METHODS[BLOG], 780)) == (METHODS[BLOG].epochs, None)
+    assert f"lr={METHODS[BLOG].rate:.0e}".replace("e-05", "e-5") + ", weight_decay=0.1, fused=True)" in source
+    assert 'alpha=16, scale="alpha", init="blog"' in source and "zero=False" in source, "see prepare"
