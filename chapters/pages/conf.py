@@ -46,7 +46,7 @@ codeautolink_concat_default = True    # a name that one cell imports is known in
 mathjax3_config = {"options": {"enableMenu": False}}
 suppress_warnings = ["myst.header", "config.cache", "codeautolink.match_name"]
 
-NO_LINKS_IN = (nodes.literal, nodes.reference, nodes.title, nodes.raw, nodes.FixedTextElement, nodes.math, nodes.math_block)
+NO_LINKS_IN = (nodes.literal, nodes.reference, nodes.title, nodes.raw, nodes.math, nodes.FixedTextElement)
 
 
 def setup(app):
@@ -57,10 +57,10 @@ def link_first_uses(app, doctree, page):
     """Link the first use of each of the glossary's words in a chapter to its row there."""
     if not page[0].isdigit():
         return
-    words = dict(glossary())
+    words, glossary_page = dict(glossary()), app.builder.get_relative_uri(page, "GLOSSARY")
     for text in list(doctree.findall(nodes.Text)):
-        if words and not any(isinstance(node, NO_LINKS_IN) for node in _around(text)):
-            text.parent.replace(text, _with_links(text, words, app.builder.get_relative_uri(page, "GLOSSARY")))
+        if words and not any(_takes_no_links(node) for node in _around(text)):
+            text.parent.replace(text, _with_links(text, words, glossary_page))
 
 
 def _around(node):
@@ -68,14 +68,18 @@ def _around(node):
         yield node
 
 
-def _with_links(text, words, uri):
+def _takes_no_links(node):
+    return isinstance(node, NO_LINKS_IN) or "facts" in node.get("classes", [])
+
+
+def _with_links(text, words, glossary_page):
     """The text in pieces; a word that is linked is taken out of `words`."""
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     pieces, done = [], 0
-    for found in re.finditer(rf"\b({pattern})(?:e?s)?\b", text, re.IGNORECASE):
+    for found in re.finditer(rf"(?<!your )\b({pattern})(?:e?s)?\b", text, re.IGNORECASE):    # not what is in your head
         row, meaning = words.pop(found[1].lower(), (None, None))
         if row:
-            pieces += [nodes.Text(text[done:found.start()]),
-                       nodes.reference("", found[0], refuri=f"{uri}#{row}", reftitle=meaning, classes=["word"], internal=True)]
+            link = nodes.reference("", found[0], refuri=f"{glossary_page}#{row}", reftitle=meaning, classes=["word"])
+            pieces += [nodes.Text(text[done:found.start()]), link]
             done = found.end()
     return [*pieces, nodes.Text(text[done:])]

@@ -82,11 +82,11 @@ def exercise_box(paragraph):
 
 @cache
 def glossary():
-    """The words of the glossary in lower case, each with the id of its row there and what it means."""
+    """The words of the glossary, lower case and singular, each with the id of its row there and what it means."""
     words = {}
     for row in ROW.finditer((CHAPTERS / "GLOSSARY.md").read_text(encoding="utf-8")):
         for word in row[1].split(", ") if row[4] else ():
-            words.setdefault(word.lower(), (_row_id(row), row[2]))
+            words.setdefault(re.sub("(?<=[^s])s$", "", word.lower()), (_row_id(row), row[2]))
     return words
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -13,6 +14,8 @@ from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, notebook_cells
 CACHE = ROOT / "data" / "book" / "outputs"
 SECONDS = 900    # no cell may take longer
 COLORS = 128     # of a figure: a fifth of the bytes, and no eye sees it
+MEASURED = re.compile(r"\d(?:[\d.,]*\d)?(?=%? (?:s|ms|seconds|tokens per second|times as (?:long|fast)|MB measured|"
+                      r"measured|of a step's time)\b)")
 SETTINGS = {"CHAPTER_FLAGS": "--quick", "OMP_NUM_THREADS": "1"}    # one thread adds up in the same order everywhere
 
 
@@ -23,7 +26,11 @@ def executed(chapter):
     digest, kept = _digest(code), CACHE / f"{chapter.stem}.json"
     if not kept.exists() or json.loads(kept.read_text(encoding="utf-8"))["digest"] != digest:
         started = time.perf_counter()
-        outputs = _run(cells)
+        try:
+            outputs = _run(cells)
+        except Exception as error:
+            error.add_note(f"This was {chapter.name}.")
+            raise
         CACHE.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"digest": digest, "outputs": outputs}), encoding="utf-8")
         print(f"{chapter.name}: ran in {time.perf_counter() - started:.0f} s", flush=True)
@@ -83,5 +90,9 @@ def _fewer_colors(png):
 
 
 def without_times(cells):
-    """The cells without what another run prints differently: seconds, and the memory that a process took."""
+    """The cells with "…" for each number that only this run measured: seconds, how many times as long, memory."""
+    cells = json.loads(json.dumps(cells))    # the caller's stay as they are
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if "text" in output:
+            output["text"] = MEASURED.sub("…", output["text"])
     return cells

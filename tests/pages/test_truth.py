@@ -10,7 +10,7 @@ PATTERNS = ("*.md", "*.txt", "gpt/**/*.py", "chapters/*.py", "chapters/*.md", "t
             "data/*.md", "figures/**/*.md")
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
          for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))}
-WRITTEN_LATER = re.compile(r"data/(runs|exercises)|NN_|/(test_)?x\.py|\.safetensors$")    # by runs, and stand-ins for a name
+WRITTEN_LATER = re.compile(r"data/(runs|exercises|book)|NN_|/(test_)?x\.py|\.safetensors$")    # by runs, and stand-ins for a name
 OWN_FLAGS = {"--quick", "--seed", "--device", "--help"}    # of every chapter: chapters/book.py, start
 
 
