@@ -9,7 +9,7 @@ product. Install what requirements.txt names first, as README.md says.
 - Run: `python chapters/00_first_minute.py`. It needs no network.
 - Run: `python chapters/00_first_minute.py --text "Are you awake?"` asks about a message of your own too. The first
   time, this fetches 0.5 MB.
-- Time: --quick 6 s; full the same, on 2 CPU cores (AMD EPYC). Other chapters have a shorter run, `--quick`.
+- Time: --quick 5 s; full the same, on 2 CPU cores (AMD EPYC). Other chapters have a shorter run, `--quick`.
 - Source: Radford et al. 2018, section 3.2 (a language model becomes a classifier); Hu et al. 2021 (LoRA)
 """
 

@@ -48,13 +48,15 @@ class KVCache:
 def causal_attention_by_hand(query, key, value):
     """Softmax(Q K^T / sqrt(D) + mask) V, one line per operation.
 
-    The last query and the last key belong to the same token. With a cache there are more keys than queries, so query t
-    may look at keys 0 to S - T + t. The mask makes the score of every later key -inf, and the softmax, which is over
-    the keys, turns -inf into a weight of exactly 0.
+    Query t may look at the keys 0 to t. The mask makes the score of every later key -inf, and the softmax, which is
+    over the keys, turns -inf into a weight of exactly 0.
+
+    With a cache (chapter 3) there are more keys than queries, and the last query and the last key belong to the same
+    token: then query t may look at the keys 0 to S - T + t.
 
     Input: query (B, H, T, D); key, value (B, H, S, D), S >= T
     Output: (B, H, T, D)
-    Source: Vaswani et al. 2017, equation 1
+    Source: Vaswani et al. 2017, equation 1; the mask, in words, section 3.2.3
     """
     T, D = query.shape[-2:]
     S = key.shape[-2]
@@ -137,7 +139,7 @@ class MultiHeadAttention(nn.Module):
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.out_proj = nn.Linear(d_out, d_out)
-        self.dropout = nn.Dropout(dropout)    # never called: it holds the probability where the field looks for it
+        self.dropout = nn.Dropout(dropout)    # never called: forward hands its p to causal_attention
 
     def split_heads(self, x):
         """(B, T, C) -> (B, H, T, D), a view: head h takes channels h * D to (h + 1) * D - 1 of every token."""

@@ -96,7 +96,7 @@ def first():
     trained, of_all = run["trainable_parameters"], run["total_parameters"]
     text = (
         f"*mini*, a GPT-2 of 7.3 million parameters (14 MiB) in this repository, learns from {run['n_train']:,} "
-        f"messages with LoRA in a command of 8 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the "
+        f"messages with LoRA in a command of 9 seconds on two CPU cores and gets {100 * mini['mean']:.1f} % of the "
         f"test messages right (mean of five seeds, 95 % interval {100 * mini['low']:.1f} to {100 * mini['high']:.1f} "
         f"%). Counting words gets {100 * bayes['mean']:.1f} %; with only 16 messages, LoRA beats that by "
         f"{gained[OURS]}, training all of mini by {gained['everything']}. LoRA saves time and space at the same accuracy or less: it "
