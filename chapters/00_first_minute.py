@@ -286,18 +286,18 @@ if args.text is not None:    # your own message, of which mini reads 256 tokens
 # A message is called spam if its probability of spam is above one half.
 
 # %%
-def spam_probabilities(model):
+def probabilities_of_new(model):
     padded, lengths = pad([ids for _, ids in NEW])
     with torch.no_grad():
         scores = class_logits(model, padded, lengths)    # (messages, 2)
     return scores.softmax(dim=1)[:, 1].tolist()          # of class 1, spam
 
 # %%
-for (text, _), p in zip(NEW, spam_probabilities(model)):
+for (text, _), p in zip(NEW, probabilities_of_new(model)):
     print(f"{'spam' if p > 0.5 else 'ham':4} (P(spam) = {p:.1%}) {text}")
 
 # %%
-answers = ["spam" if p > 0.5 else "ham" for p in spam_probabilities(model)]
+answers = ["spam" if p > 0.5 else "ham" for p in probabilities_of_new(model)]
 predict("the two answers", ["spam", "ham"], answers[:2])
 #> the two answers: predicted ['spam', 'ham'], measured ['spam', 'ham']
 
@@ -325,7 +325,7 @@ def both_right(model, seed):
     generator = torch.Generator().manual_seed(seed)
     replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
     twenty_steps(model)
-    spam, ham = spam_probabilities(model)[:2]
+    spam, ham = probabilities_of_new(model)[:2]
     return spam > 0.5 > ham
 
 # %%

@@ -6,7 +6,7 @@ After this chapter you can repeat a published experiment step by step, and you k
 chapter 6 and what we can say about each difference. You need chapters 5 and 6.
 
 - Run: `python chapters/06b_as_published.py --model mini`
-- Time: --quick 9 s; full 34 s on mini, on 2 CPU cores (AMD EPYC), the data there already
+- Time: --quick 12 s; full 40 s on mini, on 2 CPU cores (AMD EPYC), the data there already
 - Source: Raschka 2024, chapter 6 and appendix E
 """
 
@@ -83,8 +83,8 @@ from gpt.tokenizer import gpt2_tokenizer
 tokenizer = gpt2_tokenizer()
 train_set = SpamDataset(train, tokenizer)
 longest = max(len(ids) for ids in encode(train["Text"], tokenizer))
-predict("tokens in each row, as many as the longest message has", longest, train_set.max_length)
-#> tokens in each row, as many as the longest message has: predicted 120, measured 120
+predict("tokens in each row, the longest message's", longest, train_set.max_length)
+#> tokens in each row, the longest message's: predicted 120, measured 120
 
 # %%
 train_loader = SeededLoader(train_set, batch_size=8, seed=args.seed)
