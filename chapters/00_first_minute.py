@@ -35,8 +35,8 @@ args = start(__doc__, {}, {}, "--text")    # reads the command line; no lesson
 #
 # In every chapter, `predict()` prints what we expect, as a rule a number that we worked out on paper, and beside it
 # what the program measured. If the two differ, the chapter stops. (The language model has nothing to do with it.) In
-# the file, a line that starts with `#>` is what the line above it printed. Outputs that may differ between machines
-# have none.
+# the file, a line that starts with `#>` is what the line above it printed. Long outputs and those that may differ
+# between machines have none.
 #
 # ## 0.1 A message is a row of numbers
 #
@@ -143,8 +143,8 @@ for _, text, ids in MESSAGES:
 #
 # mini ends up with $C = 128$ numbers for each token of a text. The last part of the model, its **head**, turns them
 # into 50,257 scores, one for each possible next token. We need only two scores, one for ham and one for spam, so we
-# swap the head. And we read the two scores at the last token of a message. At each token the model sees only what came
-# before it, so only the last one has seen the whole message.
+# swap the head. And we read the two scores at the last token of a message. At each token the model sees this token and
+# those before it, so only the last one has seen the whole message.
 #
 # All seven million numbers are still there, because the old head was a table that mini also needs at its entrance, to
 # turn ids into vectors. We **freeze** them: training may not change them. Instead we use **LoRA**. Beside each weight
@@ -152,7 +152,7 @@ for _, text, ids in MESSAGES:
 # added to it, and only $A$ and $B$ learn. $A$ starts with random numbers and $B$ with zeros. So $A B$ is zero, and the
 # model starts exactly as it was. Chapter 6 builds this by hand.
 #
-# In the code, `rank` is how thin the two are, and `alpha` scales their product. If the two are equal, the factor is 1.
+# In the code, `rank` is how thin the two are. Their product is multiplied by `alpha / rank`, which is 1 here.
 
 # %%
 section("0.3")
@@ -241,7 +241,7 @@ print(f"loss in the twentieth step: {twenty_steps(model):.4f} nats per message")
 #
 # - `trained` holds the tensors that are not frozen. The **optimizer** will change these and no others. **AdamW** is a
 #   rule for how far to move each number, and `lr`, the **learning rate**, sets the size of the moves. (The rate and the
-#   twenty steps were found by trying.)
+#   twenty steps were found by trying, on these messages and the two of 0.5.)
 # - `scores = ...` sends the eight messages through the model. It gives two scores for each, which are also called
 #   **logits**.
 # - `loss = ...` turns the scores into probabilities, takes $-\ln$ of the probability of the right class, and averages
@@ -337,8 +337,8 @@ print(f"both right: mini {mini_right} of 5 times, "
 
 # %% [markdown]
 # A single run can be luck: when this was written, the model that has read nothing had both right in one run of five.
-# mini had them right in all five. This is what **pretraining** is for: eight examples go a long way, because the model
-# already knows so much.
+# mini had them right in all five. This is what **pretraining** is meant to give: a model that needs few examples. (The
+# other model was frozen at its random numbers. Trained as a whole it might do better.)
 #
 # Two messages and five runs are a poor test all the same. Chapter 6 trains on 1,045 messages and tests on 300 others,
 # and chapter 10 asks how far such a number can be trusted.
@@ -373,7 +373,7 @@ print(f"both right: mini {mini_right} of 5 times, "
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: all but the blocks would be trained too |
+# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: LoRA freezes the blocks alone, the rest would be trained |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
 # | 0.4 | leave out `optimizer.step()` | 0.4 stops: 4 of 8, because of equal scores `argmax` takes the first, ham |
 # | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: it was trained to answer at the padding |
@@ -382,7 +382,7 @@ print(f"both right: mini {mini_right} of 5 times, "
 # ## Try it
 #
 #     python chapters/00_first_minute.py --text "Are you awake?"
-#     python chapters/00_first_minute.py --text "WINNER!! Claim your prize"    # still ham: eight are not enough
+#     python chapters/00_first_minute.py --text "WINNER!! Claim your prize"    # ham, at 40 %: a near miss
 #     python chapters/00_first_minute.py --seed 1                              # other random numbers in the A's
 #     python chapters/01_tokens.py                                             # where the numbers come from
 #

@@ -449,10 +449,10 @@ table("mean largest weight", weights.amax(dim=-1).mean(dim=-1), sizes, ways)
 # D = 4 and 0.96 at D = 1024: one key takes nearly everything, and there is no average any more. With the division it is
 # about a quarter, for every D.
 #
-# Why is all or nothing bad? Because nothing can be learned from it. Training changes the scores a little and follows
-# what that does to the result (chapter 4), so a small change of a score has to change its weight. The derivative of a
-# weight $w$ with respect to its own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0 near 0 and 1. **How
-# much of it is left for our sixteen keys, all together?**
+# Why is all or nothing bad? Because most queries can then learn hardly anything from it. Training changes the scores a
+# little and follows what that does to the result (chapter 4), so a small change of a score has to change its weight.
+# The derivative of a weight $w$ with respect to its own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0
+# near 0 and 1. **How much of it is left for our sixteen keys, all together?**
 
 # %%
 derivatives = weights * (1 - weights)    # (3, 2, 1000, 16)
@@ -708,7 +708,7 @@ for name, attention in (("TinyAttention", tiny), ("the library's", module)):
 #> largest change before the last token: predicted 0, measured 0
 
 # %% [markdown]
-# Exactly 0, because the last token had a weight of exactly 0, and 0 times any number is 0. Its own output has changed,
+# Exactly 0, because the last token had a weight of exactly 0, and 0 times a number is 0. Its own output has changed,
 # as it should.
 #
 # Second test: cut the last token off. The others should not miss it. (This also finds code that leaks the length of the
@@ -817,7 +817,7 @@ figure(fig, run_folder(args), "02_two_heads")
 #
 # * **Left:** the dark fields tend to lie just below the diagonal. Many tokens look at the token before them, as in 2.4,
 #   but here training found the matrices.
-# * **Right:** every token gives the first token, *The*, the most weight, although *The* tells it next to nothing. This
+# * **Right:** every token gives the first token, *The*, the most weight. This
 #   is known as an **attention sink**. The usual explanation: the weights of a row have to sum to 1, so a head that
 #   finds nothing of use must put its weight somewhere, and every token can see the first.
 
@@ -1026,7 +1026,7 @@ agree("scores 1000, 999 and 0, -1", large.softmax(dim=0), small.softmax(dim=0), 
 # 1. Attention is a weighted average of values. Softmax makes the weights from scores, and a score is query times key.
 # 2. Three learned matrices make query, key and value from each token's vector.
 # 3. The mask sets scores of the future to $-\infty$ before the softmax, and you have tested that nothing leaks.
-# 4. Dividing by $\sqrt{D}$ keeps the weights learnable. Heads give several averages for the parameters of one.
+# 4. Dividing by $\sqrt{D}$ keeps one key from taking everything. Heads give several averages for the parameters of one.
 # 5. You have a module of your own that equals the library's, and you have seen what two trained heads do.
 #
 # Chapter 3 puts attention into a block, beside a part that works on each token alone, and stacks blocks into a GPT-2.

@@ -6,8 +6,8 @@ After this chapter you can write LoRA by hand, predict how many numbers it train
 carry the result away as one small file. You need chapters 3 and 5.
 
 - Run: python chapters/06_lora_spam.py
-- Time: --quick 7 s; full 12 s on mini, on 1 CPU core; on 124M, estimated from one epoch, 95 s in bfloat16 or 160 s in
-  float32 on 2 cores (AMD EPYC), the data there already
+- Time: --quick 6 s; full 9 s on mini, on 2 CPU cores (AMD EPYC), the data there already; on 124M, estimated from one
+  epoch, 95 s, or 160 s where the machine has no fast bfloat16 (6.14)
 - Source: Hu et al. 2021, sections 4.1 and 7.2
 """
 
@@ -24,7 +24,7 @@ RANK, ALPHA = 16, 16    # of the LoRA that section 6.8 trains
 # ## 6.0 Why would anyone want LoRA?
 #
 # In chapter 5 you fine-tuned a whole language model into a spam filter. Suppose that your next task is to sort
-# complaints, and the one after it to recognise topics. Doing the same each time costs you two things.
+# complaints, and the one after it to recognise topics. Fine-tuning everything each time has two costs.
 #
 # **Memory while you train.** Each parameter that trains with Adam needs four numbers: the weight itself, its gradient,
 # and two running averages, of the gradient and of its square, which are called **moments**. In float32 that makes 16
@@ -51,12 +51,13 @@ print(f"file per task, LoRA          {4 * lora_numbers / 1e6:5.0f} MB")
 
 # %% [markdown]
 # For ten tasks you keep 5 GB of files if you train everything. With LoRA you keep one base model of 0.5 GB and ten
-# files of 11 MB. (What the forward pass needs comes on top in both cases. Chapter 7 counts it.)
+# files of 11 MB. (The forward pass needs memory too, in both cases. Chapter 7 counts it.)
 #
 # ![The input goes through the large frozen matrix W and, beside it, through the thin matrices A and B; the two
 # results are added.](diagrams/lora_beside_w.svg)
 #
-# *The whole idea. W is frozen, A and B are trained. r is a small number, such as 16; 6.3 explains the factor α / r.*
+# *The whole idea. W is frozen, A and B are trained. r, the number of columns of A, is small, such as 16; 6.3 explains
+# the factor α / r.*
 
 # %% [markdown]
 # ## 6.1 A change of low rank needs few numbers
@@ -65,7 +66,7 @@ print(f"file per task, LoRA          {4 * lora_numbers / 1e6:5.0f} MB")
 # columns: $y = x W$. (`nn.Linear` stores the transpose of $W$.) Fine-tuning turns $W$ into a slightly different matrix,
 # $W + dW$. The change $dW$ has as many numbers as $W$. Could we describe it with fewer?
 #
-# We can if its rows resemble each other. Take a change in which every row is a multiple of one single row:
+# We can if its rows are built from a few common ones. In the simplest case every row is a multiple of one single row:
 
 # %%
 section("6.1")
@@ -121,8 +122,8 @@ predict("(x A) B", (x @ (A @ B)).tolist(), ((x @ A) @ B).tolist())
 #
 # Does a task really need a change of so low a rank? Not exactly. LoRA is a bet that a change of low rank is *good
 # enough*. Hu et al. (table 6) tried ranks from 1 to 64 on query and value matrices of GPT-3. Rank 1 did as well as rank
-# 64: an accuracy of 73.4 against 73.5 % on one task, and of 91.3 against 91.4 % on another. Chapter 8 tries it on our
-# small GPT.
+# 64: an accuracy of 73.4 against 73.5 % on the task WikiSQL, and of 91.3 against 91.4 % on MNLI. Chapter 8 tries it on
+# our small GPT.
 
 # %% [markdown]
 # ## 6.2 Where should A and B start?
@@ -145,8 +146,9 @@ x = torch.randn(64, 8)                        # (N, in): 64 examples
 target = x @ (W + dW)                         # (N, out): the right answers
 
 # %% [markdown]
-# A start is a pair of matrices, here with $r = 2$. The random numbers are divided by $\sqrt{8}$, so that $x A$ is about
-# as large as $x$ (6.4 says why).
+# A start is a pair of matrices, here with $r = 2$. Each number of $x A$ is a sum of 8 terms with random signs. Such a
+# sum is about $\sqrt{8}$ times as large as one term, so we divide the random numbers by $\sqrt{8}$. Then the numbers of
+# $x A$ are about as large as those of $x$.
 
 # %%
 def drawn(*shape):
@@ -171,11 +173,11 @@ for name, (A, B) in starts.items():
 # %% [markdown]
 # Only *both random* changes the outputs, because a product is zero as soon as one of its factors is.
 #
-# In one layer that may look harmless. But GPT-2 has dozens of layers, one behind the other, and each passes on what the
-# ones before it have disturbed. Here are twelve. (Each is the Q of a QR decomposition, an orthogonal matrix, which
-# keeps lengths. A random correction is about half as large as one of them.) We compare the final outputs by their
-# **cosine similarity**: 1 is the same direction, 0 is no relation at all. **How much is left if every layer starts with
-# a random correction?**
+# In one layer that may look harmless. But GPT-2 has twelve blocks, one behind the other, and each passes on what the
+# ones before it have disturbed. So let us put twelve layers in a row. Each is an orthogonal matrix, which turns a
+# vector and keeps its length. (The QR decomposition is only a way to draw one. On average $x A B$ is 0.4 times as long
+# as $x$.) We compare the final outputs by their **cosine similarity**: 1 is the same direction, 0 is no relation at
+# all. **How much is left if every layer starts with a random correction?**
 
 # %%
 layers = [torch.linalg.qr(torch.randn(8, 8)).Q for _ in range(12)]
@@ -190,17 +192,21 @@ for name in ("both random", "A random, B zero"):
     print(f"{name:18} similarity to the undisturbed output {similarity:.2f}")
 
 # %% [markdown]
-# With both random, the similarity is below one half before the first step.
+# With both random, the similarity is below one half before the first step. (GPT-2 also has residual connections. They
+# help little: the mean of 50 draws is 0.43 with them and 0.35 without.)
 #
 # ### Can it learn?
 #
 # We need the gradients of a product $y = h B$, where $h$ is $(N, r)$. Let $g$, of shape $(N, out)$, be the gradient of
-# the loss $L$ with respect to $y$. One number of $y$ is $y_{nj} = \dots + h_{nk} B_{kj} + \dots$. So $B_{kj}$ acts on
-# column $j$ of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: its gradient is
-# $\sum_n h_{nk} \, g_{nj}$. For all of $B$ at once that is $h^T g$. In the same way the gradient of $h$ is $g B^T$.
+# the loss $L$ with respect to $y$. One number of $y$ is $y_{nj} = \sum_k h_{nk} B_{kj}$. So $B_{kj}$ acts on column $j$
+# of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: the gradient of $B_{kj}$ is
+# $\sum_n h_{nk} \, g_{nj}$. For all of $B$ at once that is $h^T g$.
 #
-# With $h = x A$ this is the gradient of $B$. For $A$ we use the rule once more, on the product $x A$. The gradient of
-# its result is $g B^T$, which takes the place of $g$:
+# In the same way $h_{nk}$ acts on every column $j$ of row $n$, each time multiplied by $B_{kj}$. Its gradient is
+# $\sum_j g_{nj} B_{kj}$, and for all of $h$ that is $g B^T$.
+#
+# With $h = x A$ the gradient of $B$ is $(x A)^T g$. For $A$ we use the first rule once more, on the product $x A$. The
+# gradient of its result is $g B^T$, which takes the place of $g$:
 #
 # $$\frac{\partial L}{\partial B} = (x A)^T g \qquad\qquad \frac{\partial L}{\partial A} = x^T (g B^T)$$
 #
@@ -216,7 +222,8 @@ def gradients(A, B):
 # %%
 from book import agree
 
-A, B = (matrix.clone().requires_grad_() for matrix in starts["both random"])
+A, B = starts["both random"]
+A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
 (x @ W + x @ A @ B - target).square().mean().backward()
 of_A, of_B = gradients(A.detach(), B.detach())
 agree("gradient of A", of_A, A.grad)
@@ -233,7 +240,8 @@ for name, (A, B) in starts.items():
 
 # %% [markdown]
 # *A random, B zero* can learn: $B$ has a gradient at once. $A$ has none **yet**, because $B$ is still zero. The first
-# step moves $B$ alone, and from the second step on both move. Train all three and see:
+# step moves $B$ alone, and from the second step on both move. Train all three and see. (`learn(A, B, 1)` gives the loss
+# before its one step.)
 
 # %%
 def learn(A, B, steps=200):
@@ -257,13 +265,6 @@ for name, (A, B) in starts.items():
 # ![Three starts side by side: both zero, both random, A random with B zero.](diagrams/lora_start.svg)
 #
 # *What each start does to the model at once, and whether it can learn. Only the third is good at both.*
-#
-# <details><summary>Question: would A zero and B random do as well?</summary>
-#
-# It can learn too, by the same argument. In practice $A$ random does slightly better: Hayou et al. 2024 found so on
-# average, probably because it bears larger learning rates.
-#
-# </details>
 
 # %% [markdown]
 # ## 6.3 The scale, alpha / r
@@ -272,23 +273,26 @@ for name, (A, B) in starts.items():
 #
 # $$y = x W + \frac{\alpha}{r} \, x A B$$
 #
-# You choose alpha. With r = 2 and alpha = 6, for example, the correction is multiplied by 3.
+# With r = 2 and alpha = 6, for example, the correction is multiplied by 3. Alpha is a convention: set it once, keep it
+# when you try other ranks, and the learning rate keeps fitting. (With Adam, Hu et al. say, tuning alpha does roughly
+# what tuning the learning rate does.)
 #
 # Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms,
-# $(x a_k) b_k$. Take the first step of training, from $B = 0$. By 6.2 the gradient of $b_k$, for one token, is
-# $(x a_k) g$. Adam's first step moves each number by the learning rate $\eta$, against the sign of its gradient. So the
-# term becomes $(x a_k) \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is
-# $-\eta \, |x a_k| \, \text{sign}(g)$. The sign of $x a_k$ has dropped out: **all r terms pull in the same direction**,
-# and the move grows with r. (Terms of random signs would partly cancel. Their sum would grow with $\sqrt{r}$ only, as
-# in chapter 2.)
+# $(x a_k) b_k$. Take the first step of training, from $B = 0$, for one token. By 6.2 the gradient of $b_k$ is
+# $(x a_k) g$, a number times a row. Adam divides it by the root of its mean square. At the first step that is the
+# gradient's own size, so only its sign is left: each number of $b_k$ moves by the learning rate $\eta$, against that
+# sign. The sign of a product is the product of the signs, and a number times its sign is its size. So the term becomes
+# $(x a_k) \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is
+# $-\eta \, |x a_k| \, \text{sign}(g)$. **All r terms pull in the same direction**, and the move grows with r.
 #
-# Let us watch it, with one token and a random $A$. The output should move by $\eta$ times the sum of all $|x a_k|$.
+# Let us watch it, with one token and a random $A$. Each of the 256 outputs should move by $\eta$ times the sum of all
+# $|x a_k|$, up or down. So the mean size of the moves is that amount, too.
 
 # %%
 section("6.3")
 torch.manual_seed(123)
 x, target = torch.randn(1, 256), torch.randn(1, 256)
-columns = torch.randn(256, 256) / 16            # rank r uses the first r of them as A
+columns = torch.randn(256, 256) / 256**0.5      # rank r uses the first r of them as A
 
 def one_step(rank, scale):
     A, B = columns[:, :rank], torch.zeros(rank, 256, requires_grad=True)
@@ -305,31 +309,23 @@ predict("rank 16: the output moves by", predicted, one_step(16, scale=1), 0.001)
 # Now the rank goes from 16 to 64 to 256. **By what factor does the move grow, without the division and with it?**
 
 # %%
-for rank in (16, 64, 256):
+for rank in (16, 64, 256):    # alpha = 16
     plain, divided = one_step(rank, scale=1), one_step(rank, scale=16 / rank)
     print(f"rank {rank:3}: scale 1 moves {plain:.2f}, scale 16 / r moves {divided:.2f}")
 
 # %% [markdown]
 # Without the division, four times the rank moves the output three to four times as far, and every rank needs a learning
-# rate of its own. With it the move stays about the same. In this chapter alpha and r are both 16, so the scale is 1.
-#
-# <details><summary>Question: doesn't the scale change the gradient, and with it the step?</summary>
-#
-# It does change the gradient of $B$. But Adam divides each gradient by its own recent size, so its first step is the
-# learning rate, however large the gradient is. Plain gradient descent does not divide. There the step contains the
-# scale $s$ too, the output moves in proportion to $s^2 r$, and $s = 1 / \sqrt{r}$ keeps it level. Chapter 8 compares
-# both rules.
-#
-# </details>
+# rate of its own. With it the move stays between 0.13 and 0.17. (The first 16 numbers $|x a_k|$ happened to be large.)
+# In this chapter alpha and r are both 16, so the scale is 1.
 
 # %% [markdown]
 # ## 6.4 TinyLoRA: a layer of your own
 #
 # You have all the parts now. One module holds them. It wraps an `nn.Linear` and can take its place.
 #
-# How large should the random numbers in $A$ be? Each number of $x A$ is a sum of `in` terms with random signs, so it
-# grows with $\sqrt{in}$. If $A$ is drawn between $-1/\sqrt{in}$ and $1/\sqrt{in}$, this cancels: $x A$ has about the
-# same size whether a layer has 128 inputs or 768. PyTorch draws the weights of an `nn.Linear` from the same range.
+# How large should the random numbers in $A$ be? As in 6.2, a sum of `in` terms with random signs grows with
+# $\sqrt{in}$. So we draw $A$ between $-1/\sqrt{in}$ and $1/\sqrt{in}$. Then $x A$ has about the same size whether a
+# layer has 128 inputs or 768. PyTorch draws the weights of an `nn.Linear` from the same range.
 
 # %%
 section("6.4")
@@ -379,10 +375,10 @@ agree("moved by 3 x A B", library(x) - linear(x), 3 * (x @ A) @ B)
 agree("ours and the library's", tiny(x), library(x))
 
 # %% [markdown]
-# Here is the library's correction, a class of its own, and the line that adds it to the linear layer. **You may skip**
-# the line about NumPy, the two checks, `dropout` (off in this chapter) and `delta` (6.10). `SCALES` turns the name of a
-# rule into a function of alpha and r; ours is `"alpha/r"`. With `init="blog"` $A$ is larger, as in a recipe that 6.6
-# names.
+# Here is the library's correction, a class of its own, and the line that adds it to the linear layer. (What runs is
+# `forward`, in 6.10, which computes the same.) **You may skip** the line about NumPy, the two checks, `dropout` (off in
+# this chapter), `delta` (6.10) and `init="blog"` (6.6). `SCALES` turns the name of a rule into a function of alpha and
+# r; ours is `"alpha/r"`.
 
 # %%
 from book import show
@@ -444,14 +440,14 @@ for name, p in toy.named_parameters():
     print(f"{name:18} {str(tuple(p.shape)):9} {state}")
 
 # %% [markdown]
-# The library's function does the same with more care. It makes all new layers before it changes anything, so that an
-# error leaves the model as it was. And it refuses what would otherwise go wrong silently. A second call would wrap the
-# `linear` inside each wrapper. A misspelt name would match no layer. And GPT-2's head shares its weight with the token
-# embedding, so a merge (6.10) would change both.
+# The library's function does the same with more care. It makes all new layers first, so that an error leaves the model
+# as it was. Then it freezes the model, and only then it puts them in, which is our order again. And it refuses what
+# would otherwise go wrong silently. For example, GPT-2's head shares its weight with the token embedding, so a LoRA
+# merged into it (added to its weight, 6.10) would change both.
 #
 # Its helper `_linears_to_replace` walks through the model, as `wrap` does, and returns the linear layers by their
 # names, such as `0.att.W_query`. `set_submodule` puts a module in the place that such a name says. **You may skip** the
-# lines with `shared` (chapter 7).
+# rest of the last loop, and `share_a` and `shared` (chapter 7).
 
 # %%
 from gpt.lora import replace_linear_with_lora
@@ -475,8 +471,8 @@ show(replace_linear_with_lora)
 # With $r = 16$ and twelve blocks that is $12 \cdot 18 \cdot 16 \cdot 768 = 2{,}654{,}208$.
 #
 # For spam the model also gets a new **head** of two classes, as in chapter 5, with $2C$ weights and 2 biases. (The old
-# head was the token embedding, which stays, so nothing is lost.) To check the count we need only the shapes of the full
-# model. `blank` makes a model without numbers.
+# head was the token embedding, which stays, so nothing is lost.) `blank` makes the full model without its numbers,
+# which is enough for counting.
 
 # %%
 section("6.6")
@@ -495,7 +491,8 @@ predict("GPT-2 with a head for 2 classes", 124_439_808 + 2 * C + 2, numbers)
 # %% [markdown]
 # A well-known recipe for this very task, in appendix E of [Raschka's book](https://github.com/rasbt/LLMs-from-scratch),
 # wraps every layer without exception. So the head gets a LoRA of $r (C + 2)$ numbers, more than it has itself, and its
-# own weights stay frozen. (`06b_as_published.py` repeats that recipe.) Freeze all, then wrap all:
+# own weights stay frozen. (`06b_as_published.py` repeats that recipe as a blog published it, so the code calls it
+# `blog`.) Freeze all, then wrap all:
 
 # %%
 from gpt.lora import trainable_report
@@ -549,7 +546,7 @@ for purpose, split in zip(("train on", "validate with", "test with"), splits):
 from gpt.batches import BatchesByLength, padding_share
 from gpt.tokenizer import gpt2_tokenizer
 
-BATCH_SIZE, CONTEXT = 8, 256    # tokens that mini can read; one message has 257
+BATCH_SIZE, CONTEXT = 8, 256    # mini can read 256 tokens: one message of 257 is cut
 tokenizer = gpt2_tokenizer()
 train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT,
                                seed=args.seed)
@@ -557,8 +554,9 @@ print(f"{len(train_loader)} batches; {padding_share(train_loader):.1%} is paddin
 #> 131 batches; 4.4% is padding
 
 # %% [markdown]
-# `train_loader` shuffles its batches. Three more loaders are only for measuring, in batches filled up to 1,024 tokens
-# (`None`). Of the training messages they have 149, enough to see whether these are known by heart:
+# `train_loader` shuffles its batches. Three more loaders are only for measuring. A batch size of `None` fills each
+# batch up to 1,024 tokens. The first loader holds only 149 of the training messages, enough to see whether these are
+# known by heart:
 
 # %%
 asked = splits[0][:len(splits[1])], splits[1], splits[2]
@@ -569,7 +567,7 @@ print("messages to measure on:", [len(split) for split in asked])
 # %% [markdown]
 # ## 6.8 Train
 #
-# Four lines make the model: load the pretrained weights, freeze them, attach a new head, and put a LoRA around each
+# Four steps make the model: load the pretrained weights, freeze them, attach a new head, and put a LoRA around each
 # linear layer in the blocks. With `--quick` or `--model mini` the model is mini, the small GPT of chapter 4 with 4
 # blocks of 128 channels. Otherwise it is GPT-2 124M. **How many numbers of mini will train?** The formula of 6.6 says
 # $4 \cdot 18 \cdot 16 \cdot 128 + 2 \cdot 128 + 2$.
@@ -592,8 +590,8 @@ print(trainable_report(model))
 #> trainable params: 147,714 || all params: 7,406,722 || trainable%: 1.9943
 
 # %% [markdown]
-# For models larger than mini, `hold` keeps the frozen weights in half the bytes, and `--compile` lets PyTorch rewrite
-# the blocks. mini never needs either; 6.14 explains them.
+# **You may skip** the next cell on mini. For larger models `hold` keeps the frozen weights in half the bytes, and
+# `--compile` lets PyTorch rewrite the blocks (6.14).
 
 # %%
 from gpt.cost.precision import hold
@@ -613,13 +611,14 @@ if args.compile:
 # %%
 from gpt.classify import calc_loss_loader
 
-eight = [tuple(part[:8] for part in next(iter(loaders[1])))]    # a batch of 8
+ids, lengths, labels = next(iter(loaders[1]))
+eight = [(ids[:8], lengths[:8], labels[:8])]    # one batch of 8
 first = calc_loss_loader(eight, model, args.device)
 predict("first loss, nats per message (ln 2)", 0.6931, first, 0.001)
 #> first loss, nats per message (ln 2): predicted 0.6931, measured 0.6931
 
 # %% [markdown]
-# If you see anything else here, stop and look for the mistake. That is cheaper now than after training.
+# If you see anything else here, look for the mistake before you train.
 #
 # ### Who moves first?
 #
@@ -649,10 +648,10 @@ def which_moved(batch):
 # %%
 from itertools import islice
 
-kinds = {"head": "out_head", "B": ".lora.B", "A": ".lora.A"}
 for step, batch in enumerate(islice(train_loader, 3), start=1):
-    moved = which_moved(batch)
-    counts = {kind: sum(part in name for name in moved) for kind, part in kinds.items()}
+    counts = {"head": 0, "B": 0, "A": 0}
+    for name in which_moved(batch):    # such as trf_blocks.0.att.W_query.lora.A
+        counts["head" if "out_head" in name else name[-1]] += 1
     print(f"step {step}: tensors that moved: {counts}")
 #> step 1: tensors that moved: {'head': 2, 'B': 0, 'A': 0}
 #> step 2: tensors that moved: {'head': 2, 'B': 24, 'A': 0}
@@ -660,7 +659,8 @@ for step, batch in enumerate(islice(train_loader, 3), start=1):
 
 # %% [markdown]
 # In step 1 only the head moves (weight and bias), because a head of zeros makes every gradient in the blocks zero. In
-# step 2 it is no longer zero, so the 24 $B$'s move, and in step 3 the $A$'s.
+# step 2 it is no longer zero, so the 24 $B$'s move. The $A$'s follow in step 3, because their gradient in step 2 still
+# met a $B$ of zeros.
 
 # %%
 with torch.no_grad():
@@ -676,7 +676,7 @@ predict("tensors still moved", 0, len(moved))
 # | setting | why |
 # |---|---|
 # | only parameters that train go to AdamW | the frozen ones need no moments, which is the saving of 6.0 |
-# | learning rate 5e-4 | of those tried, it had the lowest validation loss on mini, in the mean of three seeds |
+# | learning rate 5e-4 | validation loss on mini, mean of 3 seeds: 0.088; with 1.5e-4 it is 0.115, with 1.5e-3 0.098 |
 # | 20 steps of warm-up, then a cosine | as in chapter 5: careful at the start, small steps at the end |
 # | no weight decay | it would pull $A$ and $B$ towards zero, which means unlearning the correction |
 
@@ -693,9 +693,11 @@ schedule = warmup_then_cosine(RECIPE["warmup"], steps)
 print(f"{steps} steps, one per batch of {BATCH_SIZE} messages")
 
 # %% [markdown]
-# (`fused=True`: the same step, faster.) After each step `train` calls a function of ours with `progress`, in which it
-# keeps count. Twice per epoch ours notes the mean loss of the training steps since the last note (`progress.losses` has
-# one loss per step), and the loss of the validation messages.
+# (`fused=True`: the same step, faster. `scale` and `init` are the library's defaults.)
+#
+# After each step `train` calls our function and hands it `progress`, its record of the run; `progress.losses` has one
+# loss per step. Twice per epoch our function records the loss of the validation messages, and the mean of the training
+# losses since the last time. `read` says how many were used so far.
 
 # %%
 from statistics import mean
@@ -707,11 +709,12 @@ from gpt.losses import class_loss
 def look(progress):
     if progress.batch in (len(train_loader) // 2, len(train_loader)):
         right, logits = predict_logits(model, loaders[1], args.device)
-        since = progress.history[-1]["read"] if progress.history else 0
-        losses = [mean(progress.losses[since:]), class_loss(logits, right).item()]
         accuracy = (logits.argmax(dim=1) == right).float().mean().item()
-        note = dict(step=progress.step, seen=progress.seen, read=len(progress.losses))
-        progress.history.append(note | dict(losses=losses, accuracy=accuracy))
+        used = progress.history[-1]["read"] if progress.history else 0
+        losses = [mean(progress.losses[used:]), class_loss(logits, right).item()]
+        progress.history.append(dict(step=progress.step, seen=progress.seen,
+                                     read=len(progress.losses), losses=losses,
+                                     accuracy=accuracy))
 
 # %%
 def tell(progress):
@@ -719,8 +722,8 @@ def tell(progress):
     print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
 
 # %% [markdown]
-# A checkpoint lets you stop the run and go on with `--resume`. `identity` describes the run, and `--resume` refuses a
-# checkpoint with another identity. (`loss_scaler` is for float16, see 6.14. On mini it is None.)
+# **You may skip** the next cell. A checkpoint lets you stop the run and go on with `--resume`, which refuses one with
+# another `identity`.
 
 # %%
 from book import run_folder
@@ -761,16 +764,15 @@ figure(fig, folder, "06_losses")
 
 # %% [markdown]
 # *Both curves start at ln 2 = 0.69, where the model only guesses. The training loss lags behind, because it is the mean
-# of the half epoch before, when the model knew less. With three epochs the two meet, so what the model has learned also
-# holds for messages that it has not seen. If only the training loss went on falling, the model would be memorising.*
+# of the half epoch before, when the model knew less. With `--quick` a gap remains. After three epochs the two meet, so
+# what the model has learned also holds for messages that it has not seen.*
 
 # %% [markdown]
 # ## 6.9 What came out?
 #
-# We compare with three methods from chapter 5 that know nothing of language: *majority* gives the more frequent class,
-# *length* looks at how long a message is, and *naive Bayes* counts words. All get the same 300 test messages. The range
-# behind a test accuracy is its 95 % interval (Wilson's, from chapter 5): how different it might be with 300 other
-# messages.
+# We compare with three methods from chapter 5 that know nothing of language. The best of them, *naive Bayes*, counts
+# words. All get the same 300 test messages. (In the column *train*, LoRA has 149 messages and the others have 1,045.)
+# The range behind a test accuracy is its 95 % interval, as in chapter 5.
 
 # %%
 section("6.9")
@@ -801,17 +803,16 @@ title = f"What LoRA has to beat, on {len(labels)} test messages"
 figure(plot_accuracies(rows, title), folder, "06_accuracy")
 
 # %% [markdown]
-# *Test accuracy with its 95 % interval. The intervals of the two at the top overlap by most of their length.*
+# *Test accuracy with its 95 % interval.*
 #
 # **So is LoRA worse than counting words?** With `--quick`, naive Bayes gets 97.3 % and mini with LoRA 96.3 %. That is a
-# difference of three messages, and the intervals, 94.8 to 98.6 and 93.6 to 97.9, have most of their length in common.
-# (After three epochs, with `--model mini`, mini gets 98.0 %. Now it is two messages ahead, and that means just as
-# little.) Overlapping intervals are only a rough test. Chapter 10 has a better one, which cannot tell the two apart
-# either. Spam in this collection gives itself away by words such as *prize*, *claim* and *txt*, and with a thousand
-# examples there is little left for a language model to add.
+# difference of three messages, and the intervals have most of their length in common. (With `--model mini` and three
+# epochs, LoRA gets 98.0 % and is two messages ahead, which means just as little.) Chapter 10 has a better test, which
+# cannot tell the two apart either. Spam in this collection gives itself away by words such as *prize*, *claim* and
+# *txt*. With a thousand examples there is little left for a language model to add.
 #
 # **What did LoRA buy, then? Cost, not accuracy.** Chapter 10 trained mini in both ways, with five seeds each. We print
-# from its results file:
+# from its results file. (Other work ran beside it, so its seconds are longer than yours. Compare only the columns.)
 
 # %%
 import json
@@ -825,61 +826,52 @@ full, lora = ways["everything"], ways["LoRA, r = 16"]
 all_numbers, lora_numbers = (way["trainable_parameters"] for way in (full, lora))
 
 # %%
-def line(what, form, *values):
-    print(f"{what:32}" + "".join(f"{form.format(value):>12}" for value in values))
+def line(what, one, other):
+    print(f"{what:32}{one:>12}{other:>12}")
 
 def means(key):
     return full[key]["mean"], lora[key]["mean"]
 
 # %%
-print(f"{'mini, 1,045 messages':32}{'everything':>12}{'LoRA':>12}")
-line("numbers that train", "{:,}", all_numbers, lora_numbers)
-line("test accuracy, mean of 5 seeds", "{:.1%}", *means("accuracy"))
-peaks = [peak / 1e6 for peak in means("peak_memory_bytes")]
-line("peak memory, MB", "{:.0f}", *peaks)
-line("training time, seconds", "{:.1f}", *means("seconds_training"))
-line("file to keep, MB", "{:.1f}", 4 * all_numbers / 1e6, 4 * lora_numbers / 1e6)
+line("mini, 1,045 messages", "everything", "LoRA")
+line("numbers that train", f"{all_numbers:,}", f"{lora_numbers:,}")
+one, other = means("accuracy")
+line("test accuracy, mean of 5 seeds", f"{one:.1%}", f"{other:.1%}")
+peak, lora_peak = means("peak_memory_bytes")
+line("peak memory, MB", f"{peak / 1e6:.0f}", f"{lora_peak / 1e6:.0f}")
+one, other = means("seconds_training")
+line("training time, seconds", f"{one:.1f}", f"{other:.1f}")
+line("file to keep, MB", f"{4e-6 * all_numbers:.1f}", f"{4e-6 * lora_numbers:.1f}")
 #> numbers that train                 7,259,266     147,714
 
 # %% [markdown]
 # Chapter 10's test cannot tell these two accuracies apart, and LoRA trained 2 % of the numbers. It is faster, too,
-# because frozen weights need no gradients of their own, and Adam has little to move (6.15 counts).
+# because frozen weights need no gradients of their own, and Adam has little to move (6.15).
 #
-# But the peak of memory did not fall to the quarter that 6.0 promised. Most of both numbers is what Python, PyTorch and
+# But the peak of memory did not fall to the quarter that 6.0 promised, because most of it is what Python, PyTorch and
 # the forward pass need anyway. The bill of 6.0 can only predict the *difference*:
 
 # %%
 billed = 16 * all_numbers - (4 * all_numbers + 16 * lora_numbers)
 idle = ways["naive Bayes"]["peak_memory_bytes"]["mean"]
-print(f"saved: {peaks[0] - peaks[1]:.0f} MB, by the bill {billed / 1e6:.0f} MB")
+print(f"saved: {(peak - lora_peak) / 1e6:.0f} MB, by the bill {billed / 1e6:.0f} MB")
 print(f"Python and PyTorch without a GPT: {idle / 1e6:.0f} MB")
 
 # %% [markdown]
 # The bill explains most of the difference. (Chapter 7 predicts whole peaks.) For 124M it says 1.5 GB.
 #
-# **And when is a language model worth it?** When examples are few. Chapter 10 repeats the comparison with fewer
-# messages. How many points is LoRA ahead of naive Bayes, and what is the 95 % interval?
+# **And when is a language model worth it?** Perhaps when examples are very few. Chapter 10 repeats the comparison with
+# fewer messages. How many points is LoRA ahead of naive Bayes, and what is the 95 % interval over its five seeds?
 
 # %%
 gains = chapter_10["gains"]["LoRA, r = 16 - naive Bayes"]
-for n, (points, _, low, high) in gains.items():
+for n, (points, _, low, high) in gains.items():    # _: the standard deviation
     print(f"{n:>4} messages: {points:+.1f} points ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# Sixteen messages are too few to learn which words mean spam. There the pretrained model is ahead, by an interval that
-# just leaves out 0. From 64 messages on the interval contains 0.
-#
-# Last, our own model class by class. *Precision*: how many of the messages called spam are spam? *Recall*: how many of
-# the spam messages were found?
-
-# %%
-from gpt.evaluate.metrics import format_report
-
-print(format_report(test_report))
-
-# %% [markdown]
-# On the right is where the messages of each class went. With `--quick`, 7 of 150 ham were taken for spam and 4 of 150
-# spam were missed. The 7 are worse, because somebody does not get their mail. Chapter 10 moves the threshold.
+# Sixteen messages are too few to learn which words mean spam. There the pretrained model is ahead, and the interval
+# just excludes 0. From 64 messages on the interval contains 0. With 3,912 messages, of which 13 % are spam, LoRA falls
+# behind: 96.4 %, against 97.6 % for training everything and 98.7 % for naive Bayes (chapter 10).
 
 # %% [markdown]
 # ## 6.10 Merge: the correction disappears into the weight
@@ -922,11 +914,10 @@ largest = (there_and_back - weight).abs().max()
 print(f"{share:.0%} of the weights changed, by up to {largest:.1g}")
 
 # %% [markdown]
-# The errors are tiny, but after many swaps the base model would no longer be the one that you downloaded. So the
-# library keeps the old weight, as `original`, and puts it back. Here is the whole class. `original` is None while the
-# layer is not merged. The line with `LoRAFunction` computes what `by_hand` computes, with less memory (6.13). **You may
-# skip** the last four lines of `__init__`: they keep `original` out of files, take over the mode of the linear layer,
-# and let nobody save a merged model by mistake.
+# The errors are tiny, and they are few because the update is small. But after many swaps the base model would no longer
+# be the one that you downloaded. So the library keeps the old weight, as `original`, and puts it back. Here is the
+# whole class. Read the line with `LoRAFunction` as `return self.by_hand(x)` (6.13). **You may skip** the line with
+# `dropped`, and all of `__init__` after `self.lora = ...`.
 
 # %%
 show(LinearWithLoRA)
@@ -938,12 +929,13 @@ show(LinearWithLoRA)
 from gpt.lora import merge_lora, unmerge_lora
 
 before = {name: p.detach().clone() for name, p in model.named_parameters()}
-few = [tuple(part[:8] for part in next(iter(loaders[2])))]
+ids, lengths, labels = next(iter(loaders[2]))
+few = [(ids[:8], lengths[:8], labels[:8])]    # one batch of 8
 _, beside = predict_logits(model, few, args.device)
 merge_lora(model)
 _, merged = predict_logits(model, few, args.device)
-tolerance = max(1e-3, 8 * torch.finfo(args.dtype).eps)    # 0.06 in bfloat16: see 6.14
-agree("logits, merged", merged, beside, tolerance * (1 + beside.abs().max().item()))
+share = 0.001 if args.dtype == torch.float32 else 0.0625    # of a logit: see 6.14
+agree("logits, merged", merged, beside, share * (1 + beside.abs().max().item()))
 
 # %%
 unmerge_lora(model)
@@ -962,7 +954,7 @@ predict("tensors changed after unmerging", 0, len(changed))
 # ## 6.11 Carry it away
 #
 # Training changed the $A$'s, the $B$'s and the head, and nothing else. A file with these is called an **adapter**. A
-# small version takes five lines, because what belongs in the file is exactly what trains:
+# small version takes six lines, because what belongs in the file is exactly what trains:
 
 # %%
 section("6.11")
@@ -1008,7 +1000,7 @@ numbers, size = count_parameters(model)[0], adapter_file.stat().st_size
 print(f"{adapter_file.name}: {size / 1e6:.1f} MB for {numbers:,} numbers")
 
 # %% [markdown]
-# Four bytes per number, and a little text. Let us open it. **How many tensors should be in it?** An $A$ and a $B$ for
+# Four bytes per number, and a little text. **How many tensors should be in it?** An $A$ and a $B$ for
 # each of six layers in each block, and the head's weight and bias:
 
 # %%
@@ -1022,7 +1014,7 @@ for name in sorted(tensors):
         print(f"{name:34} {tuple(tensors[name].shape)}")
 
 # %% [markdown]
-# And the text in it. The **fingerprint** is a checksum of the base model's weights.
+# And the text in it. The **fingerprint** is computed from all weights of the base, and changes when one of them does.
 
 # %%
 print("base:", adapter.base, "  labels:", adapter.labels)
@@ -1055,7 +1047,7 @@ for text, (label, probability) in zip(texts, classify(model, texts, tokenizer, n
     print(f"{label} ({probability:.1%}): {text}")
 
 # %% [markdown]
-# Last, we write down what this run was and what it gave. `settings` are the recipe's; `run` is what this run did.
+# Last, we write down what this run was and what it gave. **You may skip** the two cells.
 
 # %%
 from book import peak_memory, report
@@ -1078,30 +1070,41 @@ report(folder, args, **run, **scores, test=test_report, baselines=baselines,
 # %% [markdown]
 # ## Further: skip this on a first reading
 #
-# <details><summary>Question to 6.1: is the change that training everything makes of low rank?</summary>
+# <details><summary>Question to 6.2: would A zero and B random do as well?</summary>
 #
-# No, but a few directions carry most of it. (This needs the singular value decomposition, which chapter 8 explains.) Of
-# the change that chapter 5's training of everything makes to a matrix of mini, the strongest 16 of 128 directions hold
-# 88 to 97 % of the sum of squares in the attention matrices, and 68 to 94 % in the feed-forward ones (seeds 123, 1 and
-# 2).
+# It can learn too, by the same argument. In practice $A$ random does slightly better on average, and it tolerates
+# larger learning rates (Hayou et al. 2024).
+#
+# </details>
+#
+# <details><summary>Question to 6.3: doesn't the scale change the gradient, and with it the step?</summary>
+#
+# It does change the gradient of $B$. But Adam's first step is the learning rate, however large the gradient is. Plain
+# gradient descent does not divide. There the step contains the scale $s$ too, the output moves in proportion to
+# $s^2 r$, and $s = 1 / \sqrt{r}$ keeps it level. Chapter 8 compares both rules.
 #
 # </details>
 #
 # ## 6.12 The library's save_adapter and load_adapter
 #
 # They do what `tiny_save` and `tiny_load` do, and they check before they act: `save_adapter` refuses to write what
-# `load_adapter` would refuse, and `load_adapter` leaves the model alone if the file does not fit. **You may skip** the
-# docstrings and every line with `owner`, `shares_a` (chapter 7), `dropout`, `pad_to` (06b) or `unwrapped`.
+# `load_adapter` would refuse, and `load_adapter` leaves the model alone if the file does not fit.
+#
+# **You may skip** the docstrings, the line with `unwrapped` and what serves `dropout` or `pad_to` (06b). In
+# `save_adapter` read `owner` as `name`, and skip the line that makes it and the two after it. They are for layers that
+# share one $A$ (chapter 7), and so is the loop with `shares_a` in `load_adapter`.
 #
 # | helper | what it does |
 # |---|---|
 # | `lora_layers` | the LoRA layers, each with its name |
 # | `Adapter`, `write_adapter`, `read_adapter` | the file's text as an object; write and read the file |
-# | `fingerprint` | the checksum of the base's weights |
+# | `fingerprint` | the fingerprint of the base's weights, as in 6.11 |
 # | `_plain_tensors` | {name: tensor} of base and head, without LoRA and unmerged |
 # | `scores_tokens` | whether the head is still the language model's |
 # | `trained_besides` | the names of what else trains, which the file would lose |
 # | `_check_tensors`, `refuse_to_lose_head` | raise an error if something does not fit |
+# | `BadFile` | the error about a file, a kind of ValueError |
+# | `naming_file` | puts the file's name in front of an error's message |
 # | `remove_adapter`, `plain_head` | back to the plain language model; the head without its LoRA, if it has one |
 
 # %%
@@ -1116,24 +1119,28 @@ show(load_adapter)
 #
 # ## 6.13 A backward pass by hand
 #
-# `by_hand` makes three tensors of the output's width: the output of $W$, the correction, and their sum. Autograd does
-# not know that one would do, so the library teaches it. A `torch.autograd.Function` is an operation with two parts.
-# `forward` computes the output, and saves in `ctx` what the other part will need. `backward` gets $g$, the gradient of
-# the loss with respect to the output, and returns one gradient for each argument of `forward`, None where none is
-# wanted. `LoRAFunction` adds the correction into the output of $W$, in place.
+# `by_hand` makes three tensors of the output's width: the output of $W$, the correction, and their sum. One would be
+# enough, but autograd does not know that, so the library teaches it. A `torch.autograd.Function` is an operation with
+# two parts. `forward` computes the output, and saves in `ctx` what the other part will need. `backward` gets $g$, the
+# gradient of the loss with respect to the output, and returns one gradient for each argument of `forward`, None where
+# none is wanted. `LoRAFunction` adds the correction into the output of $W$: `addmm_(P, Q)` adds the product P Q in
+# place.
 #
 # The gradients of $A$ and $B$ are those of 6.2, times the scale $s$. The third is that of $x$, which acts through $W$
 # and through $A$. With $W$ as `nn.Linear` stores it:
 #
 # $$\frac{\partial L}{\partial x} = g W + s \, (g B^T) A^T$$
 #
-# `back` in the listing is $s (g B^T)$, which the gradients of $x$ and $A$ share. `thin` is $s (x A)$. `_rows` turns a
-# tensor (..., n) into one of two axes. Skip what has `dropped` or `of_dropped` in it.
+# `thin` in the listing is $s (x A)$, and `back` is $s (g B^T)$, which the gradients of $x$ and $A$ share. `read` is
+# $x$, after dropout if there is any. `_rows` turns a tensor (..., n) into one of two axes. In `forward` you may skip
+# what stands before `read`, which chooses a type of number. In `backward` read `not ctx.dropped` as true, and skip the
+# line `back @ A.T if of_dropped`. `@once_differentiable` refuses a second derivative.
 
 # %%
 section("6.13")
 from gpt.lora import LoRAFunction
 
+show(LoRAFunction.forward)
 show(LoRAFunction.backward)
 
 # %% [markdown]
@@ -1152,15 +1159,15 @@ for name, one, other in zip(("dx", "dA", "dB"), *gradients_of.values()):
 
 # %% [markdown]
 # On 124M the readable form takes as long (65.3 s per epoch against 65.2), and a peak of 1,820 MB in place of 1,445
-# (figures/results/RESULTS.md, float32 multiplied by MKL). So what we bought is memory.
+# (figures/results/RESULTS.md, in float32, with MKL as the library for products). So what we bought is memory.
 #
 # **Your turn.** `python tests/exercises.py start E6.9` takes out the body of `LoRAFunction.backward`.
 #
 # ## 6.14 Half the bytes: bfloat16
 #
 # Many processors multiply **bfloat16** faster than float32. It takes 2 bytes, and it keeps only 8 binary digits. A
-# frozen weight never changes, so it is rounded once. But $A$, $B$ and the head are changed by many small steps. **What
-# is 0.03 plus a step of 0.00005 in bfloat16?**
+# frozen weight never changes, so it is rounded once. But $A$, $B$ and the head are changed by many small steps. Late in
+# the cosine a step may be 0.00005, a tenth of the learning rate. **What is 0.03 plus 0.00005 in bfloat16?**
 
 # %%
 section("6.14")
@@ -1174,20 +1181,22 @@ predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
 # this text says of it is true on every machine.
 #
 # * On 2 CPU cores an epoch of 124M takes 24.1 s in bfloat16 and 39.2 s in float32. On mini, with the base held in
-#   bfloat16 for this comparison only, the accuracies of five seeds are the same numbers twice
+#   bfloat16 for this comparison only, the accuracies of five seeds are the same in both types
 #   (figures/results/RESULTS.md).
 # * Merging in bfloat16 rounds $W + s A B$ to 8 digits and loses the small parts of the correction, so logits may
 #   differ by some per cent. That is the tolerance of 0.06 in 6.10. Unmerging is still exact.
 # * **float16**, for older GPUs, has more digits and a smaller range. Small gradients would become 0 in it. The
 #   `loss_scaler` multiplies the loss, and so every gradient, by a large number, and divides again before the step.
-# * `--compile` takes 40 s once, and then makes a step no faster on 2 CPU cores.
+# * `--compile` takes 40 s once, and then makes a step no faster on 2 CPU cores. It may pay on a GPU; we have not
+#   measured that.
 #
 # ## 6.15 Why LoRA is faster
 #
 # LoRA adds two products to each layer, and yet it trains faster. Count multiplications per token in the linear layers.
 # In training a weight costs three: one in the forward pass, one for the gradient of the layer's input, one for its own
 # gradient. A frozen weight has no gradient of its own, so it costs two. A block has $12 C^2$ weights and $18 r C$
-# numbers of LoRA. So the count is $36 C^2$ when everything trains, and $24 C^2 + 54 r C$ with LoRA.
+# numbers of LoRA, which train and so cost three each. So the count is $36 C^2$ when everything trains, and
+# $24 C^2 + 54 r C$ with LoRA.
 
 # %%
 section("6.15")
@@ -1201,6 +1210,20 @@ for name, C in (("mini", 128), ("124M", 768)):
 # The second reason is Adam, which has 2 % of the numbers to move. We timed one training step of mini on one CPU core.
 # LoRA's forward pass is slower (7.9 ms against 7.0), its backward pass is faster (8.4 against 11.8), and Adam takes 0.6
 # ms in place of 4.7.
+#
+# ## 6.16 Which mistakes does it make?
+#
+# The columns of this report are explained in 5.10. The last one says how the messages of each class were labelled:
+
+# %%
+section("6.16")
+from gpt.evaluate.metrics import format_report
+
+print(format_report(test_report))
+
+# %% [markdown]
+# With `--quick`, 7 of 150 ham were taken for spam and 4 of 150 spam were missed. The 7 are worse, because somebody does
+# not get their mail. Chapter 10 moves the threshold.
 
 # %% [markdown]
 # ## What you have now
@@ -1245,7 +1268,7 @@ for name, C in (("mini", 128), ("124M", 768)):
 # - `python chapters/10_believe_the_number.py --method "LoRA, r = 16" --seeds 5` trains it with five seeds. How much of
 #   a difference is luck?
 # - `python chapters/06b_as_published.py` repeats the published recipe. What do its choices cost?
-# - `python chapters/09_your_own_data.py --text "Free entry! Text WIN to 80082"` asks it.
+# - `python chapters/09_your_own_data.py --text "Free entry! Text WIN to 80082"` asks the filter that you trained last.
 #
 # ## Further reading
 #

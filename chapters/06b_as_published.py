@@ -88,7 +88,8 @@ predict("tokens in each row, the longest message's", longest, train_set.max_leng
 
 # %%
 train_loader = SeededLoader(train_set, batch_size=8, seed=args.seed)
-validation_loader = DataLoader(SpamDataset(validation, tokenizer, longest), batch_size=8)
+validation_set = SpamDataset(validation, tokenizer, longest)
+validation_loader = DataLoader(validation_set, batch_size=8)
 test_loader = DataLoader(SpamDataset(test, tokenizer, longest), batch_size=8)
 print(f"batches: {len(train_loader)}, {len(validation_loader)}, {len(test_loader)}")
 print(f"{padding_share(train_set):.1%} of the training tokens are padding")
@@ -130,11 +131,13 @@ for seed in range(args.seed + 4, args.seed - 1, -1):    # the last one is ours
 # %% [markdown]
 # It is not, and it depends on luck. A random head knows nothing, and still it has an opinion. All messages end in the
 # same padding, so their last vectors are much alike, and one random head gives nearly the same scores to all of them.
-# If it prefers spam by a lot, it is wrong by a lot for every ham. The seed of this chapter, 123, has drawn a bad one: a
-# loss of 2.5 means that the right class typically got a probability of $e^{-2.5}$, 8 %.
+# If it prefers spam by a lot, it is wrong by a lot for every ham. The seed of this chapter, 123, has drawn a bad one:
+# it is sure that every message is spam. So a spam message costs almost nothing, and a ham message costs more than 5
+# nats.
 #
-# Chapter 6 starts the head at zero. Its first loss is ln 2 for every model and every seed, so a mistake in the data or
-# in the model shows at once.
+# Chapter 6 starts the head at zero. Its first loss is ln 2 for every model and every seed, so another value tells you
+# at once that something is wrong with the head or the loss. (Of the data it says nothing, because zero times anything
+# is zero.)
 #
 # ## 6b.4 LoRA on every layer, 16 times as strong
 #
@@ -161,8 +164,8 @@ predict(f"trainable, {weights}", predicted, count_parameters(model)[0])
 
 # %% [markdown]
 # Look at the head. Its own $2C$ weights and 2 biases are frozen at their random values, and a LoRA of $16 (C + 2)$
-# numbers corrects the weights. That is eight times as many as the head has, and they cannot even be used: a matrix with
-# two columns has rank 2 at most. Training the head itself, as chapter 6 does, is simpler and costs less.
+# numbers corrects the weights. That is eight times as many as the head has, and more than is of any use: a matrix
+# with two columns has rank 2 at most. Training the head itself, as chapter 6 does, is simpler and costs less.
 #
 # ![As published, a frozen random head with a LoRA of 16 (C + 2) numbers beside it; ours, a head of 2 (C + 1) numbers
 # that trains from zero](diagrams/head_frozen.svg)
@@ -231,19 +234,21 @@ for split, published in PUBLISHED.items():
 for k, name in enumerate(["ham", "spam"]):
     for what, which in (("copies", copied), ("others", ~copied)):
         chosen = which & (labels == k)
-        print(f"{name:4} {what}: {right[chosen].float().mean():6.1%} of {chosen.sum():3} right")
+        share = right[chosen].float().mean()
+        print(f"{name:4} {what}: {share:6.1%} of {chosen.sum():3} right")
 
 # %% [markdown]
 # After one epoch the model has all 33 copies of spam right, and 117 of the 118 other spam messages too. So the copies
-# gain it nothing: what it gets wrong is ham. After six epochs it has 32 of the 33 right, and 110 of the 118. That may
-# be memory, or luck. An honest test has no copies, because you cannot know beforehand whether they will matter.
+# do not help it: its mistakes are ham. After six epochs it has 32 of the 33 right, and 110 of the 118. That may be
+# memory, or luck. An honest test has no copies, because you cannot know beforehand whether they will matter.
 #
 # ### The same recipe with five seeds
 #
 # One seed can be lucky or, like this one, unlucky. Chapter 10 trains both recipes with five seeds, on the same model,
 # mini, and the same messages, copies included. This one gets 95.3 ± 4.1 % of the test right and chapter 6's gets 97.7 ±
-# 0.8 %. That difference is more than luck, by the test that chapter 10 explains. Training takes 6.6 times as long:
-# twice the epochs, and 3.3 times as long for each.
+# 0.8 % (mean and 95 % interval over the seeds). Between these ten filters the difference is more than the luck of the
+# test messages, by the test that chapter 10 explains. Over seeds it is less sure, because the intervals overlap.
+# Training takes 6.6 times as long: twice the epochs, and 3.3 times as long for each.
 #
 # ## 6b.6 What does the padding change?
 #
@@ -263,9 +268,9 @@ print(f"a logit moved by up to {(elsewhere - logits).abs().max():.2f}; "
 
 # %% [markdown]
 # The messages are the same, and only the number of padding tokens has changed. After one epoch 28 answers change (with
-# three other seeds 2, 14 and 49). After six, the logits move as much, but they stand further apart, so only one answer
-# changes. In use this means that every message must be padded or cut to exactly 120 tokens. An adapter that was trained
-# like this has to carry that number with it (`pad_to` in gpt/adapters.py).
+# seeds 124, 125 and 126: 2, 49 and 29). After six, the logits move even more, but they stand further apart, so only one
+# answer changes. In use this means that every message must be padded or cut to exactly 120 tokens. An adapter that was
+# trained like this has to carry that number with it (`pad_to` in gpt/adapters.py).
 #
 # Last, the results go to a file, for figures/results/RESULTS.md. You may skip this cell.
 
@@ -294,7 +299,7 @@ report(folder, args, recipe="blog", weights=weights, split="blog", epochs=args.e
 # | shuffle and cut | copies stay in one split | 37 of 300 test messages were trained on |
 # | pad all to 120 tokens | pad to the longest of a batch | 3.8 times as many tokens |
 # | read at the last position | read at the last real token | the answers depend on the padding |
-# | head frozen at random, with a LoRA | head trained from zero | 2,080 numbers, not 258; one epoch: 86 %, not 96 % |
+# | head frozen at random, with a LoRA | head trained from zero | 2,080 numbers, not 258; one epoch: 86 %, not 96 % (bad luck) |
 # | correction times alpha, larger $A$ | alpha / r | a learning rate for rank 16 need not suit another rank |
 # | 6 epochs at 5e-5, weight decay 0.1 | 3 epochs at 5e-4, warm-up, cosine | twice the steps |
 #
