@@ -373,7 +373,7 @@ print(f"both right: mini {mini_right} of 5 times, "
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: LoRA freezes the blocks alone, the rest would be trained |
+# | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: only the blocks would be frozen, by LoRA |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
 # | 0.4 | leave out `optimizer.step()` | 0.4 stops: 4 of 8, because of equal scores `argmax` takes the first, ham |
 # | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: it was trained to answer at the padding |

@@ -299,7 +299,7 @@ report(folder, args, recipe="blog", weights=weights, split="blog", epochs=args.e
 # | shuffle and cut | copies stay in one split | 37 of 300 test messages were trained on |
 # | pad all to 120 tokens | pad to the longest of a batch | 3.8 times as many tokens |
 # | read at the last position | read at the last real token | the answers depend on the padding |
-# | head frozen at random, with a LoRA | head trained from zero | 2,080 numbers, not 258; one epoch: 86 %, not 96 % (bad luck) |
+# | head frozen at random, with a LoRA | head trained from zero | 2,080 numbers, not 258; one epoch: 86 %, not 96 % |
 # | correction times alpha, larger $A$ | alpha / r | a learning rate for rank 16 need not suit another rank |
 # | 6 epochs at 5e-5, weight decay 0.1 | 3 epochs at 5e-4, warm-up, cosine | twice the steps |
 #
