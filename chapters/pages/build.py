@@ -110,7 +110,8 @@ def title_page():
     parts += ["## The chapters", "\n".join(["{.chapters}", *(_entry(stem, text) for stem, text in chapters.items())])]
     parts += ["## The library", "Each name of [the library](/gpt/index.md) in a chapter's code leads to its source."]
     for group, modules in reading_order():
-        parts.append(f"**{group}**\\\n" + " · ".join(f"[{n.split('.')[-1]}](/gpt/{n.replace('.', '/')}.rst)" for n in modules))
+        links = [f"[{name.split('.')[-1]}](/gpt/{name.replace('.', '/')}.rst)" for name in modules]
+        parts.append(f"**{group}**\\\n" + " · ".join(links))
     toc = [f"{_short_title(text)} <{stem}>" for stem, text in chapters.items()]
     parts += [toctree([*toc, "Glossary <GLOSSARY>"], "The chapters"), toctree(["gpt/index"], "The library")]
     return "\n\n".join(parts)

@@ -67,7 +67,8 @@ def module_page(name):
         if isinstance(node, DEFINITIONS):
             first = _first_line(node)
             page += _listing(path.name, lines, shown + 1, first - 1)
-            page += [node.name, "-" * len(node.name), "", *_targets(node), *_listing(path.name, lines, first, node.end_lineno)]
+            page += [node.name, "-" * len(node.name), "", *_targets(node)]
+            page += _listing(path.name, lines, first, node.end_lineno)
             shown = node.end_lineno
         else:
             page += _targets(node)    # its own lines come with the next listing

@@ -72,8 +72,8 @@ def exercise_box(paragraph):
     title = " · ".join(["Your turn", *(exercise.id for exercise in named)])
     box = [f"::::{{admonition}} {title}", ":class: your-turn", "", YOUR_TURN.sub("", paragraph, count=1), ""]
     for exercise in named:
-        points = f"{exercise.points} point{'s' if exercise.points > 1 else ''}"
-        box.append(f'<details class="hints"><summary>Hints for {exercise.id} ({exercise.difficulty}, {points})</summary>')
+        worth = f"{exercise.difficulty}, {exercise.points} point{'s' if exercise.points > 1 else ''}"
+        box.append(f"<details><summary>Hints for {exercise.id} ({worth})</summary>")
         for number, hint in enumerate(exercise.hints, 1):
             box.append(f"<details><summary>Hint {number}</summary>{html.escape(hint)}</details>")
         box.append("</details>")

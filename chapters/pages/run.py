@@ -14,13 +14,13 @@ from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, notebook_cells
 CACHE = ROOT / "data" / "book" / "outputs"
 SECONDS = 900    # no cell may take longer
 COLORS = 128     # of a figure: a fifth of the bytes, and no eye sees it
-MEASURED = re.compile(r"\d(?:[\d.,]*\d)?(?=%? (?:s|ms|seconds|tokens per second|times as (?:long|fast)|MB measured|"
-                      r"measured|of a step's time)\b)")
+UNITS = "ms|s|min|seconds|tokens per second|times as (?:long|fast)|(?:MB )?measured|of a step's time"
+MEASURED = re.compile(rf"\d(?:[\d.,]*\d)?(?=%? (?:{UNITS})\b)")    # what another run measures differently
 SETTINGS = {"CHAPTER_FLAGS": "--quick", "OMP_NUM_THREADS": "1"}    # one thread adds up in the same order everywhere
 
 
 def executed(chapter):
-    """The cells of a chapter's notebook with their outputs: those of the last run, unless any code has changed since."""
+    """The cells of a chapter's notebook with the outputs of its last run, or of a new one if any code has changed."""
     cells = notebook_cells(chapter)
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     digest, kept = _digest(code), CACHE / f"{chapter.stem}.json"
@@ -65,7 +65,7 @@ def _tidy(outputs):
     for output in outputs:
         if output.get("name") == "stderr":
             continue
-        output = json.loads(json.dumps(output).replace(f"{ROOT}{os.sep}", ""))
+        output = json.loads(json.dumps(output).replace(json.dumps(f"{ROOT}{os.sep}").strip('"'), ""))
         if output["output_type"] == "stream" and tidy and tidy[-1]["output_type"] == "stream":
             tidy[-1]["text"] += output["text"]
         else:
@@ -93,6 +93,7 @@ def without_times(cells):
     """The cells with "…" for each number that only this run measured: seconds, how many times as long, memory."""
     cells = json.loads(json.dumps(cells))    # the caller's stay as they are
     for output in (output for cell in cells for output in cell.get("outputs", [])):
-        if "text" in output:
-            output["text"] = MEASURED.sub("…", output["text"])
+        for texts, kind in ((output, "text"), (output.get("data", {}), "text/plain")):
+            if kind in texts:
+                texts[kind] = MEASURED.sub("…", texts[kind])
     return cells

@@ -16,6 +16,8 @@ INSTRUCTORS = [f"tests/coursework/{name}.py" for name in (
     "museum", "test_museum",                                                  # they quote answers
     "release", "grading", "grade_submission", "lay_student", "grading_report", "submissions",    # of no use there
     "toy_course", "test_take_out", "test_exercises", "test_grading", "test_submissions")]
+INSTRUCTORS += ["tests/pages/test_pages.py", *(path.relative_to(ROOT).as_posix() for path in
+                sorted((ROOT / "chapters" / "notebooks").glob("*.ipynb")))]    # show() has printed answers there
 SHORT = 25    # characters: a line up to this length says too little to be called a quotation
 ACCEPTED = """
     alphabet = byte_alphabet()

@@ -2,4 +2,6 @@
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 // On paper nothing can be unfolded.
-addEventListener("beforeprint", () => document.querySelectorAll("article details").forEach((part) => (part.open = true)));
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("article details")) part.open = true;
+});
