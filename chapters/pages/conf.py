@@ -76,7 +76,8 @@ def _with_links(text, words, glossary_page):
     """The text in pieces; a word that is linked is taken out of `words`."""
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     pieces, done = [], 0
-    for found in re.finditer(rf"(?<!your )\b({pattern})(?:e?s)?\b", text, re.IGNORECASE):    # not what is in your head
+    in_prose = rf"(?<!your )(?<![\w/.])({pattern})(?:e?s)?(?![\w/]|\.\w)"    # not in your head, nor in a file's name
+    for found in re.finditer(in_prose, text, re.IGNORECASE):
         row, meaning = words.pop(found[1].lower(), (None, None))
         if row:
             link = nodes.reference("", found[0], refuri=f"{glossary_page}#{row}", reftitle=meaning, classes=["word"])
