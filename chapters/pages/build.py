@@ -11,9 +11,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files, relinked
+from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files
 from library import reading_order, toctree, write_library
-from markup import glossary_page, listing, page, page_link
+from markup import glossary_page, listing, page
 from run import executed, without_times
 
 BOOK = ROOT / "data" / "book"

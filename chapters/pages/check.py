@@ -19,6 +19,7 @@ HTML = ROOT / "data" / "book" / "html"
 WIDTHS = (1280, 390)
 TOGETHER = 4          # pages open at the same time
 FEWEST_LINKS = 20     # from a chapter's code to the library
+LARGEST = 8_000_000   # bytes of the whole book
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--no-first-run"]
@@ -33,9 +34,10 @@ READY = """async () => {
 
 # Run in the page: what can be seen to be wrong with it.
 FAULTS = """() => {
-    const faults = [], width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth > width)
-        faults.push(`${document.documentElement.scrollWidth} px wide in ${width}`);
+    const faults = [];
+    for (const box of [document.documentElement, document.querySelector(".content")])
+        if (box && box.scrollWidth > box.clientWidth)
+            faults.push(`${box.scrollWidth} px wide in ${box.clientWidth}`);
     for (const image of document.images)
         if (!image.naturalWidth) faults.push(`no picture: ${image.src}`);
     for (const formula of document.querySelectorAll("mjx-merror"))
@@ -56,6 +58,9 @@ def main():
     started = time.perf_counter()
     faults = asyncio.run(check_all(pages, args.screenshots))
     size = sum(file.stat().st_size for file in HTML.rglob("*") if file.is_file())
+    if size > LARGEST:
+        print(f"the book has {size:,} bytes, more than {LARGEST:,}")
+        faults += 1
     print(f"{len(pages)} pages, {size / 1e6:.1f} MB, {faults} faults, in {time.perf_counter() - started:.0f} s")
     return 1 if faults else 0
 

@@ -75,7 +75,8 @@ def exercise_box(paragraph):
         worth = f"{exercise.difficulty}, {exercise.points} point{'s' if exercise.points > 1 else ''}"
         box.append(f"<details><summary>Hints for {exercise.id} ({worth})</summary>")
         for number, hint in enumerate(exercise.hints, 1):
-            box.append(f"<details><summary>Hint {number}</summary>{html.escape(hint)}</details>")
+            text = re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(hint))
+            box.append(f"<details><summary>Hint {number}</summary>{text}</details>")
         box.append("</details>")
     return "\n".join([*box, "", "::::"])
 

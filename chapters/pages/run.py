@@ -14,7 +14,7 @@ from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, notebook_cells
 CACHE = ROOT / "data" / "book" / "outputs"
 SECONDS = 900    # no cell may take longer
 COLORS = 128     # of a figure: a fifth of the bytes, and no eye sees it
-UNITS = "ms|s|min|seconds|tokens per second|times as (?:long|fast)|(?:MB )?measured|of a step's time"
+UNITS = "ms|s|min|seconds|tokens per second|a second|times as (?:long|fast)|(?:MB )?measured|of a step's time"
 MEASURED = re.compile(rf"\d(?:[\d.,]*\d)?(?=%? (?:{UNITS})\b)")    # what another run measures differently
 SETTINGS = {"CHAPTER_FLAGS": "--quick", "OMP_NUM_THREADS": "1"}    # one thread adds up in the same order everywhere
 
