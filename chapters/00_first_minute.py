@@ -162,14 +162,17 @@ from gpt.lora import replace_linear_with_lora
 model.requires_grad_(False)    # freeze everything
 swap_head(model, 2)            # the new head is not frozen
 generator = torch.Generator().manual_seed(args.seed)    # draws the A's
-replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16, generator=generator)
+layers = replace_linear_with_lora(model.trf_blocks, rank=16, alpha=16,
+                                  generator=generator)
+print("matrices that have a LoRA beside them now:", layers)
+#> matrices that have a LoRA beside them now: 24
 
 # %% [markdown]
 # How many numbers will be trained? If $W$ has `in` rows and `out` columns, then $A$ is $in \times r$ and $B$ is $r
 # \times out$, which makes $r \cdot (in + out)$ numbers. Our rank $r$ is 16. mini has 4 blocks. Each has four matrices
 # of $C \times C$ in its attention (chapter 2). Behind it, one matrix widens $C$ to $4C$ and one goes back (chapter 3):
 #
-# $$4 \cdot r (C + C) + 2 \cdot r (C + 4C) = 8 r C + 10 r C = 18 r C$$
+# $$4 \cdot r (C + C) + 2 \cdot r (C + 4C) = 18 r C$$
 #
 # The head has $2 C$ weights and 2 biases, which are numbers that it adds.
 

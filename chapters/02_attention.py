@@ -7,7 +7,7 @@ twenty lines, and test that no token sees the future. You need chapter 1, matrix
 uses the variance and a derivative.
 
 - Run: `python chapters/02_attention.py`
-- Time: --quick 10 s; full 21 s, on 2 CPU cores (AMD EPYC), the data there already; --device is not used
+- Time: --quick 8 s; full 21 s, on 2 CPU cores (AMD EPYC), the data there already; --device is not used
 - Source: Vaswani et al. 2017, section 3.2; Michel et al. 2019 (taking heads away)
 """
 
@@ -286,7 +286,8 @@ table("scores", scores, words, words)
 # $e^{20}$ is about 485 million, so a score of 20 against 0 takes practically the whole weight.
 #
 # The third matrix decides what is handed over. Here one number per token is enough: 10, 20, 30 and 40. ($W_{value}$
-# holds half of each, because $x$ holds 2s.) **What does each token get? Take care with the first one: its query is 0.**
+# holds 5, 10, 15 and 20, because $x$ holds 2s.) **What does each token get? Take care with the first one: its query is
+# 0.**
 
 # %%
 W_value = torch.tensor([[5.0], [10.0], [15.0], [20.0]])    # (C, 1)
@@ -317,8 +318,8 @@ predict("outputs", [25, 10, 20, 30], outputs.flatten().round().int().tolist())
 # | the cat | sat |
 # | the cat sat | down |
 #
-# We do all three in one pass. That costs little more than the last one alone, because the last guess needs the keys and
-# values of all earlier tokens anyway.
+# We do all three in one pass. In a model with several blocks (chapter 3) that costs little more than the last one
+# alone, because the last guess needs what every block has made of all earlier tokens anyway.
 #
 # But if *cat* could look at *sat*, the answer to its exercise would be among its inputs. The model would learn to copy
 # it. It would be useless for writing, because when you write, the next word is not there yet. So position $t$ may use
@@ -343,7 +344,8 @@ for t in range(4):
 by_slices = torch.stack(rows)     # (T, D)
 
 # %% [markdown]
-# With matrices, we compute the whole square of scores. Right of the diagonal lies the future. `triu(1)` marks it:
+# With matrices, we compute the whole square of scores. Right of the diagonal lies the future. `triu(1)` (upper
+# triangle) keeps what lies at least one place right of the diagonal and sets the rest to 0:
 
 # %%
 scores = Q @ K.T                            # (T, T)
@@ -387,7 +389,7 @@ predict("first token's weight on itself", 1 / 3, masked_late(0.0)[0, 0].item(), 
 # %% [markdown]
 # It gives itself 1/3 and should give itself 1. Softmax has divided by a sum of three terms, and two of them belong to
 # tokens that it must not know of. So the future is still in the divisor. Give the last token a score of 5, and the
-# first token's weight on itself changes.
+# first token's weight on itself changes. (With a score of 200 it is too small for a float and becomes 0.)
 
 # %%
 late = masked_late(5.0)[0, 0].item()
@@ -404,7 +406,8 @@ print(f"divided by its own sum: {(row / row.sum()).tolist()}")
 #
 # ## 2.6 Why divide by the square root of D?
 #
-# The paper that introduced the transformer has a division that we lack. Here is its formula, with our mask written in:
+# The paper that introduced the transformer has a division that we have left out so far. Here is its formula, with our
+# mask written in:
 #
 # $$\text{attention}(Q, K, V) = \text{softmax}\left(\frac{Q K^T}{\sqrt{D}} + \text{mask}\right) V$$
 #
@@ -449,18 +452,20 @@ table("mean largest weight", weights.amax(dim=-1).mean(dim=-1), sizes, ways)
 # D = 4 and 0.96 at D = 1024: one key takes nearly everything, and there is no average any more. With the division it is
 # about a quarter, for every D.
 #
-# Why is all or nothing bad? Because most queries can then learn hardly anything from it. Training changes the scores a
-# little and follows what that does to the result (chapter 4), so a small change of a score has to change its weight.
-# The derivative of a weight $w$ with respect to its own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0
-# near 0 and 1. **How much of it is left for our sixteen keys, all together?**
+# Why is all or nothing bad? Because a query that has all of its weight on one key can hardly learn to look elsewhere.
+# Training changes each number a little, in the direction that makes the guesses better (chapter 4). If a small change
+# of a score does not change its weight, there is no such direction. The derivative of a weight $w$ with respect to its
+# own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0 near 0 and 1. Added up over sixteen even weights it
+# is $16 \cdot \frac{1}{16} \cdot \frac{15}{16} = 0.94$. We count the queries that have less than 0.1 left:
 
 # %%
-derivatives = weights * (1 - weights)    # (3, 2, 1000, 16)
-table("mean sum of w (1 - w)", derivatives.sum(dim=-1).mean(dim=-1), sizes, ways)
+left = (weights * (1 - weights)).sum(dim=-1)    # (3, 2, 1000): one number per query
+stuck = (left < 0.1).float().mean(dim=-1)       # (3, 2)
+table("share of queries with less than 0.1", stuck, sizes, ways)
 
 # %% [markdown]
-# Even weights would have 0.94. Without the division only 0.06 is left at D = 1024. With it, about 0.86 is left for
-# every D.
+# Without the division, nearly half of the queries are stuck at D = 64, the size of GPT-2's heads, and more than four
+# fifths at D = 1024. With it, none is.
 #
 # <details><summary>Where does w (1 - w) come from?</summary>
 #
@@ -471,7 +476,7 @@ table("mean sum of w (1 - w)", derivatives.sum(dim=-1).mean(dim=-1), sizes, ways
 #
 # You now have the whole formula. The library has it as a function, with two more axes in front: B for the rows of a
 # batch and H for the heads of 2.7. `transpose(-2, -1)` is `.T` for the last two axes. Until chapter 3, S equals T, and
-# `triu(S - T + 1)` is our `triu(1)`. Skip the paragraph that begins with "The last query": it is about chapter 3.
+# `triu(S - T + 1)` is our `triu(1)`. Skip the paragraph that begins with "With a cache": it is about chapter 3.
 
 # %%
 from book import show
@@ -513,8 +518,8 @@ for text, (who, whom) in texts.items():
 
 # %% [markdown]
 # Now the first two texts differ. But if a wolf has the value (6, 2), *wolf bites wolf* gives (6, 2) as well, because
-# the average of equal vectors is that vector. Whichever weights you take, there can be an animal whose value is the
-# blend.
+# the average of equal vectors is that vector. Whichever weights you take, some animal may have just the value of the
+# blend, and then two texts cannot be told apart.
 #
 # Two separate attentions do better. One looks for place 0, the other for place 2, as $W_{query}$ in 2.4 looked for
 # place $t - 1$. Their outputs are put side by side:
@@ -528,9 +533,11 @@ for text, (who, whom) in texts.items():
 #
 # ### Cutting
 #
-# Twelve heads of C channels each would cost twelve times as much as one. So a head gets only D = C / H channels. We
-# compute all queries with one matrix, C channels per token, and cut the result into H pieces. Keys and values are cut
-# in the same way.
+# Twelve heads of C channels each would cost twelve times as much as one. So a head gets only D = C / H channels. Does
+# that undo the gain? No, because each head can hand over what matters to it. In our example, let head 0 hand over only
+# channel 0 of the one who bites, and head 1 only channel 1 of the one who is bitten. The three texts then give (8, 8),
+# (0, 0) and (6, 2): two channels in all, and still all different. We compute all queries with one matrix, C channels
+# per token, and cut the result into H pieces. Keys and values are cut in the same way.
 #
 # ![A table of three tokens with four channels each is cut down the middle. Head 0 gets channels 0 and 1 of every token,
 # head 1 gets channels 2 and 3.](diagrams/heads.svg)
@@ -559,7 +566,8 @@ predict("head 0", [[0, 1], [2, 3], [10, 11]], wrong[0].tolist())
 
 # %% [markdown]
 # Head 0 should have a half of each token. Instead it has both halves of token 0 and one half of token 1. No error is
-# raised, because all shapes fit. The mask is wrong now as well: it takes row 1 for token 1, and the row holds token 0.
+# raised, because all shapes fit. The mask is wrong now as well: it takes row 1 of head 0 for token 1, and that row, [2,
+# 3], belongs to token 0.
 #
 # A common misunderstanding: the cut does **not** give each head a part of the token's vector $x$. It cuts the query,
 # and each channel of the query is made from all channels of $x$. Add a nudge to channel 0 of $x$. The query then
@@ -653,9 +661,9 @@ side_by_side = by_loops.transpose(1, 2).flatten(2)    # (B, T, C)
 agree("loops and TinyAttention", tiny.out_proj(side_by_side), tiny(x))
 
 # %% [markdown]
-# Now meet the library's module. First its layers. What is new: `d_in` and `d_out` are both our C. The error is for
-# heads that cannot share the channels evenly. `qkv_bias` says whether queries, keys and values have biases; in GPT-2
-# they do. **Dropout** sets some weights to 0 at random while a model trains; here its rate is 0.
+# Now meet the library's module. First its layers. What is new: `d_in` and `d_out` are both our C. The ValueError is
+# raised if C is not a multiple of H. `qkv_bias` says whether queries, keys and values have biases; in GPT-2 they do.
+# **Dropout** sets some weights to 0 at random while a model trains; here its rate is 0.
 
 # %%
 show(MultiHeadAttention.__init__)
@@ -708,8 +716,8 @@ for name, attention in (("TinyAttention", tiny), ("the library's", module)):
 #> largest change before the last token: predicted 0, measured 0
 
 # %% [markdown]
-# Exactly 0, because the last token had a weight of exactly 0, and 0 times a number is 0. Its own output has changed,
-# as it should.
+# Exactly 0, because the last token had a weight of exactly 0, and 0 times any finite number is 0. Its own output has
+# changed, as it should.
 #
 # Second test: cut the last token off. The others should not miss it. (This also finds code that leaks the length of the
 # text. We ask for agreement up to rounding, because torch may add tensors of another shape in another order.)
@@ -724,7 +732,7 @@ agree("last token cut off", module(x[:, :-1]), module(x)[:, :-1])
 # ### Attention knows no order
 #
 # An average does not depend on the order of its terms. So without a mask, each token gets the same output in the
-# reversed text.
+# reversed text. (We leave out the division too, because it has nothing to do with order.)
 
 # %%
 def no_mask(query, key, value):
@@ -743,9 +751,9 @@ shuffled = x[:, [3, 1, 5, 0, 4, 2, 6]]    # (B, T, C)
 agree("last token after the shuffle", module(shuffled)[:, -1], module(x)[:, -1])
 
 # %% [markdown]
-# So without position vectors the full stops of *dog bites man .* and *man bites dog .* get the same output, mask or no
-# mask. That is why chapter 1 added them. (The mask does tell a little: the first token sees only itself, the last one
-# sees all.)
+# So without position vectors, attention gives the full stops of *dog bites man .* and *man bites dog .* the same
+# output, mask or no mask. That is why chapter 1 added them. (The mask does tell a little, which the attention of the
+# next block can use: the first token sees only itself, the last one sees all.)
 #
 # ## 2.10 Where a trained model looks
 #
@@ -754,7 +762,7 @@ agree("last token after the shuffle", module(shuffled)[:, -1], module(x)[:, -1])
 # explains both.
 #
 # We send a text through mini and keep all attention weights. `causal_attention_by_hand` returns weights times values.
-# With the identity matrix as values, that is the weights themselves.
+# With the identity matrix $I$ as values, that is $weights \cdot I$, the weights themselves.
 
 # %%
 section("2.10")
@@ -787,7 +795,8 @@ print(f"weights (blocks, heads, T, T) = {tuple(weights.shape)}")
 
 # %% [markdown]
 # Did mini really use these weights? If so, multiplied by the values and mixed by `out_proj`, they give what each
-# block's attention gives.
+# block's attention gives. (The last line makes what the next block reads. The last argument of `agree` is the
+# difference that it allows.)
 
 # %%
 x = mini.embed(ids)    # (1, T, C)
@@ -817,9 +826,9 @@ figure(fig, run_folder(args), "02_two_heads")
 #
 # * **Left:** the dark fields tend to lie just below the diagonal. Many tokens look at the token before them, as in 2.4,
 #   but here training found the matrices.
-# * **Right:** every token gives the first token, *The*, the most weight. This
-#   is known as an **attention sink**. The usual explanation: the weights of a row have to sum to 1, so a head that
-#   finds nothing of use must put its weight somewhere, and every token can see the first.
+# * **Right:** every token gives the first token, *The*, the most weight. This is known as an **attention sink**. The
+#   usual explanation: the weights of a row have to sum to 1, so a head that finds nothing of use must put its weight
+#   somewhere, and every token can see the first.
 
 # %%
 before = weights[2, 2].argmax(dim=-1)[1:] == torch.arange(13)
@@ -849,8 +858,9 @@ def habit(model):
     means = []
     for ids in messages:
         weights = weights_of(model, ids)                          # (blocks, H, T, T)
-        before = weights.diagonal(offset=-1, dim1=-2, dim2=-1)    # tokens 1, 2, ...
-        means.append(before[..., 1:].mean(dim=-1))                # from token 2 on
+        # just below the diagonal lies the weight of token t on t - 1, for t = 1, 2, ...
+        before = weights.diagonal(offset=-1, dim1=-2, dim2=-1)    # (blocks, H, T - 1)
+        means.append(before[..., 1:].mean(dim=-1))                # from t = 2 on
     return torch.stack(means).mean(dim=0)
 
 # %%
@@ -871,10 +881,11 @@ table("weight on the token before, trained", trained, blocks, heads)
 
 # %% [markdown]
 # Compare with the untrained number above. The heads of the first two blocks are near it. Head 2 of block 2 has nearly
-# three times as much. Training has given the heads different jobs.
+# three times as much, and other heads of the last two blocks lie between. Training has given the heads different
+# habits.
 #
-# Two cautions. The second *bank* cannot look at *money*, because *money* comes later. (The tokens after it can read
-# both.) And a picture shows where a head looks, not whether that matters for what the model says: see 2.12.
+# Two cautions. The second *bank* cannot look at *money*, because *money* comes later. (The full stop can read both.)
+# And a picture shows where a head looks, not whether that matters for what the model says: see 2.12.
 #
 # ## Further: skip this on a first reading
 #
@@ -884,8 +895,8 @@ table("weight on the token before, trained", trained, blocks, heads)
 #
 # T queries times T keys: twice the text, four times the weights. In one block of GPT-2 small, with 12 heads and 1,024
 # tokens, the weights take $12 \cdot 1024 \cdot 1024 \cdot 4$ bytes, which is 48 MiB. Training has to keep them, because
-# the derivative of a product is computed from its factors (chapter 4). (The scores can go: the derivative of softmax
-# needs only its result.)
+# the derivative of a product is computed from its factors (chapter 4). (The derivative of $w v$ with respect to $w$ is
+# $v$, and the other way round. The scores can go: the derivative of softmax needs only its result.)
 #
 # A **fused kernel** does all steps in one routine, some keys at a time. It can, because an output is a sum of $e^s v$
 # divided by a sum of $e^s$, and both sums can grow as more keys come. For training it keeps Q, K, V, the output and one
@@ -906,7 +917,10 @@ with torch.no_grad():
     agree("fused and causal_attention", fused, causal_attention(*inputs))
 
 # %% [markdown]
-# We count the bytes that torch keeps. torch asks for two functions: one for keeping a tensor, one for handing it back.
+# We count the bytes that torch keeps. `saved_tensors_hooks` takes two functions. torch calls the first for every tensor
+# that it keeps for the derivatives; ours writes down its size and gives it back unchanged. The second would be called
+# when the tensor is needed again. (The mask is kept too, because `masked_fill` has to know later which scores it
+# replaced.)
 
 # %%
 def bytes_kept(attention, inputs):
@@ -965,11 +979,10 @@ table(f"the loss is {whole:.2f}; without a head it rises by", rise, blocks, head
 # %%
 clearest = divmod(int(trained.argmax()), 4)    # place 10 of 16 is block 2, head 2
 needed = divmod(int(rise.argmax()), 4)
-print("clearest habit: block {}, head {}".format(*clearest))
-print("most needed:    block {}, head {}".format(*needed))
-#> clearest habit: block 2, head 2
-#> most needed:    block 1, head 2
-assert clearest != needed, "the head with the clearest habit is the most needed one"
+print("looks most at the token before: (block, head) =", clearest)
+print("without it the loss rises most: (block, head) =", needed)
+#> looks most at the token before: (block, head) = (2, 2)
+#> without it the loss rises most: (block, head) = (1, 2)
 
 # %%
 titles = []
@@ -979,10 +992,10 @@ fig = plot_attention([weights[clearest], weights[needed]], tokens, titles)
 figure(fig, run_folder(args), "02_attention")
 
 # %% [markdown]
-# *Left the head with the clearest habit, right the one that mini needs most, and how much the loss rises without them.*
-# The right one spreads its weight and looks dull, and mini misses it several times as much. So a picture shows where a
-# head looks, and no more. Whether the model relies on it can be shown only by taking it away. (Below 0 in the table:
-# mini is a little better on these messages without that head.)
+# *Left the head that looks most at the token before, right the one without which the loss rises most here.* The right
+# one spreads its weight and looks dull, and yet taking it away costs mini several times as much. So a picture shows
+# where a head looks, and no more. Whether the model relies on it, taking it away can show. (Below 0 in the table: mini
+# is a little better on these messages without that head.)
 #
 # ## 2.13 A fresh GPT-2 looks at all tokens nearly alike
 #
@@ -1008,8 +1021,8 @@ predict("variance of a fresh GPT-2's scores", predicted, scores.var().item(), 0.
 # ## 2.14 Softmax of large scores
 #
 # We found that adding a number to all scores changes nothing. On a computer there is a catch: no float holds
-# $e^{1000}$. torch therefore subtracts the largest score from all of them first. The weights are the same, and the
-# largest power is $e^0$.
+# $e^{1000}$. It becomes infinity, and infinity divided by infinity is `nan`. torch therefore subtracts the largest
+# score from all of them first. The weights are the same, and the largest power is $e^0$.
 
 # %%
 section("2.14")
@@ -1060,7 +1073,15 @@ agree("scores 1000, 999 and 0, -1", large.softmax(dim=0), small.softmax(dim=0), 
 # One without a test: `python chapters/02_attention.py --quick --seed 1` draws other random numbers. Which predictions
 # could fail by bad luck, and which never?
 #
-# What else attention has to do: `python -m pytest tests/story/test_attention.py`
+# <details><summary>Answer</summary>
+#
+# By bad luck: the variances of 2.6 and 2.13 and the untrained model of 2.10, which are estimated from random draws and
+# have a tolerance of 5 to 15 %. Never: what is worked out from fixed numbers, as in 2.1 to 2.4, and what holds for any
+# numbers, such as the counts of parameters, the mask and every `agree`.
+#
+# </details>
+#
+# More that attention has to satisfy: `python -m pytest tests/story/test_attention.py`
 #
 # ## Further reading
 #

@@ -122,8 +122,8 @@ predict("(x A) B", (x @ (A @ B)).tolist(), ((x @ A) @ B).tolist())
 #
 # Does a task really need a change of so low a rank? Not exactly. LoRA is a bet that a change of low rank is *good
 # enough*. Hu et al. (table 6) tried ranks from 1 to 64 on query and value matrices of GPT-3. Rank 1 did as well as rank
-# 64: an accuracy of 73.4 against 73.5 % on the task WikiSQL, and of 91.3 against 91.4 % on MNLI. Chapter 8 tries it on
-# our small GPT.
+# 64: an accuracy of 73.4 against 73.5 % on the task WikiSQL, and of 91.3 against 91.4 % on MultiNLI. Chapter 8 tries it
+# on our small GPT.
 
 # %% [markdown]
 # ## 6.2 Where should A and B start?

@@ -6,7 +6,7 @@ After this chapter you can repeat a published experiment step by step, and you k
 chapter 6 and what we can say about each difference. You need chapters 5 and 6.
 
 - Run: `python chapters/06b_as_published.py --model mini`
-- Time: --quick 12 s; full 40 s on mini, on 2 CPU cores (AMD EPYC), the data there already
+- Time: --quick 10 s; full 34 s on mini, on 2 CPU cores (AMD EPYC), the data there already
 - Source: Raschka 2024, chapter 6 and appendix E
 """
 

@@ -130,7 +130,7 @@ changes = ledger_changes(before, ledger(model))
 predict("tensors that LoRA froze", len(before), sum("frozen" in change.what for change in changes))
 print("some of these it renamed, and A's and B's are new:")
 print(format_changes([change for change in changes if change.what != "frozen"]))
-model.to(args.device)
+model = model.to(args.device)
 
 # %% [markdown]
 # **Your turn.** `python tests/exercises.py start E7.2` takes out the body of `ledger_changes`, which found what is new

@@ -213,8 +213,8 @@ def repeat(args):
     seeds = [args.seed + i for i in range(args.seeds)]
     how = {} if args.model == "mini" else dict(precision=args.precision)
     records = records_over_seeds(name, condition, seeds, args.model, args.device, epochs=args.epochs, **how)
-    results = {test: {name: summary(records, test)} for test in tests_of(condition)}
-    for test, row in ((test, of[name]) for test, of in results.items()):
+    rows = {test: summary(records, test) for test in tests_of(condition)}
+    for test, row in rows.items():
         print(f"{args.model}, {name}, seeds {seeds[0]} to {seeds[-1]}, {test} test: "
               f"{row['n_test']:,} messages (first seed)")
         print(f"  accuracy {cell(row['accuracy'])} %   each: "
@@ -222,7 +222,7 @@ def repeat(args):
     folder = run_folder(args)
     method = "-".join(re.findall(r"\w+", name))
     report(folder.with_name(f"{folder.name}-to-{seeds[-1]}-{method}"), args, recipe="default", weights=args.model,
-           seeds=seeds, results=results)
+           seeds=seeds, results={test: {name: row} for test, row in rows.items()})
 
 
 def peak_memory(device):

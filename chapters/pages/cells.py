@@ -27,14 +27,19 @@ def cells(text):
     The notebook leaves out what only a terminal needs: section(...), which prints a heading, and the #> lines.
     """
     found = []
-    for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
-        kind, _, body = part.partition("\n")
-        if kind.strip() == "[markdown]":
-            found.append(("markdown", _without_comment_signs(body.strip())))
+    for kind, body in raw_cells(text):
+        if kind == "markdown":
+            found.append((kind, _without_comment_signs(body)))
         else:
             code = ONLY_ON_A_TERMINAL.sub("", body).strip()
-            found.append(("code", re.sub(r"\n{4,}", "\n\n\n", code)))
+            found.append((kind, re.sub(r"\n{4,}", "\n\n\n", code)))
     return [(kind, source) for kind, source in found if source]
+
+
+def raw_cells(text):
+    """The cells of a file in percent format as they stand there: pairs of "markdown" or "code", and a text."""
+    parts = (part.partition("\n") for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:])
+    return [("markdown" if kind.strip() == "[markdown]" else "code", body.strip()) for kind, _, body in parts]
 
 
 def _without_comment_signs(body):

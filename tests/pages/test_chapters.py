@@ -13,6 +13,9 @@ from exercise_table import EXERCISES
 
 from gpt.tokenizer import gpt2_tokenizer
 
+sys.path.insert(0, str(ROOT / "chapters" / "pages"))
+from cells import raw_cells  # noqa: E402  (the path comes first)
+
 CHAPTERS = sorted(path for path in (ROOT / "chapters").glob("[0-9]*.py"))
 
 
@@ -67,10 +70,7 @@ every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: pa
 
 
 def cells_of(chapter):
-    """The cells of a chapter in percent format: pairs ("markdown" or "code", text)."""
-    _, *cells = re.split(r"^# %%", chapter.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return [("markdown" if cell.startswith(" [markdown]") else "code", cell.partition("\n")[2].strip("\n"))
-            for cell in cells]
+    return raw_cells(chapter.read_text(encoding="utf-8"))
 
 
 def number_of(chapter):

@@ -52,6 +52,14 @@ def test_a_notebook_is_small_and_tells_nothing_of_the_machine_that_made_it(chapt
     assert not [cell for cell in notebook_of(chapter)["cells"] if cell["metadata"].get("execution")]
 
 
+@every_chapter
+def test_a_notebook_shows_nothing_that_its_chapter_does_not_print(chapter):
+    """The value of a cell's last line: a model, all its layers, or a number that nobody asked for."""
+    values = ["".join(cell["source"]).splitlines()[-1] for cell in notebook_of(chapter)["cells"]
+              for output in cell.get("outputs", []) if output["output_type"] == "execute_result"]
+    assert not values
+
+
 def test_there_is_a_notebook_for_each_chapter_and_no_other():
     assert {path.stem for path in NOTEBOOKS.glob("*")} == {chapter.stem for chapter in chapter_files()}
 
