@@ -2,9 +2,9 @@
 """
 # 0  The first minute: eight messages, a small GPT-2, and a spam filter
 
-After this chapter you have gone the whole road once. A text has become numbers, a language model has read them, and you
-have taught it to tell spam from other messages. You need a little Python, and to have seen a logarithm and a matrix
-product. Install what requirements.txt names first, as README.md says.
+After this chapter you have gone through every step once. A text has become numbers, a language model has read them, and
+you have taught it to tell spam from other messages. You need a little Python, and to have seen a logarithm and a matrix
+product. First install what requirements.txt names, as README.md says.
 
 - Run: `python chapters/00_first_minute.py`. It needs no network.
 - Run: `python chapters/00_first_minute.py --text "Are you awake?"` asks about a message of your own too. The first
@@ -33,10 +33,10 @@ args = start(__doc__, {}, {}, "--text")    # reads the command line; no lesson
 # *A block is one layer of GPT-2. Frozen parts do not change. The loss says how wrong an answer was, and the gradients
 # say how the loss would change with each number.*
 #
-# In every chapter, `predict()` prints what we expect, as a rule a number that we worked out on paper, and beside it
-# what the program measured. If the two differ, the chapter stops. (The language model has nothing to do with it.) In
-# the file, a line that starts with `#>` is what the line above it printed. Long outputs and those that may differ
-# between machines have none.
+# In every chapter, `predict()` prints what we expect beside what the program measured. As a rule we worked it out on
+# paper. If the two differ, the chapter stops. (These predictions are ours, not the language model's.) In the file, a
+# line that starts with `#>` is what the line above it printed. Long outputs and those that may differ between machines
+# have none.
 #
 # ## 0.1 A message is a row of numbers
 #
@@ -102,13 +102,13 @@ predict("mini's parameters", 7_259_008, total)
 #> mini's parameters: predicted 7,259,008, measured 7,259,008
 
 # %% [markdown]
-# For the beginning of a text, mini gives each of the 50,257 tokens a probability of being the next one. Draw a token
+# Given the beginning of a text, mini gives each of the 50,257 tokens a probability of being the next one. Draw a token
 # from these probabilities, append it, and ask again: that is how a language model writes.
 #
-# How can we see that it has learned English? We take a message and let it predict each token from the ones before. Let
-# $p$ be the probability that it gave to the token that really came. Then $-\ln p$ says how wrong the model was. It is 0
-# for a prediction that was certain and right, and it grows as $p$ gets smaller. (Why a logarithm? The probability of a
-# whole text is a product of such $p$'s, and a logarithm turns it into a sum.) The mean over all tokens is called the
+# How can we see that it has learned English? We let mini predict each token of a message from those before. Let $p$ be
+# the probability that it gave to the token that came. Then $-\ln p$ says how wrong the model was. It is 0 for a
+# prediction that was certain and right, and it grows as $p$ gets smaller. (Why a logarithm? The probability of a whole
+# text is a product of such $p$'s, and a logarithm turns it into a sum.) The mean over all tokens is called the
 # **cross-entropy loss**. Its unit is **nats per token** (nats, because the logarithm is the natural one). A model that
 # knows nothing gives each token the same probability, so its loss is $\ln 50257 = 10.8$.
 #
@@ -134,10 +134,10 @@ for _, text, ids in MESSAGES:
     assert forwards < backwards, "mini should find English easier than its reverse"
 
 # %% [markdown]
-# Take the first ham, with its loss of 5.7. A model that gives each right token a probability of $e^{-5.7} = 1/300$ has
-# this loss. That is far from certain, but much better than $1/50257$. Backwards the words are the same, and yet mini
-# predicts every message worse. So it knows more than which words are frequent: it knows something about their order. We
-# would like to use that knowledge for a task that it was never trained for.
+# Take the first ham message, with its loss of 5.7. A model that gives each right token a probability of $e^{-5.7} =
+# 1/300$ has this loss. That is far from certain, but much better than $1/50257$. The reversed messages have the same
+# tokens, and yet mini predicts every one worse. So it knows more than which words are frequent: it knows something
+# about their order. We would like to use that knowledge for a task that it was never trained for.
 #
 # ## 0.3 A new head, and LoRA
 #
@@ -147,8 +147,8 @@ for _, text, ids in MESSAGES:
 # those before it, so only the last one has seen the whole message.
 #
 # All seven million numbers are still there, because the old head was a table that mini also needs at its entrance, to
-# turn ids into vectors. We **freeze** them: training may not change them. Instead we use **LoRA**. Beside each weight
-# matrix $W$ in the model's blocks stand two thin matrices, $A$ and $B$. Their product $A B$ is as large as $W$ and is
+# turn ids into vectors. We **freeze** them: training may not change them. Instead we use **LoRA**. Two thin matrices,
+# $A$ and $B$, stand beside each weight matrix $W$ in the model's blocks. Their product $A B$ is as large as $W$ and is
 # added to it, and only $A$ and $B$ learn. $A$ starts with random numbers and $B$ with zeros. So $A B$ is zero, and the
 # model starts exactly as it was. Chapter 6 builds this by hand.
 #
@@ -170,7 +170,8 @@ print("matrices that have a LoRA beside them now:", layers)
 # %% [markdown]
 # How many numbers will be trained? If $W$ has `in` rows and `out` columns, then $A$ is $in \times r$ and $B$ is $r
 # \times out$, which makes $r \cdot (in + out)$ numbers. Our rank $r$ is 16. mini has 4 blocks. Each has four matrices
-# of $C \times C$ in its attention (chapter 2). Behind it, one matrix widens $C$ to $4C$ and one goes back (chapter 3):
+# of $C \times C$ in its attention (chapter 2). After it, one matrix widens $C$ to $4C$ and one narrows it again
+# (chapter 3):
 #
 # $$4 \cdot r (C + C) + 2 \cdot r (C + 4C) = 18 r C$$
 #
@@ -190,7 +191,7 @@ predict("numbers that will be trained", numbers, trainable)
 #
 # The messages have different lengths, but a tensor is a rectangle. `pad` fills the short ones up on the right with
 # `END_OF_TEXT`, which is called **padding**. `lengths` remembers how many ids of each row are real, so that the head
-# reads the last real one. What stands behind it does no harm, because no token looks to its right. In `labels`, 1 is
+# reads the last real one. What comes after it does no harm, because no token looks to its right. In `labels`, 1 is
 # spam.
 
 # %%
@@ -204,9 +205,9 @@ print("a rectangle of ids:", tuple(padded.shape), "  labels:", labels.tolist())
 
 # %% [markdown]
 # Before we train: how wrong is the model now? The loss is the cross-entropy of 0.2 again, with two classes in place of
-# 50,257 tokens. **Softmax** makes probabilities of scores: it takes $e$ to the power of each score and divides by their
-# sum. The new head starts with zeros, so it has no opinion: both scores are 0, and both classes get 1/2. **What is
-# $-\ln \frac{1}{2}$?**
+# 50,257 tokens. **Softmax** turns scores into probabilities: it takes $e$ to the power of each score and divides by the
+# sum of these powers. The new head starts with zeros, so it has no opinion: both scores are 0, and both classes get
+# 1/2. **What is $-\ln \frac{1}{2}$?**
 
 # %%
 from gpt.classify import class_logits
@@ -217,8 +218,8 @@ predict("first loss, nats per message (ln 2)", 0.6931, loss.item(), 1e-3)
 #> first loss, nats per message (ln 2): predicted 0.6931, measured 0.6931
 
 # %% [markdown]
-# Nearly all training in deep learning is one loop, and here it is. Twenty times it guesses, measures how wrong it was,
-# and moves every number that is not frozen a little, in the direction that makes it less wrong.
+# Nearly all training in deep learning is one loop, and here it is. It guesses, measures how wrong the guess was, and
+# moves every number that is not frozen a little, in the direction that lowers the loss. It does so twenty times.
 #
 # ![A circle of four: guess with class_logits, loss with class_loss, gradients with loss.backward(), step with
 # optimizer.step(), and again.](diagrams/training_loop.svg)
@@ -311,8 +312,8 @@ predict("the two answers", ["spam", "ham"], answers[:2])
 #
 # Two questions are open. Would it work again with other random numbers in the $A$'s? And did it help that mini has read
 # Wikipedia, or could a model that has read nothing do the same? We repeat everything ten times with other seeds, five
-# times with mini and five times with a model of the same shape whose numbers are random. Two coins would be right once
-# in four times. **How often are both answers right?**
+# times with mini and five times with a model of the same shape whose numbers are random. Two coin tosses would both be
+# right one time in four. **How often are both answers right?**
 
 # %%
 section("0.6")
@@ -339,7 +340,7 @@ print(f"both right: mini {mini_right} of 5 times, "
       f"a model that has read nothing {untrained_right} of 5")
 
 # %% [markdown]
-# A single run can be luck: when this was written, the model that has read nothing had both right in one run of five.
+# A single run can be luck: when this was written, the untrained model had both right in one run of five.
 # mini had them right in all five. This is what **pretraining** is meant to give: a model that needs few examples. (The
 # other model was frozen at its random numbers. Trained as a whole it might do better.)
 #
@@ -378,8 +379,8 @@ print(f"both right: mini {mini_right} of 5 times, "
 # |---|---|---|
 # | 0.3 | leave out `model.requires_grad_(False)` | 0.3 stops: only the blocks would be frozen, by LoRA |
 # | 0.3 | `swap_head(model, 2, zero=False)` | 0.4 stops: the first loss is not ln 2 |
-# | 0.4 | leave out `optimizer.step()` | 0.4 stops: 4 of 8, because of equal scores `argmax` takes the first, ham |
-# | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: it was trained to answer at the padding |
+# | 0.4 | leave out `optimizer.step()` | 0.4 stops: 4 of 8, because `argmax` takes the first of equal scores |
+# | 0.4, `twenty_steps` | `class_logits(model, padded)` | 0.4 stops: it was trained to be read at the padding |
 # | 0.4 | `lr=1e-1` | 0.4 stops: 4 of 8 are right, because each step jumps too far |
 #
 # ## Try it

@@ -65,7 +65,7 @@ for text in ("the river bank", "the savings bank"):
 # The first text has more water, the second more money. But an average has two faults.
 #
 # **Every token counts the same.** *the* counts as much as *river*. Put *river* at the start of a text of 100 tokens,
-# *bank* at its end, and 98 times *the* between them. **By how much is there more water than money in the average?**
+# *bank* at its end, and 98 times *the* between them. **How much more water than money is in the average?**
 # (The last argument of `predict` is the tolerance, as a share of the prediction.)
 
 # %%
@@ -129,8 +129,8 @@ predict("(8·2/4 + 0·1/4 + 4·1/4, 0·2/4 + 8·1/4 + 4·1/4)", [5.0, 3.0], outp
 # ### Where does a score come from?
 #
 # It compares the query of the token that looks with the key of the token that is looked at. The score is their **dot
-# product**: multiply them place by place, then add. It is large if both have large numbers of the same sign in the same
-# places, and negative if most signs differ. So it measures how well a key matches a query.
+# product**: multiply them channel by channel, then add. It is large if both have large numbers of the same sign in the
+# same places, and negative if most signs differ. So it measures how well a key matches a query.
 #
 # Let the query of *bank* be (1, 0). Because of the 0 it ignores the second place of a key. We choose the keys so that
 # the scores come out as before: their first places are ln 2, 0 and 0, and their second places should not matter.
@@ -318,8 +318,8 @@ predict("outputs", [25, 10, 20, 30], outputs.flatten().round().int().tolist())
 # | the cat | sat |
 # | the cat sat | down |
 #
-# We do all three in one pass. In a model with several blocks (chapter 3) that costs little more than the last one
-# alone, because the last guess needs what every block has made of all earlier tokens anyway.
+# We do all three in one pass. This costs little more than the last exercise alone, because in a model with several
+# blocks (chapter 3) the last guess needs every block's output for all earlier tokens anyway.
 #
 # But if *cat* could look at *sat*, the answer to its exercise would be among its inputs. The model would learn to copy
 # it. It would be useless for writing, because when you write, the next word is not there yet. So position $t$ may use
@@ -328,7 +328,7 @@ predict("outputs", [25, 10, 20, 30], outputs.flatten().round().int().tolist())
 # ![A table with a row for each of four tokens that look and a column for each that is looked at. Above the diagonal
 # every score is minus infinity; on it and below it the scores stay.](diagrams/mask.svg)
 #
-# *A row is a token that looks. What lies right of the diagonal is its future.*
+# *A row is a token that looks. Its future lies to the right of the diagonal.*
 #
 # What Q, K and V stand for does not matter now, so we draw them at random. In a loop, the mask is a slice: token $t$
 # gets `K[:t + 1]` and `V[:t + 1]`.
@@ -344,7 +344,7 @@ for t in range(4):
 by_slices = torch.stack(rows)     # (T, D)
 
 # %% [markdown]
-# With matrices, we compute the whole square of scores. Right of the diagonal lies the future. `triu(1)` (upper
+# With matrices, we compute the whole square of scores. The future lies to the right of the diagonal. `triu(1)` (upper
 # triangle) keeps what lies at least one place right of the diagonal and sets the rest to 0:
 
 # %%
@@ -414,7 +414,7 @@ print(f"divided by its own sum: {(row / row.sum()).tolist()}")
 # The mask is 0 where a token may look and $-\infty$ where it may not. What is the division for?
 #
 # A score is a sum of D products. How large does it get? Suppose that all numbers in Q and K are independent, with mean
-# 0 and variance 1. (In a model they are not quite that, but it shows how scores grow.)
+# 0 and variance 1. (In a model this holds only roughly, but it shows how scores grow.)
 #
 # 1. A product $a b$ of two such numbers has mean 0 and variance 1 again. When the mean is 0, the variance is the mean
 #    of the squares. Because a and b are independent, the mean of $a^2 b^2$ is the mean of $a^2$ times that of $b^2$,
@@ -455,8 +455,8 @@ table("mean largest weight", weights.amax(dim=-1).mean(dim=-1), sizes, ways)
 # Why is all or nothing bad? Because a query that has all of its weight on one key can hardly learn to look elsewhere.
 # Training changes each number a little, in the direction that makes the guesses better (chapter 4). If a small change
 # of a score does not change its weight, there is no such direction. The derivative of a weight $w$ with respect to its
-# own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0 near 0 and 1. Added up over sixteen even weights it
-# is $16 \cdot \frac{1}{16} \cdot \frac{15}{16} = 0.94$. We count the queries that have less than 0.1 left:
+# own score is $w\,(1 - w)$. It is 0.25 at $w = 0.5$, and almost 0 near 0 and 1. Its sum over sixteen equal weights is
+# $16 \cdot \frac{1}{16} \cdot \frac{15}{16} = 0.94$. We count the queries whose sum is below 0.1:
 
 # %%
 left = (weights * (1 - weights)).sum(dim=-1)    # (3, 2, 1000): one number per query
@@ -496,7 +496,7 @@ from_library = causal_attention_by_hand(Q[None, None], K[None, None], V[None, No
 agree("2.5 with the division, and the library", ours, from_library[0, 0])
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E2.1` takes the body out of this function. To check yours:
+# **Your turn.** `python tests/exercises.py start E2.1` takes out the body of this function. To check yours:
 # `python -m pytest --exercise E2.1`
 #
 # ## 2.7 Heads: several averages at once
@@ -544,8 +544,8 @@ for text, (who, whom) in texts.items():
 #
 # *The cut goes through the channels. Each head keeps all tokens.*
 #
-# Here are the queries of the picture. The tens name the token, the ones the channel. `view` splits the last axis in
-# two, and `transpose` brings the heads to the front.
+# Here are the queries of the picture. The tens digit is the token and the ones digit the channel. `view` splits the
+# last axis in two, and `transpose` brings the heads to the front.
 
 # %%
 queries = torch.arange(3)[:, None] * 10 + torch.arange(4)    # (T, C) = (3, 4)
@@ -669,9 +669,9 @@ agree("loops and TinyAttention", tiny.out_proj(side_by_side), tiny(x))
 show(MultiHeadAttention.__init__)
 
 # %% [markdown]
-# Then `forward`. Skip the five lines from `padding = None` to `dropout`. Four are for the cache of chapter 3, and there
-# is none here; the fifth gives 0. `causal_attention` computes the same as `causal_attention_by_hand`, but faster
-# (2.11). The last line does what our last two do.
+# Then `forward`. Skip the five lines from `padding = None` to `dropout`. Four are for the cache of chapter 3, which we
+# do not use here, and the fifth sets dropout to 0. `causal_attention` computes the same as `causal_attention_by_hand`,
+# but faster (2.11). The last line does what our last two do.
 
 # %%
 show(MultiHeadAttention.forward)
@@ -687,7 +687,7 @@ agree("TinyAttention and the library's module", tiny(x), module(x))
 
 # %% [markdown]
 # How many parameters does it have, and does the number of heads matter? There are four matrices (C, C) and four biases
-# (C,). The heads only cut what they make. **Predict the number for one such module with C = 768, as in GPT-2 small.**
+# (C,). The heads only cut up their outputs. **Predict the number for one such module with C = 768, as in GPT-2 small.**
 
 # %%
 for H in (1, 2, 12):
@@ -697,7 +697,7 @@ for H in (1, 2, 12):
 #> parameters, 12 heads: predicted 2,362,368, measured 2,362,368
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E2.3` takes the body out of `MultiHeadAttention.forward`. Begin with
+# **Your turn.** `python tests/exercises.py start E2.3` takes out the body of `MultiHeadAttention.forward`. Begin with
 # your own `forward`.
 #
 # ## 2.9 No token sees the future: a test
@@ -752,8 +752,8 @@ agree("last token after the shuffle", module(shuffled)[:, -1], module(x)[:, -1])
 
 # %% [markdown]
 # So without position vectors, attention gives the full stops of *dog bites man .* and *man bites dog .* the same
-# output, mask or no mask. That is why chapter 1 added them. (The mask does tell a little, which the attention of the
-# next block can use: the first token sees only itself, the last one sees all.)
+# output, mask or no mask. That is why chapter 1 added positions. (The mask does tell a little, which the attention of
+# the next block can use: the first token sees only itself, the last one sees all.)
 #
 # ## 2.10 Where a trained model looks
 #
@@ -794,9 +794,9 @@ print(f"weights (blocks, heads, T, T) = {tuple(weights.shape)}")
 #> weights (blocks, heads, T, T) = (4, 4, 14, 14)
 
 # %% [markdown]
-# Did mini really use these weights? If so, multiplied by the values and mixed by `out_proj`, they give what each
-# block's attention gives. (The last line makes what the next block reads. The last argument of `agree` is the
-# difference that it allows.)
+# Did mini really use these weights? If so, multiplying them by the values and mixing with `out_proj` gives each block's
+# attention output. (The last line computes the next block's input. The last argument of `agree` is the difference that
+# it allows.)
 
 # %%
 x = mini.embed(ids)    # (1, T, C)
@@ -838,7 +838,7 @@ print(f"block 1, head 0: {first.sum()} of 13 tokens look most at the first token
 
 # %% [markdown]
 # One text could be chance. So we average the weight on the token before over text messages. (We leave out very short
-# messages, and the first two tokens of each, which have little choice.)
+# messages, and the first two tokens of the others, which have little choice.)
 #
 # What should we expect of a model that has not been trained? Its matrices start with small numbers, so its scores are
 # close to 0, and it shares its weight evenly. A token at position $t$ sees $t + 1$ tokens and gives each $1/(t + 1)$.
@@ -893,15 +893,16 @@ table("weight on the token before, trained", trained, blocks, heads)
 #
 # ## 2.11 The fused kernel, and what it does not store
 #
-# T queries times T keys: twice the text, four times the weights. In one block of GPT-2 small, with 12 heads and 1,024
-# tokens, the weights take $12 \cdot 1024 \cdot 1024 \cdot 4$ bytes, which is 48 MiB. Training has to keep them, because
-# the derivative of a product is computed from its factors (chapter 4). (The derivative of $w v$ with respect to $w$ is
-# $v$, and the other way round. The scores can go: the derivative of softmax needs only its result.)
+# Every query has a weight for every key, so twice the text has four times the weights. In one block of GPT-2 small,
+# with 12 heads and 1,024 tokens, the weights take $12 \cdot 1024 \cdot 1024 \cdot 4$ bytes, which is 48 MiB. Training
+# has to keep them, because the derivative of a product is computed from its factors (chapter 4). (The derivative of $w
+# v$ with respect to $w$ is $v$, and the other way round. The scores are not kept, because the derivative of softmax
+# needs only its result.)
 #
-# A **fused kernel** does all steps in one routine, some keys at a time. It can, because an output is a sum of $e^s v$
-# divided by a sum of $e^s$, and both sums can grow as more keys come. For training it keeps Q, K, V, the output and one
-# number per query: $L$, the logarithm of the sum of $e^s$. A weight is then $e^{s - L}$ and can be computed again. The
-# method is known as FlashAttention. For a text that is read at once, `causal_attention` makes just this call:
+# A **fused kernel** does all steps in one routine, a few keys at a time. This works because an output is a sum of $e^s
+# v$ divided by a sum of $e^s$, and both sums can grow as more keys come. For training it keeps Q, K, V, the output and
+# one number per query: $L$, the logarithm of the sum of $e^s$. A weight is then $e^{s - L}$ and can be computed again.
+# The method is known as FlashAttention. For a text that is read at once, `causal_attention` makes just this call:
 
 # %%
 from torch.nn import functional as F
@@ -992,12 +993,12 @@ fig = plot_attention([weights[clearest], weights[needed]], tokens, titles)
 figure(fig, run_folder(args), "02_attention")
 
 # %% [markdown]
-# *Left the head that looks most at the token before, right the one without which the loss rises most here.* The right
+# *The left head looks most at the token before. Taking away the right one raises the loss most here.* The right
 # one spreads its weight and looks dull, and yet taking it away costs mini several times as much. So a picture shows
-# where a head looks, and no more. Whether the model relies on it, taking it away can show. (Below 0 in the table: mini
+# where a head looks, and no more. Taking it away can show whether the model relies on it. (Below 0 in the table: mini
 # is a little better on these messages without that head.)
 #
-# ## 2.13 A fresh GPT-2 looks at all tokens nearly alike
+# ## 2.13 A fresh GPT-2 looks at all tokens almost equally
 #
 # In 2.6 we assumed that queries and keys have variance 1. In a fresh (untrained) GPT-2 they have less. Attention gets
 # an $x$ whose 768 channels have variance 1 (chapter 3), and the matrices are drawn with standard deviation 0.02. A
@@ -1050,13 +1051,13 @@ agree("scores 1000, 999 and 0, -1", large.softmax(dim=0), small.softmax(dim=0), 
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | 2.5 | `masked_fill(future, 0.0)` | 2.5 stops: a score of 0 is a weight of $e^0 = 1$, not of 0 |
-# | 2.8, `cut` | `x.view(B, self.H, T, C // self.H)` | 2.8 stops: shapes fit and the loops agree, the library does not |
+# | 2.5 | `masked_fill(future, 0.0)` | 2.5 stops: a score of 0 adds $e^0 = 1$ to the softmax, not 0 |
+# | 2.8, `cut` | `x.view(B, self.H, T, C // self.H)` | 2.8 stops: the loops agree, but the library does not |
 # | 2.8 | leave out `/ D**0.5` in `TinyAttention` | 2.8 stops: loops and module disagree |
 # | 2.8 | `triu(2)` in place of `triu(1)` | 2.8 stops: each token sees one token of the future |
-# | `gpt/attention.py`, by hand | `triu(S - T)` | 2.6 stops: token 0 may look at nothing and gets nan |
-# | `gpt/attention.py`, by hand | leave out the division by `D**0.5` | 2.6 stops: weights too extreme |
-# | `gpt/attention.py`, `split_heads` | `x.view(B, self.num_heads, T, C // self.num_heads)` | 2.7 stops: half tokens |
+# | `gpt/attention.py`, by hand | `triu(S - T)` | 2.6 stops: token 0 may not even look at itself and gets nan |
+# | `gpt/attention.py`, by hand | leave out the division by `D**0.5` | 2.6 stops: the weights are too extreme |
+# | `gpt/attention.py`, `split_heads` | `x.view(B, self.num_heads, T, C // self.num_heads)` | 2.7 stops: wrong head 0 |
 # | `gpt/attention.py`, `causal_attention` | `is_causal=False` | 2.8 stops: every token sees the future |
 #
 # ## Exercises

@@ -32,8 +32,8 @@ RANK, ALPHA = 16, 16    # of the LoRA that section 6.8 trains
 #
 # **Disk afterwards.** Every task leaves you with a changed copy of the whole model.
 #
-# **LoRA**, short for *low-rank adaptation*, leaves the pretrained model as it is and trains a small addition. Here is
-# the bill for GPT-2 with 124 million parameters. The addition has 2,655,746; section 6.6 derives that.
+# **LoRA**, short for *low-rank adaptation*, leaves the pretrained model as it is and trains a small correction beside
+# it. Here is the bill for GPT-2 with 124 million parameters. The correction has 2,655,746 (see 6.6).
 
 # %%
 section("6.0")
@@ -173,8 +173,8 @@ for name, (A, B) in starts.items():
 # %% [markdown]
 # Only *both random* changes the outputs, because a product is zero as soon as one of its factors is.
 #
-# In one layer that may look harmless. But GPT-2 has twelve blocks, one behind the other, and each passes on what the
-# ones before it have disturbed. So let us put twelve layers in a row. Each is an orthogonal matrix, which turns a
+# In one layer that may look harmless. But GPT-2 has twelve blocks, one after another, and each passes on the
+# disturbances of those before it. So let us put twelve layers in a row. Each is an orthogonal matrix, which turns a
 # vector and keeps its length. (The QR decomposition is only a way to draw one. On average $x A B$ is 0.4 times as long
 # as $x$.) We compare the final outputs by their **cosine similarity**: 1 is the same direction, 0 is no relation at
 # all. **How much is left if every layer starts with a random correction?**
@@ -240,7 +240,7 @@ for name, (A, B) in starts.items():
 
 # %% [markdown]
 # *A random, B zero* can learn: $B$ has a gradient at once. $A$ has none **yet**, because $B$ is still zero. The first
-# step moves $B$ alone, and from the second step on both move. Train all three and see. (`learn(A, B, 1)` gives the loss
+# step moves only $B$, and from the second step on both move. Train all three and see. (`learn(A, B, 1)` gives the loss
 # before its one step.)
 
 # %%
@@ -273,17 +273,17 @@ for name, (A, B) in starts.items():
 #
 # $$y = x W + \frac{\alpha}{r} \, x A B$$
 #
-# With r = 2 and alpha = 6, for example, the correction is multiplied by 3. Alpha is a convention: set it once, keep it
-# when you try other ranks, and the learning rate keeps fitting. (With Adam, Hu et al. say, tuning alpha does roughly
+# With r = 2 and alpha = 6, for example, the correction is multiplied by 3. Alpha is a convention. Set it once and keep
+# it when you try other ranks; the learning rate then still fits. (With Adam, Hu et al. say, tuning alpha does roughly
 # what tuning the learning rate does.)
 #
-# Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms,
-# $(x a_k) b_k$. Take the first step of training, from $B = 0$, for one token. By 6.2 the gradient of $b_k$ is
-# $(x a_k) g$, a number times a row. Adam divides it by the root of its mean square. At the first step that is the
-# gradient's own size, so only its sign is left: each number of $b_k$ moves by the learning rate $\eta$, against that
-# sign. The sign of a product is the product of the signs, and a number times its sign is its size. So the term becomes
-# $(x a_k) \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is
-# $-\eta \, |x a_k| \, \text{sign}(g)$. **All r terms pull in the same direction**, and the move grows with r.
+# Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms, $(x a_k)
+# b_k$. Take the first step of training, from $B = 0$, for one token. By 6.2 the gradient of $b_k$ is $(x a_k) g$, a
+# number times a row. Adam divides it by the root of its mean square. At the first step that is the gradient's own size,
+# so only its sign is left: each number of $b_k$ moves by the learning rate $\eta$, against that sign. The sign of a
+# product is the product of the signs, and a number times its sign is its absolute value. So the term becomes $(x a_k)
+# \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is $-\eta \, |x a_k| \, \text{sign}(g)$. **All r
+# terms pull in the same direction**, and the move grows with r.
 #
 # Let us watch it, with one token and a random $A$. Each of the 256 outputs should move by $\eta$ times the sum of all
 # $|x a_k|$, up or down. So the mean size of the moves is that amount, too.
@@ -375,10 +375,10 @@ agree("moved by 3 x A B", library(x) - linear(x), 3 * (x @ A) @ B)
 agree("ours and the library's", tiny(x), library(x))
 
 # %% [markdown]
-# Here is the library's correction, a class of its own, and the line that adds it to the linear layer. (What runs is
-# `forward`, in 6.10, which computes the same.) **You may skip** the line about NumPy, the two checks, `dropout` (off in
-# this chapter), `delta` (6.10) and `init="blog"` (6.6). `SCALES` turns the name of a rule into a function of alpha and
-# r; ours is `"alpha/r"`.
+# Here is the library's correction, a class of its own, and the line that adds it to the linear layer. (The model runs
+# `forward`, shown in 6.10, which computes the same.) **You may skip** the line about NumPy, the two checks, `dropout`
+# (off in this chapter), `delta` (6.10) and `init="blog"` (6.6). `SCALES` turns the name of a rule into a function of
+# alpha and r; ours is `"alpha/r"`.
 
 # %%
 from book import show
@@ -405,8 +405,8 @@ print(sum(p.numel() for p in toy.parameters()), "numbers, all of them trainable"
 #> 212 numbers, all of them trainable
 
 # %% [markdown]
-# The function looks at each child of a module. If it is a linear layer, it puts a `TinyLoRA` in its place. If not, the
-# child may have linear layers inside, so the function calls itself on it:
+# The function looks at each child of a module. It replaces a linear layer by a `TinyLoRA`. Any other child may have
+# linear layers inside, so the function calls itself on it:
 
 # %%
 def wrap(parent, rank, alpha):
@@ -441,9 +441,9 @@ for name, p in toy.named_parameters():
 
 # %% [markdown]
 # The library's function does the same with more care. It makes all new layers first, so that an error leaves the model
-# as it was. Then it freezes the model, and only then it puts them in, which is our order again. And it refuses what
-# would otherwise go wrong silently. For example, GPT-2's head shares its weight with the token embedding, so a LoRA
-# merged into it (added to its weight, 6.10) would change both.
+# as it was. It freezes the model before it puts them in, which is our order again. It also refuses what would otherwise
+# go wrong silently. For example, GPT-2's head shares its weight with the token embedding, so a LoRA merged into it
+# (added to its weight, 6.10) would change both.
 #
 # Its helper `_linears_to_replace` walks through the model, as `wrap` does, and returns the linear layers by their
 # names, such as `0.att.W_query`. `set_submodule` puts a module in the place that such a name says. **You may skip** the
@@ -508,7 +508,7 @@ print(trainable_report(full_size))
 #> trainable params: 2,666,528 || all params: 127,107,874 || trainable%: 2.0978
 
 # %% [markdown]
-# We train the head itself, because there is nothing in it to preserve, and wrap the blocks alone. The function freezes
+# We train the head itself, because there is nothing in it to preserve, and wrap only the blocks. The function freezes
 # only what it is given, so we freeze the embeddings by hand:
 
 # %%
@@ -555,8 +555,8 @@ print(f"{len(train_loader)} batches; {padding_share(train_loader):.1%} is paddin
 
 # %% [markdown]
 # `train_loader` shuffles its batches. Three more loaders are only for measuring. A batch size of `None` fills each
-# batch up to 1,024 tokens. The first loader holds only 149 of the training messages, enough to see whether these are
-# known by heart:
+# batch up to 1,024 tokens. The first loader holds only 149 of the training messages, enough to see whether the model
+# has memorised them:
 
 # %%
 asked = splits[0][:len(splits[1])], splits[1], splits[2]
@@ -693,7 +693,7 @@ schedule = warmup_then_cosine(RECIPE["warmup"], steps)
 print(f"{steps} steps, one per batch of {BATCH_SIZE} messages")
 
 # %% [markdown]
-# (`fused=True`: the same step, faster. `scale` and `init` are the library's defaults.)
+# (`fused=True` computes the same step faster. `scale` and `init` are the library's defaults.)
 #
 # After each step `train` calls our function and hands it `progress`, its record of the run; `progress.losses` has one
 # loss per step. Twice per epoch our function records the loss of the validation messages, and the mean of the training
@@ -722,8 +722,8 @@ def tell(progress):
     print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
 
 # %% [markdown]
-# **You may skip** the next cell. A checkpoint lets you stop the run and go on with `--resume`, which refuses one with
-# another `identity`.
+# **You may skip** the next cell. A checkpoint lets you stop the run and go on with `--resume`, which refuses a
+# checkpoint whose `identity` differs.
 
 # %%
 from book import run_folder
@@ -772,7 +772,7 @@ figure(fig, folder, "06_losses")
 #
 # We compare with three methods from chapter 5 that know nothing of language. The best of them, *naive Bayes*, counts
 # words. All get the same 300 test messages. (In the column *train*, LoRA has 149 messages and the others have 1,045.)
-# The range behind a test accuracy is its 95 % interval, as in chapter 5.
+# The range after a test accuracy is its 95 % interval, as in chapter 5.
 
 # %%
 section("6.9")
@@ -806,13 +806,14 @@ figure(plot_accuracies(rows, title), folder, "06_accuracy")
 # *Test accuracy with its 95 % interval.*
 #
 # **So is LoRA worse than counting words?** With `--quick`, naive Bayes gets 97.3 % and mini with LoRA 96.3 %. That is a
-# difference of three messages, and the intervals have most of their length in common. (With `--model mini` and three
+# difference of three messages, and the intervals mostly overlap. (With `--model mini` and three
 # epochs, LoRA gets 98.0 % and is two messages ahead, which means just as little.) Chapter 10 has a better test, which
 # cannot tell the two apart either. Spam in this collection gives itself away by words such as *prize*, *claim* and
 # *txt*. With a thousand examples there is little left for a language model to add.
 #
 # **What did LoRA buy, then? Cost, not accuracy.** Chapter 10 trained mini in both ways, with five seeds each. We print
-# from its results file. (Other work ran beside it, so its seconds are longer than yours. Compare only the columns.)
+# from its results file. (Other work ran beside it, so its times are longer than yours. Compare only one column with the
+# other.)
 
 # %%
 import json
@@ -848,7 +849,7 @@ line("file to keep, MB", f"{4e-6 * all_numbers:.1f}", f"{4e-6 * lora_numbers:.1f
 # Chapter 10's test cannot tell these two accuracies apart, and LoRA trained 2 % of the numbers. It is faster, too,
 # because frozen weights need no gradients of their own, and Adam has little to move (6.15).
 #
-# But the peak of memory did not fall to the quarter that 6.0 promised, because most of it is what Python, PyTorch and
+# But peak memory did not fall to about a quarter, as in the bill of 6.0, because most of it is what Python, PyTorch and
 # the forward pass need anyway. The bill of 6.0 can only predict the *difference*:
 
 # %%
@@ -881,12 +882,12 @@ for n, (points, _, low, high) in gains.items():    # _: the standard deviation
 #
 # $$x W + \tfrac{\alpha}{r} \, x A B = x \left( W + \tfrac{\alpha}{r} A B \right)$$
 #
-# Putting the bracket in the place of $W$ is called **merging**. Merged, a LoRA costs no time when the model is used. In
+# Replacing $W$ by this bracket is called **merging**. Merged, a LoRA costs no time when the model is used. In
 # exchange you cannot train it or swap it for another until you take it out again, which is called **unmerging**.
 #
 # ![Merging adds the product of A and B to W. The old W is kept, and unmerging puts it back.](diagrams/lora_merge.svg)
 #
-# *Merging makes one matrix of three. Unmerging puts the old one back.*
+# *Merging turns three matrices into one. Unmerging puts the old one back.*
 #
 # First by hand, on the small layer of 6.4, and then by the library's `merge`. `nn.Linear` keeps its weight as
 # $(out, in)$, so $A B$ has to be transposed:
@@ -914,9 +915,9 @@ largest = (there_and_back - weight).abs().max()
 print(f"{share:.0%} of the weights changed, by up to {largest:.1g}")
 
 # %% [markdown]
-# The errors are tiny, and they are few because the update is small. But after many swaps the base model would no longer
-# be the one that you downloaded. So the library keeps the old weight, as `original`, and puts it back. Here is the
-# whole class. Read the line with `LoRAFunction` as `return self.by_hand(x)` (6.13). **You may skip** the line with
+# The errors are tiny, and they are few because the correction is small. But after many swaps the base model would no
+# longer be the one that you downloaded. So the library keeps the old weight, as `original`, and puts it back. Here is
+# the whole class. Read the line with `LoRAFunction` as `return self.by_hand(x)` (6.13). **You may skip** the line with
 # `dropped`, and all of `__init__` after `self.lora = ...`.
 
 # %%
@@ -1000,8 +1001,8 @@ numbers, size = count_parameters(model)[0], adapter_file.stat().st_size
 print(f"{adapter_file.name}: {size / 1e6:.1f} MB for {numbers:,} numbers")
 
 # %% [markdown]
-# Four bytes per number, and a little text. **How many tensors should be in it?** An $A$ and a $B$ for
-# each of six layers in each block, and the head's weight and bias:
+# That is four bytes per number and a little text. **How many tensors should be in it?** Count an $A$ and a $B$ for each
+# of six layers in each block, and the head's weight and bias:
 
 # %%
 from gpt.adapters import read_adapter
@@ -1014,7 +1015,8 @@ for name in sorted(tensors):
         print(f"{name:34} {tuple(tensors[name].shape)}")
 
 # %% [markdown]
-# And the text in it. The **fingerprint** is computed from all weights of the base, and changes when one of them does.
+# Next we print its text. The **fingerprint** is computed from all weights of the base, and changes when one of them
+# does.
 
 # %%
 print("base:", adapter.base, "  labels:", adapter.labels)
@@ -1090,7 +1092,7 @@ report(folder, args, **run, **scores, test=test_report, baselines=baselines,
 # They do what `tiny_save` and `tiny_load` do, and they check before they act: `save_adapter` refuses to write what
 # `load_adapter` would refuse, and `load_adapter` leaves the model alone if the file does not fit.
 #
-# **You may skip** the docstrings, the line with `unwrapped` and what serves `dropout` or `pad_to` (06b). In
+# **You may skip** the docstrings, the line with `unwrapped` and the code for `dropout` or `pad_to` (06b). In
 # `save_adapter` read `owner` as `name`, and skip the line that makes it and the two after it. They are for layers that
 # share one $A$ (chapter 7), and so is the loop with `shares_a` in `load_adapter`.
 #
@@ -1158,7 +1160,7 @@ for name, one, other in zip(("dx", "dA", "dB"), *gradients_of.values()):
     agree(name, one, other)
 
 # %% [markdown]
-# On 124M the readable form takes as long (65.3 s per epoch against 65.2), and a peak of 1,820 MB in place of 1,445
+# On 124M, `by_hand` takes as long (65.3 s per epoch against 65.2), but its peak memory is 1,820 MB, not 1,445
 # (figures/results/RESULTS.md, in float32, with MKL as the library for products). So what we bought is memory.
 #
 # **Your turn.** `python tests/exercises.py start E6.9` takes out the body of `LoRAFunction.backward`.
@@ -1176,7 +1178,7 @@ predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
 #> 0.03 + 0.00005 in bfloat16: predicted 0.03, measured 0.03
 
 # %% [markdown]
-# The step is lost. So `hold` converts the frozen weights alone, and $A$, $B$ and the head stay in float32.
+# The step is lost. So `hold` converts only the frozen weights, and $A$, $B$ and the head stay in float32.
 # `--precision auto`, the default, uses bfloat16 on a machine that multiplies it. mini stays in float32, so that what
 # this text says of it is true on every machine.
 #
@@ -1230,8 +1232,8 @@ print(format_report(test_report))
 #
 # 1. LoRA leaves $W$ frozen and trains a correction of low rank beside it: $y = x W + \frac{\alpha}{r} x A B$.
 # 2. It starts with $A$ random and $B$ zero, so the model is unchanged at first and can still learn.
-# 3. A layer gets $r \cdot (in + out)$ trained numbers. For GPT-2 that is 2 % of all numbers, and a quarter of the
-#    memory for weights, gradients and moments.
+# 3. A layer gets $r \cdot (in + out)$ trained numbers. For GPT-2 that is 2 % of all numbers, and training needs a
+# quarter of the memory for weights, gradients and moments.
 # 4. On spam, with a thousand examples, no test here can tell it from training everything, or from counting words.
 # 5. Merged, it costs no time in use. As an adapter it is a small file, and one base model serves many of them.
 #

@@ -20,16 +20,16 @@ args = start(__doc__, QUICK, FULL, "--model", "--weights", "--epochs")
 # %% [markdown]
 # Chapter 6 grew out of appendix E of Sebastian Raschka's book, [Build a Large Language Model (From
 # Scratch)](https://github.com/rasbt/LLMs-from-scratch), and of a blog post that repeats it. In this project "the blog"
-# means that recipe. This chapter goes through the experiment in its order, with its settings, on functions named as
-# there. Wherever the recipe differs from chapter 6 we stop and look.
+# means that recipe. This chapter repeats the experiment in its order, with its settings and its function names.
+# Wherever the recipe differs from chapter 6 we stop and look.
 #
 # A published recipe is a gift: somebody has shown that it works. Repeating it is also the best way to learn what its
 # choices are. Several of them make the code shorter, which is a good reason in a first lesson.
 #
 # ## 6b.1 Read, balance, split
 #
-# The blog hands the file to `pandas.read_csv` with its defaults. To pandas, a quotation mark at the start of a cell
-# opens a quoted cell. One message of the file begins with such a mark and has no second one. So pandas reads on, over
+# The blog hands the file to `pandas.read_csv` with its defaults. To pandas, a quotation mark at the start of a field
+# opens a quoted field. One message of the file begins with such a mark and has no second one. So pandas reads on, over
 # two line ends, to the mark at which another message begins, and three messages become one. **How many rows will it
 # find in a file of 5,574 lines?**
 
@@ -97,18 +97,18 @@ print(f"{padding_share(train_set):.1%} of the training tokens are padding")
 #> 74.7% of the training tokens are padding
 
 # %% [markdown]
-# So three out of four tokens that the model computes are padding. Chapter 6 puts messages of similar length into one
-# batch, pads to the longest of that batch, and has 4.4 %. Of 100 tokens, 25.3 are real here and 95.6 there, so an epoch
-# has 3.8 times as many tokens here.
+# So three out of four tokens that the model processes are padding. Chapter 6 puts messages of similar length into one
+# batch, pads to the longest of that batch, and has 4.4 %. Of 100 tokens, 25.3 are real here and 95.6 in chapter 6, so
+# an epoch here has 3.8 times as many tokens.
 #
-# These batches have no lengths. Then `class_logits` reads the model's answer at the last position, number 119. In all
+# These batches have no lengths, so `class_logits` reads the logits at the last position, number 119. In all
 # messages but the longest that is a padding token.
 #
 # ![As published, a message padded to 120 tokens is read at its last padding token; ours is read at its last real
 # token.](diagrams/as_published.svg)
 #
 # *A padding token can look at the whole message, so this works. But each further padding token is one more thing to
-# look at, and it moves the reading to another position. In 6b.6 we see what that does.*
+# look at, and it moves the position that is read. In 6b.6 we see what that does.*
 #
 # ## 6b.3 A head that is drawn at random
 #
@@ -129,15 +129,15 @@ for seed in range(args.seed + 4, args.seed - 1, -1):    # the last one is ours
     print(f"seed {seed}: first loss {loss:.2f} nats per message")
 
 # %% [markdown]
-# It is not, and it depends on luck. A random head knows nothing, and still it has an opinion. All messages end in the
+# No, and its value depends on luck. A random head knows nothing, and still it has an opinion. All messages end in the
 # same padding, so their last vectors are much alike, and one random head gives nearly the same scores to all of them.
-# If it prefers spam by a lot, it is wrong by a lot for every ham. The seed of this chapter, 123, has drawn a bad one:
-# it is sure that every message is spam. So a spam message costs almost nothing, and a ham message costs more than 5
-# nats.
+# If it prefers spam by a lot, it is wrong by a lot for every ham message. The seed of this chapter, 123, has drawn a
+# bad one: it is sure that every message is spam. So a spam message costs almost nothing, and a ham message costs more
+# than 5 nats.
 #
 # Chapter 6 starts the head at zero. Its first loss is ln 2 for every model and every seed, so another value tells you
-# at once that something is wrong with the head or the loss. (Of the data it says nothing, because zero times anything
-# is zero.)
+# at once that something is wrong with the head or the loss. (It says nothing about the data, because zero times
+# anything is zero.)
 #
 # ## 6b.4 LoRA on every layer, 16 times as strong
 #
@@ -174,9 +174,9 @@ predict(f"trainable, {weights}", predicted, count_parameters(model)[0])
 #
 # ## 6b.5 Train, and compare
 #
-# With a correction that is 16 times as strong, the blog uses a tenth of chapter 6's learning rate, 5e-5, and six
-# epochs. `train_classifier_simple` prints both losses every 50 steps and both accuracies after each epoch, all of them
-# on five batches, which are 40 messages.
+# The blog's correction is 16 times as strong. Its learning rate is 5e-5, a tenth of chapter 6's, and it trains for six
+# epochs. `train_classifier_simple` prints the training and the validation loss every 50 steps and both accuracies after
+# each epoch. Each is measured on five batches (40 messages).
 
 # %%
 section("6b.5")
@@ -203,7 +203,7 @@ figure(fig, folder, "06b_losses")
 # *The first point is measured after the first step. Each point is the mean of only 40 messages, so the lines of a long
 # run are ragged.*
 #
-# Now all messages, beside what was published for GPT-2 of 124M after six epochs:
+# Now we use all messages, and print beside ours what was published for GPT-2 124M after six epochs:
 
 # %%
 from gpt.classify import calc_accuracy_loader, predict_logits
@@ -222,7 +222,7 @@ for split, published in PUBLISHED.items():
 # Six epochs on mini give 98.6, 96.0 and 96.7 %. mini is another model, so the numbers need not be those of 124M (which
 # we could not download where this was written). They show that the steps work.
 #
-# After one epoch, with `--quick`, only 86 % of the test are right. Most of that is the bad luck of the random head:
+# After one epoch, with `--quick`, the test accuracy is only 86 %. Most of that is the bad luck of the random head:
 # with `zero=True` in 6b.3 and nothing else changed, one epoch gives 95.7 %.
 #
 # ### Did the copies help?
@@ -239,21 +239,21 @@ for k, name in enumerate(["ham", "spam"]):
 
 # %% [markdown]
 # After one epoch the model has all 33 copies of spam right, and 117 of the 118 other spam messages too. So the copies
-# do not help it: its mistakes are ham. After six epochs it has 32 of the 33 right, and 110 of the 118. That may be
-# memory, or luck. An honest test has no copies, because you cannot know beforehand whether they will matter.
+# do not help it, because it errs on ham messages. After six epochs it has 32 of the 33 right, and 110 of the 118. That
+# may be memory, or luck. An honest test has no copies, because you cannot know beforehand whether they will matter.
 #
 # ### The same recipe with five seeds
 #
 # One seed can be lucky or, like this one, unlucky. Chapter 10 trains both recipes with five seeds, on the same model,
-# mini, and the same messages, copies included. This one gets 95.3 ± 4.1 % of the test right and chapter 6's gets 97.7 ±
-# 0.8 % (mean and 95 % interval over the seeds). Between these ten filters the difference is more than the luck of the
-# test messages, by the test that chapter 10 explains. Over seeds it is less sure, because the intervals overlap.
-# Training takes 6.6 times as long: twice the epochs, and 3.3 times as long for each.
+# mini, and the same messages, copies included. This one has a test accuracy of 95.3 ± 4.1 % and chapter 6's has 97.7 ±
+# 0.8 % (mean and 95 % interval over the seeds). For these ten filters, chapter 10's test says that the difference is
+# more than luck with the test messages. Whether other seeds would repeat it is less certain, because the intervals
+# overlap. Training takes 6.6 times as long: twice the epochs, and 3.3 times as long for each.
 #
 # ## 6b.6 What does the padding change?
 #
-# Chapter 6 reads each message at its last real token, so padding cannot change an answer. Here it can. We pad the same
-# 300 messages to 80 more tokens and ask the same model again. **Will any answer change?**
+# Chapter 6 reads each message at its last real token, so padding cannot change an answer. Here it can. We give the same
+# 300 messages 80 more padding tokens each and ask the same model again. **Will any answer change?**
 
 # %%
 section("6b.6")
@@ -268,9 +268,9 @@ print(f"a logit moved by up to {(elsewhere - logits).abs().max():.2f}; "
 
 # %% [markdown]
 # The messages are the same, and only the number of padding tokens has changed. After one epoch 28 answers change (with
-# seeds 124, 125 and 126: 2, 49 and 29). After six, the logits move even more, but they stand further apart, so only one
-# answer changes. In use this means that every message must be padded or cut to exactly 120 tokens. An adapter that was
-# trained like this has to carry that number with it (`pad_to` in gpt/adapters.py).
+# seeds 124, 125 and 126: 2, 49 and 29). After six, the logits move even more, but a message's two logits are further
+# apart, so only one answer changes. In use this means that every message must be padded or cut to exactly 120 tokens.
+# An adapter that was trained like this has to carry that number with it (`pad_to` in gpt/adapters.py).
 #
 # Last, the results go to a file, for figures/results/RESULTS.md. You may skip this cell.
 
