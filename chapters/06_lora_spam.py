@@ -33,7 +33,7 @@ RANK, ALPHA = 16, 16    # of the LoRA that section 6.8 trains
 # **Disk afterwards.** Every task leaves you with a changed copy of the whole model.
 #
 # **LoRA**, short for *low-rank adaptation*, leaves the pretrained model as it is and trains a small correction beside
-# it. Here is the bill for GPT-2 with 124 million parameters. The correction has 2,655,746 (see 6.6).
+# it. Here is the bill for GPT-2 with 124 million parameters. The correction and a new head have 2,655,746 (see 6.6).
 
 # %%
 section("6.0")
@@ -99,7 +99,7 @@ for r in (1, 4, 16):
 #> rank 16: 24,576 numbers in place of 589,824
 
 # %% [markdown]
-# ### The large matrix is never built
+# ### Training never builds the large matrix
 #
 # With the change, the layer computes $x (W + dW) = x W + x (A B)$. In a product of three matrices you may choose which
 # two to multiply first, so $x (A B)$ equals $(x A) B$:
@@ -113,8 +113,8 @@ predict("(x A) B", (x @ (A @ B)).tolist(), ((x @ A) @ B).tolist())
 
 # %% [markdown]
 # `x A` is one single number. All that the change knows about this token has to pass through it. In GPT-2 with rank 16,
-# 768 numbers go in, 16 come out of $A$, and $B$ makes 768 of them again. The $768 \times 768$ matrix $A B$ is never
-# formed.
+# 768 numbers go in, 16 come out of $A$, and $B$ makes 768 of them again. In training, the $768 \times 768$ matrix $A B$
+# is never formed.
 #
 # This is LoRA: keep $W$ frozen, add a **correction** $x A B$ to the output of the layer, and train only $A$ and $B$.
 #
@@ -146,9 +146,9 @@ x = torch.randn(64, 8)                        # (N, in): 64 examples
 target = x @ (W + dW)                         # (N, out): the right answers
 
 # %% [markdown]
-# A start is a pair of matrices, here with $r = 2$. Each number of $x A$ is a sum of 8 terms with random signs. Such a
-# sum is about $\sqrt{8}$ times as large as one term, so we divide the random numbers by $\sqrt{8}$. Then the numbers of
-# $x A$ are about as large as those of $x$.
+# A start is a pair of matrices, here with $r = 2$. Each number of $x A$ is a sum of 8 terms with random signs. They
+# partly cancel: only their squares add up on average, so the sum is about $\sqrt{8}$ times as large as one term. We
+# divide the random numbers by $\sqrt{8}$. Then the numbers of $x A$ are about as large as those of $x$.
 
 # %%
 def drawn(*shape):
@@ -192,15 +192,16 @@ for name in ("both random", "A random, B zero"):
     print(f"{name:18} similarity to the undisturbed output {similarity:.2f}")
 
 # %% [markdown]
-# With both random, the similarity is below one half before the first step. (GPT-2 also has residual connections. They
-# help little: the mean of 50 draws is 0.43 with them and 0.35 without.)
+# With both random, the similarity is below one half before the first step. (Rank 2 is much for 8 channels. With 768
+# channels and rank 16 the damage is smaller, but with $B$ zero there is none.)
 #
 # ### Can it learn?
 #
 # We need the gradients of a product $y = h B$, where $h$ is $(N, r)$. Let $g$, of shape $(N, out)$, be the gradient of
 # the loss $L$ with respect to $y$. One number of $y$ is $y_{nj} = \sum_k h_{nk} B_{kj}$. So $B_{kj}$ acts on column $j$
-# of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: the gradient of $B_{kj}$ is
-# $\sum_n h_{nk} \, g_{nj}$. For all of $B$ at once that is $h^T g$.
+# of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: the gradient of $B_{kj}$ is $\sum_n
+# h_{nk} \, g_{nj}$. For all of $B$ at once that is $h^T g$. (The shapes leave no other choice: $(r, N)$ times $(N,
+# out)$ makes $(r, out)$.)
 #
 # In the same way $h_{nk}$ acts on every column $j$ of row $n$, each time multiplied by $B_{kj}$. Its gradient is
 # $\sum_j g_{nj} B_{kj}$, and for all of $h$ that is $g B^T$.
@@ -259,8 +260,8 @@ for name, (A, B) in starts.items():
     print(f"{name:18} loss {learn(A, B, 1):5.2f} -> {learn(A, B):5.2f}")
 
 # %% [markdown]
-# *Both random* learns this one small layer, too. Its price shows only in a deep model, as above. So LoRA starts with
-# **$A$ random and $B$ zero**: the model begins exactly as good as it was, and it learns.
+# *Both random* learns this one small layer, too. Its price is the damage at the start, which adds up over the layers.
+# So LoRA starts with **$A$ random and $B$ zero**: the model begins exactly as good as it was, and it learns.
 #
 # ![Three starts side by side: both zero, both random, A random with B zero.](diagrams/lora_start.svg)
 #
@@ -273,19 +274,20 @@ for name, (A, B) in starts.items():
 #
 # $$y = x W + \frac{\alpha}{r} \, x A B$$
 #
-# With r = 2 and alpha = 6, for example, the correction is multiplied by 3. Alpha is a convention. Set it once and keep
-# it when you try other ranks; the learning rate then still fits. (With Adam, Hu et al. say, tuning alpha does roughly
-# what tuning the learning rate does.)
+# With r = 2 and alpha = 6, for example, the correction is multiplied by 3. Alpha is a number that you set once and keep
+# when you try other ranks; the learning rate then still fits. (With Adam, Hu et al. say, tuning alpha does roughly what
+# tuning the learning rate does.)
 #
 # Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms, $(x a_k)
 # b_k$. Take the first step of training, from $B = 0$, for one token. By 6.2 the gradient of $b_k$ is $(x a_k) g$, a
-# number times a row. Adam divides it by the root of its mean square. At the first step that is the gradient's own size,
-# so only its sign is left: each number of $b_k$ moves by the learning rate $\eta$, against that sign. The sign of a
-# product is the product of the signs, and a number times its sign is its absolute value. So the term becomes $(x a_k)
-# \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is $-\eta \, |x a_k| \, \text{sign}(g)$. **All r
-# terms pull in the same direction**, and the move grows with r.
+# number times a row. Adam divides each number of a gradient by the root of a running mean, over the steps, of that
+# number's square. At the first step there is only one square, so the root is the number's own size and only its sign is
+# left: each number of $b_k$ moves by the learning rate $\eta$, against that sign. The sign of a product is the product
+# of the signs, and a number times its sign is its absolute value. So the term becomes $(x a_k) \cdot (-\eta) \cdot
+# \text{sign}(x a_k) \cdot \text{sign}(g)$, which is $-\eta \, |x a_k| \, \text{sign}(g)$. **All r terms pull in the
+# same direction**, and the move grows with r.
 #
-# Let us watch it, with one token and a random $A$. Each of the 256 outputs should move by $\eta$ times the sum of all
+# Does it? We take one token and a random $A$. Each of the 256 outputs should move by $\eta$ times the sum of all
 # $|x a_k|$, up or down. So the mean size of the moves is that amount, too.
 
 # %%
@@ -376,9 +378,9 @@ agree("ours and the library's", tiny(x), library(x))
 
 # %% [markdown]
 # Here is the library's correction, a class of its own, and the line that adds it to the linear layer. (The model runs
-# `forward`, shown in 6.10, which computes the same.) **You may skip** the line about NumPy, the two checks, `dropout`
-# (off in this chapter), `delta` (6.10) and `init="blog"` (6.6). `SCALES` turns the name of a rule into a function of
-# alpha and r; ours is `"alpha/r"`.
+# `forward`, shown in 6.10, which computes the same.) **You may skip** the docstrings, the line about NumPy, the two
+# checks, `dropout` (off in this chapter), `delta` (6.10) and `init="blog"` (6.6). `SCALES` turns the name of a rule
+# into a function of alpha and r; ours is `"alpha/r"`.
 
 # %%
 from book import show
@@ -446,8 +448,9 @@ for name, p in toy.named_parameters():
 # (added to its weight, 6.10) would change both.
 #
 # Its helper `_linears_to_replace` walks through the model, as `wrap` does, and returns the linear layers by their
-# names, such as `0.att.W_query`. `set_submodule` puts a module in the place that such a name says. **You may skip** the
-# rest of the last loop, and `share_a` and `shared` (chapter 7).
+# names, such as `0.att.W_query`. `set_submodule` puts a module in the place that such a name says. In the last loop
+# read only the line with `set_submodule`; the rest is for `share_a` (chapter 7). `targets=None`, as here, means every
+# linear layer.
 
 # %%
 from gpt.lora import replace_linear_with_lora
@@ -491,8 +494,9 @@ predict("GPT-2 with a head for 2 classes", 124_439_808 + 2 * C + 2, numbers)
 # %% [markdown]
 # A well-known recipe for this very task, in appendix E of [Raschka's book](https://github.com/rasbt/LLMs-from-scratch),
 # wraps every layer without exception. So the head gets a LoRA of $r (C + 2)$ numbers, more than it has itself, and its
-# own weights stay frozen. (`06b_as_published.py` repeats that recipe as a blog published it, so the code calls it
-# `blog`.) Freeze all, then wrap all:
+# own weights stay frozen. (The library allows it, because the new head shares its weight with nothing.)
+# (`06b_as_published.py` repeats that recipe as a blog published it, so the code calls it `blog`.) Freeze all, then wrap
+# all:
 
 # %%
 from gpt.lora import trainable_report
@@ -509,7 +513,7 @@ print(trainable_report(full_size))
 
 # %% [markdown]
 # We train the head itself, because there is nothing in it to preserve, and wrap only the blocks. The function freezes
-# only what it is given, so we freeze the embeddings by hand:
+# only what it is given, so we freeze the embeddings and the last norm by hand:
 
 # %%
 full_size = blank(GPT2_SIZES["gpt2-small (124M)"]).requires_grad_(False)
@@ -554,7 +558,7 @@ print(f"{len(train_loader)} batches; {padding_share(train_loader):.1%} is paddin
 #> 131 batches; 4.4% is padding
 
 # %% [markdown]
-# `train_loader` shuffles its batches. Three more loaders are only for measuring. A batch size of `None` fills each
+# `train_loader` shuffles its batches. We need three more loaders, only for measuring. A batch size of `None` fills each
 # batch up to 1,024 tokens. The first loader holds only 149 of the training messages, enough to see whether the model
 # has memorised them:
 
@@ -695,9 +699,10 @@ print(f"{steps} steps, one per batch of {BATCH_SIZE} messages")
 # %% [markdown]
 # (`fused=True` computes the same step faster. `scale` and `init` are the library's defaults.)
 #
-# After each step `train` calls our function and hands it `progress`, its record of the run; `progress.losses` has one
-# loss per step. Twice per epoch our function records the loss of the validation messages, and the mean of the training
-# losses since the last time. `read` says how many were used so far.
+# After each step `train` calls our function and hands it `progress`, its record of the run. `progress.losses` has one
+# loss per step, `progress.batch` counts within the epoch, and `progress.history` is an empty list for us to fill. Twice
+# per epoch our function records the loss of the validation messages, and the mean of the training losses since the last
+# time. `read` says how many losses the notes have covered so far.
 
 # %%
 from statistics import mean
@@ -722,8 +727,8 @@ def tell(progress):
     print(f"epoch {progress.epoch}: validation accuracy {accuracy:.2%}")
 
 # %% [markdown]
-# **You may skip** the next cell. A checkpoint lets you stop the run and go on with `--resume`, which refuses a
-# checkpoint whose `identity` differs.
+# **You may skip** the next cell. (`scaler` is None unless the type is float16, see 6.14.) A checkpoint lets you stop
+# the run and go on with `--resume`, which refuses a checkpoint whose `identity` differs.
 
 # %%
 from book import run_folder
@@ -763,16 +768,17 @@ fig = plot_values(epochs_seen, messages_seen, train_losses, validation_losses)
 figure(fig, folder, "06_losses")
 
 # %% [markdown]
-# *Both curves start at ln 2 = 0.69, where the model only guesses. The training loss lags behind, because it is the mean
-# of the half epoch before, when the model knew less. With `--quick` a gap remains. After three epochs the two meet, so
-# what the model has learned also holds for messages that it has not seen.*
+# *Both curves start at ln 2 = 0.69, where the model only guesses. The training loss is drawn too high, because each
+# point is the mean over the half epoch before it, when the model knew less. With `--quick` a gap remains. After three
+# epochs the two meet, so what the model has learned also holds for messages that it has not seen.*
 
 # %% [markdown]
 # ## 6.9 What came out?
 #
 # We compare with three methods from chapter 5 that know nothing of language. The best of them, *naive Bayes*, counts
-# words. All get the same 300 test messages. (In the column *train*, LoRA has 149 messages and the others have 1,045.)
-# The range after a test accuracy is its 95 % interval, as in chapter 5.
+# words. All get the same 300 test messages. (In the column *train*, LoRA has 149 messages and the others have 1,045.
+# With `--quick` it is five messages better on *validation* than on *train*, which can be luck.) The range after a test
+# accuracy is its 95 % interval, as in chapter 5.
 
 # %%
 section("6.9")
@@ -859,10 +865,11 @@ print(f"saved: {(peak - lora_peak) / 1e6:.0f} MB, by the bill {billed / 1e6:.0f}
 print(f"Python and PyTorch without a GPT: {idle / 1e6:.0f} MB")
 
 # %% [markdown]
-# The bill explains most of the difference. (Chapter 7 predicts whole peaks.) For 124M it says 1.5 GB.
+# The bill explains most of the difference. (Chapter 7 predicts whole peaks.) For 124M it predicts a saving of 1.5 GB.
 #
 # **And when is a language model worth it?** Perhaps when examples are very few. Chapter 10 repeats the comparison with
-# fewer messages. How many points is LoRA ahead of naive Bayes, and what is the 95 % interval over its five seeds?
+# fewer messages. How many points is LoRA ahead of naive Bayes, and what is the 95 % interval over chapter 10's five
+# seeds?
 
 # %%
 gains = chapter_10["gains"]["LoRA, r = 16 - naive Bayes"]
@@ -870,9 +877,10 @@ for n, (points, _, low, high) in gains.items():    # _: the standard deviation
     print(f"{n:>4} messages: {points:+.1f} points ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# Sixteen messages are too few to learn which words mean spam. There the pretrained model is ahead, and the interval
-# just excludes 0. From 64 messages on the interval contains 0. With 3,912 messages, of which 13 % are spam, LoRA falls
-# behind: 96.4 %, against 97.6 % for training everything and 98.7 % for naive Bayes (chapter 10).
+# With sixteen messages LoRA is ahead, but the interval only just excludes 0. (A likely reason: sixteen messages show
+# too few of the words that mean spam.) From 64 messages on the interval contains 0. With 3,912 messages, of which 13 %
+# are spam, LoRA falls behind: 96.4 %, against 97.6 % for training everything and 98.7 % for naive Bayes (in chapter
+# 10's table).
 
 # %% [markdown]
 # ## 6.10 Merge: the correction disappears into the weight
@@ -902,8 +910,9 @@ library.merge()
 agree("merged by the library", library.eval()(x), beside)
 
 # %% [markdown]
-# They agree, up to rounding, because the operations are done in a different order. The same rounding makes unmerging
-# delicate. The obvious way is to subtract what was added. **Do we get the old weights back exactly?**
+# They agree, up to rounding, because the operations are done in a different order. (`eval()`, because a merged layer
+# refuses to train: its $A$ and $B$ would get no gradient.) The same rounding makes unmerging delicate. The obvious way
+# is to subtract what was added. **Do we get the old weights back exactly?**
 
 # %%
 layer = model.trf_blocks[0].att.W_query
@@ -915,10 +924,11 @@ largest = (there_and_back - weight).abs().max()
 print(f"{share:.0%} of the weights changed, by up to {largest:.1g}")
 
 # %% [markdown]
-# The errors are tiny, and they are few because the correction is small. But after many swaps the base model would no
-# longer be the one that you downloaded. So the library keeps the old weight, as `original`, and puts it back. Here is
-# the whole class. Read the line with `LoRAFunction` as `return self.by_hand(x)` (6.13). **You may skip** the line with
-# `dropped`, and all of `__init__` after `self.lora = ...`.
+# The errors are tiny. They are few, because a weight comes back wrong hardly ever unless the update is larger than it
+# or changes its power of two. But after many swaps the base model would no longer be the one that you downloaded. So
+# the library keeps the old weight, as `original`, and puts it back. Here is the whole class. Read the line with
+# `LoRAFunction` as `return self.by_hand(x)` (6.13). **You may skip** the line with `dropped`, and all of `__init__`
+# after `self.lora = ...`.
 
 # %%
 show(LinearWithLoRA)
@@ -935,8 +945,9 @@ few = [(ids[:8], lengths[:8], labels[:8])]    # one batch of 8
 _, beside = predict_logits(model, few, args.device)
 merge_lora(model)
 _, merged = predict_logits(model, few, args.device)
-share = 0.001 if args.dtype == torch.float32 else 0.0625    # of a logit: see 6.14
-agree("logits, merged", merged, beside, share * (1 + beside.abs().max().item()))
+tolerance = 0.001 if args.dtype == torch.float32 else 0.0625    # 1/16: see 6.14
+largest = beside.abs().max().item()
+agree("logits, merged", merged, beside, tolerance * (1 + largest))
 
 # %%
 unmerge_lora(model)
@@ -1015,8 +1026,8 @@ for name in sorted(tensors):
         print(f"{name:34} {tuple(tensors[name].shape)}")
 
 # %% [markdown]
-# Next we print its text. The **fingerprint** is computed from all weights of the base, and changes when one of them
-# does.
+# The text in the file comes next. The **fingerprint** is computed from all weights of the base, and changes when one of
+# them does.
 
 # %%
 print("base:", adapter.base, "  labels:", adapter.labels)
@@ -1082,8 +1093,9 @@ report(folder, args, **run, **scores, test=test_report, baselines=baselines,
 # <details><summary>Question to 6.3: doesn't the scale change the gradient, and with it the step?</summary>
 #
 # It does change the gradient of $B$. But Adam's first step is the learning rate, however large the gradient is. Plain
-# gradient descent does not divide. There the step contains the scale $s$ too, the output moves in proportion to
-# $s^2 r$, and $s = 1 / \sqrt{r}$ keeps it level. Chapter 8 compares both rules.
+# gradient descent does not divide. There $b_k$ moves by $-\eta s \, (x a_k) \, g$ and the output by $s \, (x a_k)$
+# times that, so the sum over r terms grows as $s^2 r$, and $s = 1 / \sqrt{r}$ keeps it level. Chapter 8 compares both
+# rules.
 #
 # </details>
 #
@@ -1092,9 +1104,9 @@ report(folder, args, **run, **scores, test=test_report, baselines=baselines,
 # They do what `tiny_save` and `tiny_load` do, and they check before they act: `save_adapter` refuses to write what
 # `load_adapter` would refuse, and `load_adapter` leaves the model alone if the file does not fit.
 #
-# **You may skip** the docstrings, the line with `unwrapped` and the code for `dropout` or `pad_to` (06b). In
-# `save_adapter` read `owner` as `name`, and skip the line that makes it and the two after it. They are for layers that
-# share one $A$ (chapter 7), and so is the loop with `shares_a` in `load_adapter`.
+# **You may skip** the docstrings, the line with `unwrapped` and the code for `dropout` or `pad_to` (06b). Without
+# layers that share one $A$ (chapter 7), `owner` is always `name`. So skip `owners` and `if owner != name`, and the loop
+# with `shares_a` in `load_adapter`. At its end, the head trains if the file has labels and the head has no LoRA.
 #
 # | helper | what it does |
 # |---|---|
@@ -1134,9 +1146,11 @@ show(load_adapter)
 # $$\frac{\partial L}{\partial x} = g W + s \, (g B^T) A^T$$
 #
 # `thin` in the listing is $s (x A)$, and `back` is $s (g B^T)$, which the gradients of $x$ and $A$ share. `read` is
-# $x$, after dropout if there is any. `_rows` turns a tensor (..., n) into one of two axes. In `forward` you may skip
-# what stands before `read`, which chooses a type of number. In `backward` read `not ctx.dropped` as true, and skip the
-# line `back @ A.T if of_dropped`. `@once_differentiable` refuses a second derivative.
+# $x$, after dropout if there is any. `_rows` turns a tensor (..., n) into one of two axes, and `view` gives `out` two
+# axes in the same memory, so that adding in place changes `out` itself. `ctx.needs_input_grad` says for each argument
+# of `forward` whether anyone wants its gradient; `of_A` is its entry for $A$. In `forward` you may skip what stands
+# before `read`, and every `.to(dtype)`, which choose a type of number. In `backward` read `not ctx.dropped` as true,
+# and skip the line `back @ A.T if of_dropped`. `@once_differentiable` refuses a second derivative.
 
 # %%
 section("6.13")
@@ -1178,15 +1192,16 @@ predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
 #> 0.03 + 0.00005 in bfloat16: predicted 0.03, measured 0.03
 
 # %% [markdown]
-# The step is lost. So `hold` converts only the frozen weights, and $A$, $B$ and the head stay in float32.
-# `--precision auto`, the default, uses bfloat16 on a machine that multiplies it. mini stays in float32, so that what
-# this text says of it is true on every machine.
+# The step is lost. So `hold` converts only the frozen weights, and $A$, $B$ and the head stay in float32. `--precision
+# auto`, the default, uses bfloat16 on a machine that multiplies it fast. mini stays in float32, so that what this text
+# says of it is true on every machine.
 #
-# * On 2 CPU cores an epoch of 124M takes 24.1 s in bfloat16 and 39.2 s in float32. On mini, with the base held in
+# * On 2 CPU cores an epoch of 124M takes 24.1 s in bfloat16 and 39.2 s in float32. (The 65 s of 6.13 are with MKL,
+# which is slower there.) On mini, with the base held in
 #   bfloat16 for this comparison only, the accuracies of five seeds are the same in both types
 #   (figures/results/RESULTS.md).
 # * Merging in bfloat16 rounds $W + s A B$ to 8 digits and loses the small parts of the correction, so logits may
-#   differ by some per cent. That is the tolerance of 0.06 in 6.10. Unmerging is still exact.
+#   differ by some per cent. That is the tolerance of 1/16 in 6.10. Unmerging is still exact.
 # * **float16**, for older GPUs, has more digits and a smaller range. Small gradients would become 0 in it. The
 #   `loss_scaler` multiplies the loss, and so every gradient, by a large number, and divides again before the step.
 # * `--compile` takes 40 s once, and then makes a step no faster on 2 CPU cores. It may pay on a GPU; we have not
@@ -1197,7 +1212,7 @@ predict("0.03 + 0.00005 in bfloat16", 0.03, round((number + 0.00005).item(), 4))
 # LoRA adds two products to each layer, and yet it trains faster. Count multiplications per token in the linear layers.
 # In training a weight costs three: one in the forward pass, one for the gradient of the layer's input, one for its own
 # gradient. A frozen weight has no gradient of its own, so it costs two. A block has $12 C^2$ weights and $18 r C$
-# numbers of LoRA, which train and so cost three each. So the count is $36 C^2$ when everything trains, and
+# numbers of LoRA. They train, so they cost three each. So the count is $36 C^2$ when everything trains, and
 # $24 C^2 + 54 r C$ with LoRA.
 
 # %%
