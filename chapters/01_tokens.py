@@ -2,334 +2,1126 @@
 """
 # 1  Tokens: from text to numbers, and on to vectors
 
-After this chapter you can learn byte-pair merges by hand, encode text with GPT-2's own, say why a text has the tokens
-that it has, and cut a long text into training windows. You need: Python and a little torch.
+After this chapter you can learn a small vocabulary from one sentence, by hand, and write GPT-2's encoder yourself. You
+can say why a text has the tokens that it has, cut a text into exercises for a model, and turn each token into a vector.
+You need Python (functions, lists, dicts). From section 1.8 on you also need a little torch: tensors, shapes, matrix
+products.
 
 - Run: `python chapters/01_tokens.py`
-- Time: --quick 2 s; full, all messages, 6 s; on 2 CPU cores (AMD EPYC), data there already
+- Time: --quick 3 s; full, all messages, 5 s; on 1 CPU core (AMD EPYC), the data there already; --device is not used
 - Source: Sennrich et al. 2016, section 3.2; Radford et al. 2019, section 2.2
 """
 
 # %%
-from collections import Counter
-from itertools import pairwise
-
-import regex    # comes with tiktoken; Python's own re does not know \p{L}, any letter
-import torch
-from book import predict, section, show, start
-
-from gpt.batches import TextWindows, encode_documents
-from gpt.download import fetch
-from gpt.spam import read_sms
-from gpt.tokenizer import END_OF_TEXT, SPLIT, gpt2_tokenizer, read_ranks, text_to_token_ids
-from gpt.weights import load_gpt2
+from book import section, start
 
 QUICK, FULL = dict(messages=500), dict(messages=5574)
 args = start(__doc__, QUICK, FULL)
 
 # %% [markdown]
-# ## 1.1 Text is bytes
+# In chapter 0 the numbers of each message were written out for you. This chapter makes them. At its end it takes the
+# last step before the model: each number becomes a vector.
 #
-# A model computes with numbers, so every text must become a row of them. It is one already: files and phones hold text
-# as bytes, 0 to 255. UTF-8 says which: one for English letters, digits and signs (ASCII), two to four for all others.
+# ## 1.1 Why not letters, and why not words?
+#
+# GPT-2 computes with numbers, so a text has to become a row of numbers. What should get a number of its own: each
+# letter, or each word? We try both on real text messages. (500 of them with `--quick`, otherwise all 5,574. Chapter 5
+# says where they come from.)
 
 # %%
+from gpt.download import fetch
+from gpt.spam import read_sms
+
 section("1.1")
-text = "Win £5 now 🎉"
-print(list(text.encode("utf-8")))
-#> [87, 105, 110, 32, 194, 163, 53, 32, 110, 111, 119, 32, 240, 159, 142, 137]
-predict("bytes: 10 of ASCII, 2 for the pound sign, 4 for the emoji", 10 + 2 + 4, len(text.encode("utf-8")))
-# So 256 numbers are enough. But the rows are long, and what a model does for each number of a row it would do for each
-# letter. Hence tokens: bytes that often stand together become one.
+messages = read_sms(fetch("sms"))["Text"].tolist()[:args.messages]
+print(f"{len(messages):,} messages; the third is: {messages[2][:44]}...")
 
 # %% [markdown]
-# ## 1.2 Learn merges from one sentence
+# **One number per letter.** A list of all letters, digits and signs is short, and with it we can write any message. But
+# the rows get long. That costs work, because a model does all of its work once for each number in the row. And it costs
+# room, because GPT-2 reads at most 1,024 numbers at once.
 #
-# Byte-pair encoding: count all pairs of neighbours, make the most frequent pair one part, and count again. Of pairs
-# that are equally frequent the one that came first wins. GPT-2's vocabulary is 50,000 such merges.
+# How many messages fit into 1,024 numbers? `accumulate` gives the running totals of a list, and we count those that are
+# not above 1,024. (`sum` counts True as 1.) We also try bytes. Every file on a computer is already a row of numbers
+# from 0 to 255, which are called its bytes (1.5). Perhaps we could simply take those.
 
 # %%
+from itertools import accumulate
+
+def how_many_fit(lengths):
+    return sum(total <= 1024 for total in accumulate(lengths))
+
+print("as letters:", how_many_fit([len(message) for message in messages]))
+print("as bytes:  ", how_many_fit([len(message.encode()) for message in messages]))
+print("as words:  ", how_many_fit([len(message.split()) for message in messages]))
+#> as letters: 9
+#> as bytes:   9
+#> as words:   54
+
+# %% [markdown]
+# As letters, GPT-2 could read nine messages at once. Bytes are no better, because an English letter is one byte. As
+# words it could read 54 messages, six times as many. So words look much better.
+#
+# **One number per word.** But how long is the list of words? Let us write down every word of the first half of the
+# messages, without capitals and punctuation, and then read the second half. **How many of its words will be missing
+# from our list?** (`findall` returns every unbroken run of the letters a to z.)
+
+# %%
+import re
+
+def words_of(some_messages):
+    return re.findall("[a-z]+", " ".join(some_messages).lower())
+
+half = len(messages) // 2
+known = set(words_of(messages[:half]))
+print(f"{half:,} messages gave a list of {len(known):,} different words")
+#> 250 messages gave a list of 1,272 different words
+
+# %%
+others = words_of(messages[half:])
+missing = [word for word in others if word not in known]
+print(f"the other half has {len(others):,} words; {len(missing):,} are not on the list")
+print(f"that is {len(missing) / len(others):.0%}, for example {missing[-4:]}")
+#> the other half has 3,887 words; 858 are not on the list
+#> that is 22%, for example ['jackson', 'rec', 'center', 'ish']
+
+# %% [markdown]
+# A list from 250 messages lacks more than a fifth of the words. Without `--quick` the list comes from 2,787 messages,
+# and it still lacks 7 %. A longer list helps, but it is never complete, because people invent names and misspell words.
+# A model with such a list has to replace each missing word by one **unknown-word token**, often written `<unk>`. It
+# cannot tell these words apart, and it can never write one.
+#
+# So letters make the rows too long, and words make the list too long. We want something between the two: one number for
+# a frequent word, and a few numbers for a rare word, which is put together from shorter bits. Whatever gets a number is
+# called a **token**. The list of all tokens is the **vocabulary**, and a program that turns text into tokens is a
+# **tokenizer**. This is how GPT-2's tokenizer cuts *The unhappiest cat sat on the mat.*, with a bar at each cut:
+#
+#     The| unh|app|iest| cat| sat| on| the| mat|.
+#
+# The frequent words are one token each. *unhappiest* is rare, so it is put together from three tokens. (1.6 checks that
+# these are the tokens.) Nobody chose them by hand. Where do they come from?
+#
+# ## 1.2 Pairs that occur often become one token
+#
+# They are learned from text by a method called **byte-pair encoding**, BPE for short. At first every letter is a token.
+# Then one step is repeated: **find the two neighbours that stand side by side most often, and make them one token.**
+#
+# We use a text that you can follow with a pencil: *the cat and the hat and the bat*. The first step counts pairs of
+# neighbours. `pairwise` gives each token together with the one to its right, and `Counter` counts.
+
+# %%
+from collections import Counter
+from itertools import pairwise
+
 section("1.2")
+sentence = "the cat and the hat and the bat"
+tokens = list(sentence)
+counts = Counter(pairwise(tokens))
+for pair, count in counts.most_common(6):
+    print(f"{pair}: {count} times")
 
+# %% [markdown]
+# Four pairs occur three times. Of equally frequent pairs we take the one that comes first in the text: *t* and *h*. The
+# next function goes through the row from left to right and writes a new row, `merged`. If the last token of the new row
+# and the next token of the old one are the pair, it joins them.
 
-def merge(parts, pair):
-    """Each place where the pair stands, from left to right, becomes one part."""
+# %%
+def merge(tokens, pair):
     merged = []
-    for part in parts:
-        if merged and (merged[-1], part) == pair:
-            merged[-1] += part
+    for token in tokens:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
         else:
-            merged.append(part)
+            merged.append(token)
     return merged
 
-
-def learn_merges(pieces, steps):
-    """The pairs in the order of merging, each with how often it stood there, and the pieces as they are after that."""
-    rows, counts = [[bytes([byte]) for byte in piece.encode("utf-8")] for piece in pieces], {}
-    for _ in range(steps):
-        pairs = Counter(pair for row in rows for pair in pairwise(row))
-        best = max(pairs, key=pairs.get)    # of equals the first
-        counts[best] = pairs[best]
-        rows = [merge(row, best) for row in rows]
-    return counts, rows
-
-
-sentence = "the cat and the hat and the bat"
-counts, rows = learn_merges([sentence], 8)
-for number, (pair, count) in enumerate(counts.items(), start=1):
-    print(f"merge {number}: {pair[0]} + {pair[1]}, {count} times")
-print(rows[0])
-#> [b'the ', b'c', b'at and', b' ', b'the ', b'h', b'at and', b' ', b'the ', b'b', b'at']
-predict("parts left: the sentence less the counts", len(sentence) - sum(counts.values()), len(rows[0]))
-#> parts left: the sentence less the counts: predicted 11, measured 11
-
 # %% [markdown]
-# ## 1.3 Cut first, then merge
-#
-# ![t and h become th in merge 1, th and e become the in merge 2, a space and the become one part in merge 7; in the
-# piece beside it a and t become at in merge 3.](diagrams/merge_tree.svg)
-#
-# *Two pieces of the sentence, merged by the seven merges that the cell below learns. No merge crosses the cut.*
-#
-# `b'at and'` is the end of one word and all of the next: of little use elsewhere. So GPT-2 first cuts text into pieces
-# by a pattern, and no merge crosses a cut. A word takes one space before it along, and nothing is lost at a cut.
+# Joining a pair wherever it stands is called a **merge**. To see it, we print a bar between tokens, and ␣ for a space.
 
 # %%
-section("1.3")
-text = "I'll pay £5,000  for the cat!!"
-print(regex.findall(SPLIT, text))
-#> ['I', "'ll", ' pay', ' £', '5', ',', '000', ' ', ' for', ' the', ' cat', '!!']
-predict("the pieces joined", text, "".join(regex.findall(SPLIT, text)))
-counts, rows = learn_merges(regex.findall(SPLIT, sentence), 7)
-print([b"".join(pair) for pair in counts], rows[:3])
-#> [b'th', b'the', b'at', b' a', b' an', b' and', b' the'] [[b'the'], [b' ', b'c', b'at'], [b' and']]
+def with_bars(tokens):
+    return "|".join(tokens).replace(" ", "␣")
+
+tokens = merge(tokens, ("t", "h"))
+print("merge 1:", with_bars(tokens))
+#> merge 1: th|e|␣|c|a|t|␣|a|n|d|␣|th|e|␣|h|a|t|␣|a|n|d|␣|th|e|␣|b|a|t
 
 # %% [markdown]
-# ## 1.4 Encode: what was learnt first is merged first
+# *th* is now a token like any other, so it can be half of the next pair. **Before you go on: which pair is next?** We
+# count again.
+
+# %%
+counts = Counter(pairwise(tokens))
+best = max(counts, key=counts.get)    # of equal counts, max takes the first
+print(f"next: {best}, {counts[best]} times")
+#> next: ('th', 'e'), 3 times
+
+# %% [markdown]
+# Now we repeat the step until there are eight merges.
+
+# %%
+for number in range(2, 9):
+    counts = Counter(pairwise(tokens))
+    best = max(counts, key=counts.get)
+    tokens = merge(tokens, best)
+    print(f"merge {number}, {counts[best]} times: {with_bars(tokens)}")
+
+# %% [markdown]
+# Read it from top to bottom. First *the* grows together, then *at*, then *at␣and*. Nothing in the program knows what a
+# word is. It only counts neighbours.
 #
-# A new text is merged as the sentence was. Bytes have the ids 0 to 255, each merge gets the next one, so a low id means
-# learnt early. In each piece, merge the pair that makes the token with the lowest id; again, until no pair makes one.
+# **How many tokens are left?** Work it out from the counts. Each time two tokens are joined, the row gets one token
+# shorter. The text has 31 letters and spaces. Merges 1 to 4 joined three pairs each, merges 5 to 8 two pairs each.
+
+# %%
+from book import predict
+
+predict("tokens left, 31 - 4·3 - 4·2", 31 - 4 * 3 - 4 * 2, len(tokens))
+#> tokens left, 31 - 4·3 - 4·2: predicted 11, measured 11
+
+# %% [markdown]
+# ## 1.3 Cut the text first, then merge
+#
+# Look at the last row of 1.2. It contains the token *at␣and*: the end of one word and all of the next. It occurs twice
+# in our text, but in another text it would hardly ever fit. A vocabulary has limited room, so we want no such tokens.
+#
+# GPT-2 therefore cuts every text into **pieces** first, roughly into words, and never merges across a cut. (The
+# standard name for this step is **pre-tokenization**.) A pattern, a regular expression, says where to cut. It needs the
+# package `regex`, because Python's own `re` does not know `\p{L}`, any letter of any language.
+
+# %%
+import regex
+
+from gpt.tokenizer import SPLIT
+
+section("1.3")
+example = "I'll pay £5,000  for the cat!!"
+print(regex.findall(SPLIT, example))
+#> ['I', "'ll", ' pay', ' £', '5', ',', '000', ' ', ' for', ' the', ' cat', '!!']
+
+# %% [markdown]
+# Letters, digits and other signs are kept apart. A word takes along **one** space in front of it, if there is one. So
+# the space between two words needs no number of its own, and *␣the* and *the* will be two different tokens. Nothing is
+# lost: joined again, the pieces are the text.
+#
+# <details><summary>The pattern, one alternative after another</summary>
+#
+# The alternatives stand between bars. At each place of the text, the first one that fits takes a piece.
+#
+# | alternative | what it takes | in the example |
+# |---|---|---|
+# | `'(?:[sdmt]\|ll\|ve\|re)` | the end of a contraction | *'ll* |
+# | ` ?\p{L}+` | letters, with one space before them if there is one | *I*, *␣pay* |
+# | ` ?\p{N}+` | digits, in the same way | *5*, *000* |
+# | ` ?[^\s\p{L}\p{N}]+` | other signs, in the same way | *␣£*, *!!* |
+# | `\s{1,262144}(?!\S)` | white space, but not the last of it before a word | the first of two spaces |
+# | `\s` | white space that is left over | a line end before a word |
+#
+# (262144 is only a limit, which the package needs.)
+#
+# </details>
+#
+# Now we learn again, and count in each piece by itself. The pieces are the rows. **Two of the tokens in the last row of
+# 1.2 can no longer arise. Which ones?**
+
+# %%
+def count_pairs(rows):
+    counts = Counter()
+    for row in rows:
+        counts.update(pairwise(row))
+    return counts
+
+# %% [markdown]
+# The loop of 1.2 becomes a function. It returns the merges in the order in which they were learned, and the rows as
+# they are in the end. With `count_pairs` and `merge` it is a complete trainer for a tokenizer, about twenty lines long.
+
+# %%
+def learn_merges(rows, steps):
+    learned = []
+    for step in range(steps):
+        counts = count_pairs(rows)
+        best = max(counts, key=counts.get)
+        learned.append(best)
+        rows = [merge(row, best) for row in rows]
+    return learned, rows
+
+# %%
+pieces = regex.findall(SPLIT, sentence)
+learned, rows = learn_merges([list(piece) for piece in pieces], 7)
+for number, (left, right) in enumerate(learned, start=1):
+    print(f"merge {number}: {left!r} and {right!r}")
+print("rows:", [with_bars(row) for row in rows])
+#> rows: ['the', '␣|c|at', '␣and', '␣the', '␣|h|at', '␣and', '␣the', '␣|b|at']
+
+# %% [markdown]
+# *the␣* and *at␣and* are gone, because there is a cut inside each of them. After seven merges *␣and* and *␣the* are
+# single tokens, each a word with its space. The picture shows how two of the pieces grew. In *␣cat* only *a* and *t*
+# were frequent neighbours, so it is still three tokens.
+#
+# ![A tree: t and h become th in merge 1, th and e become the in merge 2, a space and the become one token in merge 7;
+# in the piece beside it, a and t become at in merge 3.](diagrams/merge_tree.svg)
+#
+# *Two pieces of the sentence. Orange tokens are those that are left in the end.*
+#
+# <details><summary>Question: what happens if you ask for 100 merges?</summary>
+#
+# After 13 merges each of the eight pieces is one token. There are no pairs left to count, so `max` gets nothing and
+# raises a ValueError. On a small text the words run out. On a large one it is you who decides when to stop: GPT-2
+# stopped after 50,000.
+#
+# </details>
+#
+# ## 1.4 Encode a new text: the order of the merges matters
+#
+# The merges have been learned once and for all. From now on we use them on other texts. But often two merges want the
+# same letter. *bath* contains *at* and *th*, which share the *t*, so only one of them can be joined. Which one?
+#
+# First we give each token a number, its **id**. The space and the letters of the sentence come first, in alphabetical
+# order. Then come the results of the merges, in the order of learning.
 
 # %%
 section("1.4")
-
-
-def encode_by_hand(text, ranks):
-    """The ids of a text; ranks: dict from a token's bytes to its id."""
-    ids = []
-    for piece in regex.findall(SPLIT, text):
-        parts = [bytes([byte]) for byte in piece.encode("utf-8")]
-        while pairs := [pair for pair in pairwise(parts) if b"".join(pair) in ranks]:
-            parts = merge(parts, min(pairs, key=lambda pair: ranks[b"".join(pair)]))
-        ids += [ranks[part] for part in parts]
-    return ids
-
-
-own = {bytes([byte]): byte for byte in range(256)} | {b"".join(pair): 256 + i for i, pair in enumerate(counts)}
-predict("the sentence", [own[part] for row in rows for part in row], encode_by_hand(sentence, own))
-print([list(own)[i] for i in encode_by_hand("a hat on the path", own)])    # words that it has not seen
-#> [b'a', b' ', b'h', b'at', b' ', b'o', b'n', b' the', b' ', b'p', b'a', b'th']
-# In "path" b'at' would fit as well, but b'th' was learnt first.
+vocabulary = sorted(set(sentence))
+for left, right in learned:
+    vocabulary.append(left + right)
+ranks = {token: number for number, token in enumerate(vocabulary)}
+print(ranks)
 
 # %% [markdown]
-# ## 1.5 GPT-2's 50,000 merges
+# A merge with a low id was learned early. So an id is also a **rank**, a place in an order, and that order decides: a
+# new text is merged in the order in which the merges were learned. *th* was merge 1 and *at* was merge 3. **What
+# becomes of *bath*?**
 #
-# The file `vocab.bpe` holds them, one a line, with a visible sign for each byte: a space is `Ġ`. Single bytes have the
-# ids 0 to 255 in the order of these signs, so 0 is `!`. One id is no text: `<|endoftext|>`, the last.
+# We need not try all merges one by one. We look at each pair of neighbours. If joining it gives a token that we know,
+# we note the pair and the rank of that token. Then we join the pair with the lowest rank, and look again. When no pair
+# can be joined, we are done.
+
+# %%
+def merge_in_order(tokens, ranks):
+    while True:
+        found = {}    # {rank: pair}
+        for left, right in pairwise(tokens):
+            if left + right in ranks:
+                found[ranks[left + right]] = (left, right)
+        if not found:
+            return tokens
+        tokens = merge(tokens, found[min(found)])
+
+print("bath:", with_bars(merge_in_order(list("bath"), ranks)))
+#> bath: b|a|th
+
+# %% [markdown]
+# *th* is joined first, and then there is no *t* left for *at*.
+#
+# Why this order, and not from left to right, or the longest token first? A model learns from texts that were cut in one
+# certain way. It has often seen *b*, *a*, *th*. It has never seen *b*, *at*, *h*, so it could not use what it knows.
+# (1.10 tries the longest token first.)
+#
+# There is a test. On the sentence itself, encoding should do what learning did. We compare all pieces.
+
+# %%
+again = [merge_in_order(list(piece), ranks) for piece in pieces]
+same = sum(one == other for one, other in zip(again, rows))
+predict("pieces encoded as they were learned", len(pieces), same)
+#> pieces encoded as they were learned: predicted 8, measured 8
+
+# %% [markdown]
+# <details><summary>Question: how is the piece <i>␣than</i> encoded?</summary>
+#
+# As *␣*, *th*, *a*, *n*. Merge 1 joins *t* and *h*. Merge 2 needs *th* and *e*, but there is no *e*. Merge 4 needs a
+# space and an *a* side by side, but *th* stands between them.
+#
+# </details>
+#
+# ## 1.5 Bytes, so that no text is impossible
+#
+# Try to encode *path*. There is no *p* in our sentence, so *p* has no id, and we are back at the unknown word. Should
+# every character in the world get an id in advance? There are more than a hundred thousand, and most of the ids would
+# hardly ever be used.
+#
+# There is a smaller alphabet. A computer stores every text as **bytes**, which are numbers from 0 to 255. The usual
+# rule for that is **UTF-8**. English letters, digits and common signs, together called **ASCII**, take one byte each.
+# All other characters take two, three or four.
 
 # %%
 section("1.5")
-show(read_ranks)
+for character in ("a", "£", "α", "🎉"):
+    print(f"bytes of {character}: {list(character.encode('utf-8'))}")
+
+# %% [markdown]
+# **How many bytes has *Win £5 now 🎉*?** Count ten ASCII characters (spaces too), one pound sign and one emoji.
+
+# %%
+party = "Win £5 now 🎉"
+predict(f"bytes of {party}, 10 + 2 + 4", 10 + 2 + 4, len(party.encode("utf-8")))
+#> bytes of Win £5 now 🎉, 10 + 2 + 4: predicted 16, measured 16
+
+# %% [markdown]
+# So 256 different bytes are enough for every text. Bytes alone make rows that are too long (1.1), but they are a good
+# beginning: we start from bytes where we started from letters. All our functions stay as they are, because Python joins
+# bytes with `+` as well. (Python writes them as `b'th'`. For a byte that is not ASCII it writes `\x` and the number in
+# base 16, for example `\xc2`.)
+
+# %%
+def bytes_of(piece):
+    return [bytes([number]) for number in piece.encode("utf-8")]
+
+print("hat:", bytes_of("hat"))
+print("£:  ", bytes_of("£"))
+learned, rows = learn_merges([bytes_of(piece) for piece in pieces], 7)
+print("merges:", [left + right for left, right in learned])
+#> merges: [b'th', b'the', b'at', b' a', b' an', b' and', b' the']
+
+# %% [markdown]
+# The merges are those of 1.3. The ids 0 to 255 now belong to the single bytes, so the first merge gets 256. The dict
+# `own` holds the id of each token in our own vocabulary.
+
+# %%
+own = {bytes([number]): number for number in range(256)}
+for left, right in learned:
+    own[left + right] = len(own)    # 256, 257, ...
+print("id of 'th':", own[b"th"], "  ids in all:", len(own))
+#> id of 'th': 256   ids in all: 263
+
+# %% [markdown]
+# Here is the whole encoder: cut, merge, look up.
+
+# %%
+def encode_by_hand(text, ranks):
+    ids = []
+    for piece in regex.findall(SPLIT, text):
+        for token in merge_in_order(bytes_of(piece), ranks):
+            ids.append(ranks[token])
+    return ids
+
+print("ids of 'the path':", encode_by_hand("the path", own))
+#> ids of 'the path': [257, 32, 112, 97, 256]
+
+# %% [markdown]
+# 257 is *the*. Then come three single bytes, the space, *p* and *a*, and 256 is *th*. **What will happen to a Greek
+# letter and an emoji, which our sentence does not have?**
+
+# %%
+own_tokens = list(own)
+for text in ("a hat on the path", "α 🎉"):
+    print(f"{text}: {[own_tokens[i] for i in encode_by_hand(text, own)]}")
+
+# %% [markdown]
+# They can be encoded. What no merge fits stays as single bytes, so there is always an id, and no unknown-word token is
+# needed. The price is length: the emoji takes four ids here.
+#
+# ## 1.6 GPT-2's 50,257 tokens
+#
+# GPT-2's vocabulary was made in this way, from a large collection of web pages. Its 50,000 merges are published in a
+# file, one per line.
+
+# %%
+section("1.6")
 vocab_bpe = fetch("vocab.bpe").read_text(encoding="utf-8")
-print(vocab_bpe.splitlines()[1:11])
+lines = vocab_bpe.splitlines()[1:]    # the first line is a version
+print(f"{len(lines):,} merges; the first ten:")
+print(lines[:10])
 #> ['Ġ t', 'Ġ a', 'h e', 'i n', 'r e', 'o n', 'Ġt he', 'e r', 'Ġ s', 'a t']
-messages = read_sms(fetch("sms"))["Text"].tolist()[:args.messages]
-pieces = [piece for message in messages for piece in regex.findall(SPLIT, message)]
-print(f"{len(messages):,} text messages would give {[b''.join(pair) for pair in learn_merges(pieces, 10)[0]]}")
-#> 500 text messages would give [b' t', b' a', b'in', b'ou', b're', b' s', b'he', b' w', b' m', b' c']
-ranks, gpt2 = read_ranks(vocab_bpe), gpt2_tokenizer()    # gpt2 is tiktoken's, which does this in Rust
-predict("ids: bytes, merges, <|endoftext|>", 256 + 50_000 + 1, gpt2.n_vocab)    # V, the size of the vocabulary
+
+# %% [markdown]
+# A line holds the two halves of a merge, with a space between them. But what if a half contains a space itself? For
+# that the file has a visible sign, Ġ. The seventh line therefore means *␣t* and *he*, which make *␣the*.
+#
+# Every byte has such a sign. Take the byte as the number of a character in Unicode, the standard list of all
+# characters. If that character can be printed, it is the sign: byte 97 is written as *a*. The other bytes, for example
+# space and line end, are called `hidden` in the code. The first of them is written as character 256, the second as
+# character 257, and so on. **Why is the space written as Ġ?**
+
+# %%
+visible = [*range(33, 127), *range(161, 173), *range(174, 256)]    # these print
+hidden = [byte for byte in range(256) if byte not in visible]
+place = hidden.index(32)    # 32 is the space
+print(f"{len(visible)} visible bytes, {len(hidden)} hidden; the space is at {place}")
+predict("sign of the space", "Ġ", chr(256 + place))
+#> sign of the space: predicted Ġ, measured Ġ
+
+# %% [markdown]
+# All bytes from 0 to 31 are hidden, so the space has 32 hidden bytes before it. Its sign is character 256 + 32 = 288,
+# and that is Ġ.
+#
+# The library makes a dict of all 256 signs. (`show` prints a function of the library and says where it stands.) `ord`
+# gives a character's number and `chr` the character of a number. `|` joins two dicts. The order of this dict is also
+# the order of the ids 0 to 255: first the visible bytes, then the hidden ones. (So the ids of single bytes are not the
+# bytes themselves, as they were in 1.5.)
+
+# %%
+from book import show
+
+from gpt.tokenizer import byte_alphabet
+
+show(byte_alphabet)
+
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E1.1` takes out the body of `byte_alphabet`. To check yours:
+# `python -m pytest --exercise E1.1`
+#
+# Reading the file is now what we did at the end of 1.5: single bytes first, then one id per merge. Compare the last
+# four lines of this listing with the loop that filled `own`. What is new is in the line before the last: it takes the
+# separating space out of a line of the file, looks up the byte of every sign, and makes one bytes object of them.
+
+# %%
+from gpt.tokenizer import read_ranks
+
+show(read_ranks)
+ranks = read_ranks(vocab_bpe)
+
+# %% [markdown]
+# **Your turn.** `python tests/exercises.py start E1.2` takes out the body of `read_ranks`.
+#
+# The rest of this book uses **tiktoken**, a package by OpenAI that does the merging in the language Rust.
+# `gpt2_tokenizer` gives it the ranks of this file and the pattern of 1.3. One more id stands for no text at all:
+# `<|endoftext|>`, the last id, marks the border between two texts. **How many ids are there? Which id has *␣the*, merge
+# 7? And which has "!", the first sign?**
+
+# %%
+from gpt.tokenizer import gpt2_tokenizer
+
+gpt2 = gpt2_tokenizer()
+predict("ids: bytes, merges, <|endoftext|>", 256 + 50_000 + 1, gpt2.n_vocab)
+predict("id of ' the', merge 7", [256 + 7 - 1], gpt2.encode_ordinary(" the"))
+predict("id of '!'", [0], gpt2.encode_ordinary("!"))
 #> ids: bytes, merges, <|endoftext|>: predicted 50,257, measured 50,257
-predict("' the' is one token, from merge 7", [256 + 7 - 1], gpt2.encode_ordinary(" the"))
-predict("'!' is the first sign", [0], gpt2.encode_ordinary("!"))
-same = sum(encode_by_hand(message, ranks) == gpt2.encode_ordinary(message) for message in messages)
+
+# %% [markdown]
+# The size of the vocabulary is called **V** in this book. For GPT-2, V is 50,257. (The method is called
+# `encode_ordinary` because it takes every text for ordinary text, even a typed `<|endoftext|>`: see 1.11.)
+#
+# Does our encoder do the same as tiktoken? We encode every message with both.
+
+# %%
+same = 0
+for message in messages:
+    by_hand = encode_by_hand(message, ranks)
+    if by_hand == gpt2.encode_ordinary(message):
+        same += 1
 predict("messages with the same ids by hand and by tiktoken", len(messages), same)
 #> messages with the same ids by hand and by tiktoken: predicted 500, measured 500
 
 # %% [markdown]
-# **Your turn.** `read_ranks` gets the visible signs from `byte_alphabet`. `python tests/exercises.py start E1.1` takes
-# out the body of `byte_alphabet`, `python tests/exercises.py start E1.2` that of `read_ranks`;
-# `python -m pytest --exercise E1.1` and `--exercise E1.2` check yours.
-
-# %% [markdown]
-# ## 1.6 Learnt first is not longest first
-#
-# One might expect that the encoder takes the longest token that fits, or as few tokens as can be. It does neither.
+# All of them agree, in every id. So you know all that GPT-2's encoder does. Let us go back to 1.1. Does the sentence
+# have the tokens that we claimed, and how many messages fit into 1,024 tokens?
 
 # %%
-section("1.6")
+def tokens_of(text):
+    ids = gpt2.encode_ordinary(text)
+    return [gpt2.decode_single_token_bytes(i) for i in ids]
 
-
-def tokens(text):
-    """The tokens that GPT-2 makes of a text, as bytes."""
-    return [gpt2.decode_single_token_bytes(i) for i in gpt2.encode_ordinary(text)]
-
-
-def longest_first(rest):
-    """What a piece would be if each token were the longest that fits: not GPT-2's way."""
-    if not rest:
-        return []
-    length = max(n for n in range(1, len(rest) + 1) if rest[:n] in ranks)
-    return [rest[:length], *longest_first(rest[length:])]
-
-
-print(tokens("Haha"), longest_first(b"Haha"))
-#> [b'H', b'aha'] [b'Ha', b'ha']
-print(f"the messages: {sum(len(tokens(piece)) for piece in pieces):,} tokens; with the longest first "
-      f"{sum(len(longest_first(piece.encode('utf-8'))) for piece in pieces):,}")
-#> the messages: 11,486 tokens; with the longest first 11,414
+print(b"|".join(tokens_of("The unhappiest cat sat on the mat.")).decode())
+#> The| unh|app|iest| cat| sat| on| the| mat|.
+print("as tokens:", how_many_fit([len(tokens_of(message)) for message in messages]))
+#> as tokens: 35
 
 # %% [markdown]
-# ## 1.7 What looks alike need not be alike
+# 35 messages fit. As letters it was 9, and as words 54. Tokens come much nearer to words, and yet every text can be
+# written with them.
 #
-# A capital or a space in front makes another token; numbers fall apart as the merges happen to be; `'d` is cut off as
-# in "he'd". That `" the"` and `"The"` are one word, or how much `" 2000"` is, nothing tells the model: it must learn
-# it.
+# What a vocabulary contains depends on the text that it was learned from. Here are the first ten merges that our
+# messages would give, if we trained on them.
+
+# %%
+message_rows = []
+for message in messages:
+    for piece in regex.findall(SPLIT, message):
+        message_rows.append(bytes_of(piece))
+learned, _ = learn_merges(message_rows, 10)
+print([left + right for left, right in learned])
+#> [b' t', b' a', b'in', b'ou', b're', b' s', b'he', b' w', b' m', b' c']
+
+# %% [markdown]
+# The first two are those of GPT-2. *ou* is not among GPT-2's first ten. Here it comes fourth: people who write messages
+# often write *you*.
+#
+# ## 1.7 Five oddities, and their reasons
+#
+# Many odd things that language models do come from their tokens. Each of these follows from what you have built.
+#
+# ### One word, several ids
+#
+# **How many different ids have *the*, *␣the* and *The*?**
 
 # %%
 section("1.7")
-for text in ("the", " the", "The", "winner", "WINNER", "don't", "DON'T", "b'day", " 2000", "07123456789"):
-    print(f"{text!r:14} {tokens(text)}")
-#> "b'day"        [b'b', b"'d", b'ay']
-#> '07123456789'  [b'07', b'123', b'45', b'67', b'89']
-print(f"{sum(token.startswith(b' ') for token in ranks):,} of {len(ranks):,} tokens begin with a space")
+for text in ("the", " the", "The", "winner", "WINNER", "don't", "DON'T"):
+    print(f"{text!r:9} {tokens_of(text)}")
+with_space = sum(token.startswith(b" ") for token in ranks)
+print(f"{with_space:,} of {len(ranks):,} tokens begin with a space")
 #> 33,135 of 50,256 tokens begin with a space
-# Two texts encoded apart need not have the ids of the joined text. So a prompt should not end with a space: the first
-# row below is never made of any text, and a model that learnt from text has not seen it.
-print(tokens("The city of ") + tokens("London"), tokens("The city of London"))
-#> [b'The', b' city', b' of', b' ', b'London'] [b'The', b' city', b' of', b' London']
-# What someone types is text. Id 50256, which ends a text, is made only where a program asks for it.
-predict("tokens of a typed sign", 7, text_to_token_ids("<|endoftext|>", gpt2).shape[1])    # <, |, end, of, text, |, >
-predict("asked for", [END_OF_TEXT], gpt2.encode("<|endoftext|>", allowed_special="all"))
 
 # %% [markdown]
-# ## 1.8 No text is unknown, but some are expensive
+# Three. The bytes of *t* and *T* differ, and a space belongs to the piece that it stands before. Two thirds of all
+# tokens begin with a space, because in running text nearly every word has one in front. To us the three are one word.
+# The model is not told that, so it has to learn it from examples.
 #
-# Every byte is a token, so there is no "unknown word". Each character of Unicode, there and back (the gap holds none):
+# *WINNER* is two tokens where *winner* is one: words in capitals are rarer, so fewer merges were learned for them. And
+# *DON'T* is not cut where *don't* is cut, because the pattern of 1.3 knows *'t* only in lower case.
+#
+# ### Why a prompt should not end with a space
+#
+# A text that a model should continue is called a **prompt**. Suppose that yours ends with a space, *The city of␣*, and
+# that the model should add *London*. **How do the tokens differ from those of the same text encoded as a whole?**
 
 # %%
-section("1.8")
-everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
-predict(f"{len(everything):,} characters come back", True, gpt2.decode(gpt2.encode_ordinary(everything)) == everything)
-print(tokens("🎉"), [gpt2.decode([i]) for i in gpt2.encode_ordinary("🎉")])
-#> [b'\xf0\x9f', b'\x8e', b'\x89'] ['�', '�', '�']
-# A part of an emoji is no text and is shown as U+FFFD: who prints token by token must wait for the rest. And ids ->
-# text -> ids may change the ids: many rows spell one text, and the encoder makes one of them.
-predict("t + he, decoded and encoded", [ranks[b"the"]], gpt2.encode_ordinary(gpt2.decode([ranks[b"t"], ranks[b"he"]])))
-# Cheap is what the merges were learnt from. To judge by their tokens, little of that was Greek:
-print(f"{sum(token.isascii() for token in ranks):,} of {len(ranks):,} tokens are plain ASCII")
-#> 49,383 of 50,256 tokens are plain ASCII
-for text in ("Good morning! Where are you? I am waiting for you at the station, and it is cold.",
-             "Guten Morgen! Wo bist du? Ich warte auf dich am Bahnhof, und es ist kalt.",
-             "Καλημέρα! Πού είσαι; Σε περιμένω στον σταθμό και κάνει κρύο.", "\n".join(messages)):
-    print(f"{len(text) / len(tokens(text)):.1f} characters a token: {text[:24]!r}")
-#> 3.9 characters a token: 'Good morning! Where are '
-#> 2.6 characters a token: 'Guten Morgen! Wo bist du'
-#> 0.9 characters a token: 'Καλημέρα! Πού είσαι; Σε '
+print("with the space    ", tokens_of("The city of ") + tokens_of("London"))
+print("encoded as a whole", tokens_of("The city of London"))
+#> with the space     [b'The', b' city', b' of', b' ', b'London']
+#> encoded as a whole [b'The', b' city', b' of', b' London']
 
 # %% [markdown]
-# ## 1.9 Sliding windows: the text holds the answers
+# In the first row the space is a token of its own, and *London* follows without one. The pattern of 1.3 always puts a
+# single space into the same piece as the word behind it. So no text gives the first row, and the model has not seen
+# such a row in training. Leave out the last space, and the model can go on with *␣London*, as it has learned to.
 #
-# ![Nine tokens in a row; the first window reads tokens 0 to 3 and has 1 to 4 as targets, the second reads 4 to 7 and
-# has 5 to 8.](diagrams/windows.svg)
+# ### Numbers fall apart
 #
-# *Two windows of four tokens. The targets are the same text, one place further on.*
+# Digits are merged like letters: by how often they stood side by side in the training text.
+
+# %%
+for text in (" 2000", "1234 + 5678", "07123456789"):
+    print(f"{text!r:14} {tokens_of(text)}")
+#> '07123456789'  [b'07', b'123', b'45', b'67', b'89']
+
+# %% [markdown]
+# The year is one token. A phone number is cut wherever merges happen to fit. And look at the sum: 1234 is *12* and
+# *34*, but 5678 is *5* and *678*. When you add on paper, you write tens under tens. Here the places of the digits do
+# not line up, which does not make arithmetic easier for the model.
 #
-# A language model learns to say what comes next, which stands in the text, one place to the right. A window of 4
-# tokens, and the one after it, is 4 exercises and not one: each answer is sought from all tokens before it.
+# ### An emoji is several tokens, and none of them is text
+#
+# The four bytes of 🎉 are three tokens. **What will you see if you decode them one at a time?**
+
+# %%
+ids = gpt2.encode_ordinary("🎉")
+print("tokens:            ", tokens_of("🎉"))
+print("decoded one by one:", [gpt2.decode([i]) for i in ids])
+print("decoded together:  ", gpt2.decode(ids))
+#> tokens:             [b'\xf0\x9f', b'\x8e', b'\x89']
+#> decoded one by one: ['�', '�', '�']
+#> decoded together:   🎉
+
+# %% [markdown]
+# � is the sign for "these bytes are no character". So a program that prints a model's tokens one by one has to wait
+# until a character is complete.
+#
+# ### Greek costs four times as much
+#
+# Here is the same content in three languages. We count characters per token: the more, the cheaper.
+
+# %%
+english = ("Good morning! Where are you? I am waiting for you at the station, "
+           "and it is cold.")
+german = "Guten Morgen! Wo bist du? Ich warte auf dich am Bahnhof, und es ist kalt."
+greek = "Καλημέρα! Πού είσαι; Σε περιμένω στον σταθμό και κάνει κρύο."
+for text in (english, german, greek):
+    ratio = len(text) / len(tokens_of(text))
+    print(f"{ratio:.1f} characters per token: {text.split('!')[0]} ...")
+#> 3.9 characters per token: Good morning ...
+#> 2.6 characters per token: Guten Morgen ...
+#> 0.9 characters per token: Καλημέρα ...
+
+# %% [markdown]
+# The Greek text takes about four times as many tokens per character as the English one. That is four times the work,
+# and 1,024 tokens hold a quarter of the text. Why? A Greek letter is two bytes. **How many of GPT-2's tokens hold two
+# or more Greek letters and nothing else but a space?** (`fullmatch` asks whether a whole text fits a pattern.)
+
+# %%
+ascii_only = sum(token.isascii() for token in ranks)
+print(f"{ascii_only:,} of {len(ranks):,} tokens are plain ASCII")
+#> 49,383 of 50,256 tokens are plain ASCII
+texts = [token.decode("utf-8", errors="replace") for token in ranks]
+words = [text for text in texts if regex.fullmatch(r" ?\p{Greek}{2,}", text)]
+print("tokens of two or more Greek letters:", len(words))
+#> tokens of two or more Greek letters: 0
+
+# %% [markdown]
+# None. In the text that the merges were learned from, no two Greek letters stood side by side often enough to be
+# merged. So each Greek letter costs one token or two. (One sentence per language shows the direction. It does not
+# measure whole languages.)
+#
+# <details><summary>Question: why is German cheaper than Greek, although GPT-2's text was mostly English?</summary>
+#
+# Because it has nearly the same letters. Tokens that English made frequent, such as *en*, *ist* and *alt*, also fit in
+# German words. Some German was probably among the pages too, because *␣und* has a token of its own.
+#
+# </details>
+#
+# ## 1.8 Windows: a text holds its own exercises
+#
+# Now every text is a row of ids. What is a language model to do with them? It reads the beginning of a text and guesses
+# the next token. Nobody has to write down the right answers, because the answer stands in the text, one place to the
+# right. It is called the **target**.
+#
+# A model reads a limited number of tokens at once, a **window**. We take a window of 4. The inputs are four tokens, and
+# the targets are the four tokens that begin one place later. (`<|endoftext|>` comes first, so that the first word can
+# be a target too.)
+
+# %%
+from gpt.tokenizer import END_OF_TEXT
+
+section("1.8")
+row = [END_OF_TEXT, *gpt2.encode_ordinary(sentence)]
+inputs, targets = row[:4], row[1:5]
+print("inputs: ", [gpt2.decode([i]) for i in inputs])
+print("targets:", [gpt2.decode([i]) for i in targets])
+#> targets: ['the', ' cat', ' and', ' the']
+
+# %% [markdown]
+# These four tokens are four exercises, not one, because each target has to be guessed from **all** inputs up to its
+# place:
+
+# %%
+for t in range(4):
+    print(f"{gpt2.decode(inputs[:t + 1])} -> {gpt2.decode([targets[t]])}")
+
+# %% [markdown]
+# ### How far to move on: the stride
+#
+# Where does the next window begin? The distance from one beginning to the next is called the **stride**. In the picture
+# the stride is 4, as long as the window. (`<end>` is `<|endoftext|>`.)
+#
+# ![Nine tokens in a row. The first window reads tokens 0 to 3 and has tokens 1 to 4 as targets; the second window reads
+# tokens 4 to 7 and has 5 to 8 as targets.](diagrams/windows.svg)
+#
+# *Two windows of four tokens. The last target of the first window is the first input of the second.*
+#
+# With a stride of 1 the windows overlap, and a token is a target in several of them. **How often is token 50 of a long
+# text a target, for strides of 1, 2 and 4?** With stride 1 a window begins at every token, and four of them have token
+# 50 among their four targets. With stride 2 every second window is left out, so two remain.
+
+# %%
+for stride in (1, 2, 4):
+    times = Counter()
+    for begin in range(0, 100, stride):
+        times.update(range(begin + 1, begin + 5))    # the places of its targets
+    predict(f"stride {stride}: token 50 is a target", 4 // stride, times[50])
+#> stride 4: token 50 is a target: predicted 1, measured 1
+
+# %% [markdown]
+# With the stride equal to the window, every token is a target exactly once (but for a few at the ends of the text).
+# That is what we use. One pass over the whole text is called an **epoch**.
+#
+# ### Many windows at once
+#
+# `encode_documents` lays all messages end to end, with `<|endoftext|>` before each. In the shapes of this book, **N**
+# is the number of tokens, or of messages, of a whole set. **What is N here?** It is one id per token of the messages,
+# plus one per message.
+
+# %%
+import torch
+
+from gpt.batches import encode_documents
+
+text_row = encode_documents(messages, gpt2).long()    # (N,)
+in_messages = sum(len(tokens_of(message)) for message in messages)
+predict("N, tokens + messages", in_messages + len(messages), len(text_row))
+#> N, tokens + messages: predicted 11,986, measured 11,986
+
+# %% [markdown]
+# (`encode_documents` stores ids in 32 bits, which saves memory. `.long()` makes 64 bits of them, the type that torch
+# wants for ids.)
+#
+# A model computes several windows at once, because that is faster. Together they are a **batch**. Its shape is (B, T):
+# **B** is the number of rows in the batch, and **T** is the number of tokens in each row. We cut out B = 2 windows of
+# T = 4, which begin at places 0 and 4. Each needs T + 1 tokens, because the fifth is the last target.
+
+# %%
+def windows_at(starts, T):
+    column = torch.tensor(starts)[:, None]      # (B, 1)
+    places = column + torch.arange(T + 1)       # (B, T + 1)
+    return text_row[places]                     # (B, T + 1)
+
+batch = windows_at([0, 4], 4)                   # (B, T + 1)
+inputs, targets = batch[:, :-1], batch[:, 1:]   # (B, T) each
+print("inputs: ", inputs.tolist())
+print("targets:", targets.tolist())
+
+# %% [markdown]
+# `column` is 0 and 4, one below the other, and `torch.arange(5)` is the row 0 to 4. A column plus a row gives all sums:
+# 0 to 4 in the first row, 4 to 8 in the second. These are the places that we want. Check the output: each target is the
+# input one place to its right, and the last target of the first row is the first input of the second.
+#
+# The library's `TextWindows` does this for a whole text. Its list `rows` holds, for each batch, the places where the
+# windows begin. They come in random order, so that a batch mixes different parts of the text. Here is the part that
+# makes the batches. It does what `windows_at` does, once for each entry of `rows`, and `yield` hands out one batch at a
+# time. (`.long()` stands at its end, so that the text may be stored in 32 bits. 1.12 shows how `rows` is made.)
+
+# %%
+from gpt.batches import TextWindows
+
+show(TextWindows.__iter__)
+
+# %% [markdown]
+# Do the library and we cut the same windows? `agree` prints the largest difference between two tensors and stops the
+# chapter if it is above 0.00001.
+
+# %%
+from book import agree
+
+windows = TextWindows(text_row, window=64, batch_size=8, seed=args.seed)
+first = next(iter(windows))                            # (B, T + 1) = (8, 65)
+print(f"{len(windows)} batches; the first begins at {windows.rows[0]}")
+agree("our windows and the library's", windows_at(windows.rows[0], 64), first)
+
+# %% [markdown]
+# The difference is 0, so they are the same windows. Each beginning in the list is a multiple of 64 plus the same
+# number, the offset of this epoch (1.12).
+#
+# <details><summary>Question: N is 11,986. How many windows of 64 is that, and how many batches of 8?</summary>
+#
+# (With `--quick` N is 11,986.) A window needs 64 tokens and one more for its last target. So (11,986 - 1) / 64, rounded
+# down, is 187 windows. `TextWindows` makes one fewer, 186, for a reason that 1.12 gives. That makes 23 batches of 8 and
+# a last one of 2, so 24.
+#
+# </details>
+#
+# **Your turn.** `python tests/exercises.py start E1.3` takes out the body of `TextWindows.__iter__`.
+#
+# ## 1.9 A token becomes a vector
+#
+# An id is a name, not an amount. *!* has the id 0 and *␣the* has 262, but *␣the* is not 262 more of anything. A model
+# that multiplied ids by weights would compute nonsense.
+#
+# So each token gets a **vector** in place of its id, a row of numbers that training is free to choose. It is called the
+# token's **embedding**. All embeddings together form a table with one row per token. The numbers in a row are its
+# **channels**, and **C** is how many there are. Here is a table for a vocabulary of 4 tokens, with 3 channels. To turn
+# ids into vectors, we look up rows.
 
 # %%
 section("1.9")
-row = [END_OF_TEXT, *gpt2.encode_ordinary(sentence)]    # so that the first word is an answer too
-inputs, targets = row[:4], row[1:5]
-for t in range(4):
-    print(f"{gpt2.decode(inputs[:t + 1])!r} -> {gpt2.decode([targets[t]])!r}")
-#> '<|endoftext|>the cat and' -> ' the'
-for stride in (1, 2, 4):    # where the next window begins
-    answers = Counter(begin + 1 + t for begin in range(0, 100, stride) for t in range(4))
-    predict(f"stride {stride}: token 50 is an answer this often", 4 // stride, answers[50])
-# Windows are read several at once, as the rows of a batch: B rows of T tokens each, and one more for the last answer,
-# cut from a text of N. TextWindows moves on by whole windows, and in each epoch (once through the text) it begins
-# elsewhere, so that other tokens are the first of a window.
-show(TextWindows.set_epoch)
-show(TextWindows.__iter__)
-text_row = encode_documents(messages, gpt2).long()                                           # (N,)
-windows = TextWindows(text_row, window=64, batch_size=8, seed=args.seed)
-batch, begin = next(iter(windows)), windows.rows[0][0]                                       # (B, T + 1)
-predict("the first row's targets are the text, one on", True, batch[0, 1:].equal(text_row[begin + 1:begin + 65]))
+table = torch.tensor([[0.0, 0.5, 1.0],
+                      [1.0, 1.5, 2.0],
+                      [2.0, 2.5, 3.0],
+                      [3.0, 3.5, 4.0]])    # (V, C) = (4, 3)
+ids = torch.tensor([2, 0])                 # (T,)
+print("rows 2 and 0:", table[ids].tolist())
+#> rows 2 and 0: [[2.0, 2.5, 3.0], [0.0, 0.5, 1.0]]
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E1.3` takes out the body of `TextWindows.__iter__`, which you have
-# just read; `python -m pytest --exercise E1.3` checks yours.
-
-# %% [markdown]
-# ## 1.10 A token becomes a vector
+# The upper half of the picture shows this step. The lower half comes in a moment.
 #
 # ![Ids 2 and 0 pick rows 2 and 0 of a table with four rows; a row of the position table is added to
 # each.](diagrams/lookup.svg)
 #
-# *From ids to vectors, with the table of the cell below.*
+# *From two ids to two vectors. Blue belongs to the first token, orange to the second.*
 #
-# An id is a name, not an amount. So each id has a row of a table, its embedding, a vector of C numbers (channels).
-# Training sets them: they are parameters. Looking a row up is the same as multiplying the table by a one-hot row, 1 at
-# the id and 0 elsewhere, without the work.
+# Training can change the numbers of a matrix that something is multiplied by (chapter 4). Can it also change a table in
+# which we only look things up? Yes, because a look-up equals a matrix product. Write each id as a **one-hot** row: 1 at
+# the place of the id, 0 elsewhere. **What is such a row times the table?**
+
+# %%
+one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0],
+                        [1.0, 0.0, 0.0, 0.0]])    # (T, V) = (2, 4)
+predict("one-hot times table", table[ids].tolist(), (one_hot @ table).tolist())
+
+# %% [markdown]
+# The product takes row 2 once and every other row zero times. A look-up gives the same without all the multiplications
+# by 0. In torch this layer is called `nn.Embedding`:
+
+# %%
+layer = torch.nn.Embedding.from_pretrained(table)
+agree("nn.Embedding and our look-up", layer(ids), table[ids])
+
+# %% [markdown]
+# ### The position is added
+#
+# A token's row is the same wherever the token stands. But *dog bites man* is not *man bites dog*, and chapter 2 shows
+# that attention alone does not notice the order. So the vector itself has to say where its token stands.
+#
+# GPT-2 has a second table for that, with one row per position: row 0 for the first token of a text, row 1 for the
+# second. The two rows are added.
+
+# %%
+position_table = torch.tensor([[10.0, 20.0, 30.0],
+                               [40.0, 50.0, 60.0]])    # (positions, C)
+
+def vectors_of(ids, table, position_table):
+    T = len(ids)
+    return table[ids] + position_table[torch.arange(T)]    # (T, C)
+
+print("token + position:", vectors_of(ids, table, position_table).tolist())
+#> token + position: [[12.0, 22.5, 33.0], [40.0, 50.5, 61.0]]
+
+# %% [markdown]
+# The token with id 2 came first, so it got row 0 of the positions: 2 + 10, 2.5 + 20, 3 + 30. These numbers are made up
+# to be easy to follow. In a model, training sets both tables. Numbers that training sets are called the **parameters**
+# of the model.
+#
+# That is all that `embed` does in the library's model. Two lines are ours: `positions = ...`, and the `return` after
+# `try`. Skip the rest for now. `start` and `padding` are for chapter 3, and `drop_emb` does nothing outside training
+# (chapter 4). The other lines refuse a text that is too long, and ids that the table does not have.
+
+# %%
+from gpt.weights import load_gpt2
+
+model = load_gpt2("mini").requires_grad_(False)    # no training in this chapter
+show(model.embed)
+
+# %% [markdown]
+# We send our sentence through it. The model is mini, the small GPT-2 of chapter 0. `text_to_token_ids` gives a tensor
+# with one row, because a model always takes a batch. `tok_emb` is mini's token table and `pos_emb` its position table.
+# **What is the shape of the result, and does it agree with our function?**
+
+# %%
+from gpt.tokenizer import text_to_token_ids
+
+ids = text_to_token_ids(sentence, gpt2)                                      # (B, T)
+vectors = model.embed(ids)                                                   # (B, T, C)
+predict("(B, T, C)", (1, 8, 128), tuple(vectors.shape))
+by_hand = vectors_of(ids[0], model.tok_emb.weight, model.pos_emb.weight)     # (T, C)
+agree("by hand and the library", by_hand, vectors[0])
+#> (B, T, C): predicted (1, 8, 128), measured (1, 8, 128)
+
+# %% [markdown]
+# One text, eight tokens, 128 channels: that is the input of chapter 2.
+#
+# In our sentence *␣the* stands at places 3 and 6. **What is the difference between its two vectors?** The token's row
+# is in both and cancels. What is left is position 6 minus position 3.
+
+# %%
+measured = vectors[0, 6] - vectors[0, 3]                        # (C,)
+expected = model.pos_emb.weight[6] - model.pos_emb.weight[3]    # (C,)
+agree("two vectors of ' the', and two positions", measured, expected)
+print(f"largest channel of the difference: {measured.abs().max():.2f}")
+
+# %% [markdown]
+# Without the position table the two vectors would be equal, and that last number would be 0.
+#
+# How much of the model sits in the token table? It has V · C numbers.
+
+# %%
+V, C = 50_257, 128
+predict("numbers in mini's token table, V·C", V * C, model.tok_emb.weight.numel())
+parameters = sum(p.numel() for p in model.parameters())
+print(f"of mini: {V * C / parameters:.0%}; of GPT-2 small: {V * 768 / 124_439_808:.0%}")
+#> numbers in mini's token table, V·C: predicted 6,432,896, measured 6,432,896
+#> of mini: 89%; of GPT-2 small: 31%
+
+# %% [markdown]
+# GPT-2 small has C = 768 and 124,439,808 parameters (chapter 3 counts them). So a large vocabulary is not free either:
+# each token that it has costs C parameters.
+#
+# <details><summary>Question: a batch has 8 windows of 64. What are the shapes of ids and of mini's vectors?</summary>
+#
+# The ids are (B, T) = (8, 64), the vectors (B, T, C) = (8, 64, 128). Each id has become a row of 128 numbers.
+#
+# </details>
+#
+# **Your turn.** `python tests/exercises.py start E1.4` takes out the body of `GPTModel.embed`. Its tests also check
+# that your body refuses what the tables do not have.
+#
+# ## Further: skip this on a first reading
+#
+# Nothing in chapter 2 depends on the next four sections.
+#
+# ## 1.10 The longest token first?
+#
+# In 1.4 we merged in the order of learning. Another natural rule goes from left to right and always takes the longest
+# token that fits. (BERT's tokenizer works like that.) **Do the two rules give the same tokens?**
 
 # %%
 section("1.10")
-table = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0], [3.0, 3.5, 4.0]])   # (V, C) = (4, 3)
-one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])                         # (T, V) = (2, 4)
-predict("rows 2 and 0", table[torch.tensor([2, 0])].tolist(), (one_hot @ table).tolist())
-#> rows 2 and 0: predicted [[2.0, 2.5, 3.0], [0.0, 0.5, 1.0]], measured [[2.0, 2.5, 3.0], [0.0, 0.5, 1.0]]
-# The row is the same wherever the token stands. A second table has a row for each position, and the two are added.
-model = load_gpt2("mini")    # C = 128
-show(model.embed)
-predict("numbers in mini's token table, V C", 50_257 * 128, model.tok_emb.weight.numel())
-print(f"{6_432_896 / sum(p.numel() for p in model.parameters()):.0%} of mini; 124M: {50_257 * 768 / 124_439_808:.0%}")
-#> 89% of mini; 124M: 31%
-vectors = model.embed(text_to_token_ids(sentence, gpt2)).detach()                            # (B, T, C)
-predict("B, T, C", (1, 8, 128), tuple(vectors.shape))
-apart = model.pos_emb.weight[6] - model.pos_emb.weight[3]                                    # (C,)
-predict("' the' at 6 less ' the' at 3 is place 6 less place 3", True,
-        (vectors[0, 6] - vectors[0, 3]).allclose(apart, atol=1e-6))
-# Mini was told what comes next and nothing else. Which rows point most nearly the way a word's does? (Cosine: the dot
-# product of two vectors brought to length 1; 1 for the same direction, 0 for unrelated ones.) Not all are good.
-unit = torch.nn.functional.normalize(model.tok_emb.weight.detach(), dim=1)                   # (V, C)
+
+def longest_first(piece, ranks):
+    tokens = []
+    while piece:
+        fits = [n for n in range(1, len(piece) + 1) if piece[:n] in ranks]
+        tokens.append(piece[:max(fits)])
+        piece = piece[max(fits):]
+    return tokens
+
+print("in order:     ", tokens_of("Haha"))
+print("longest first:", longest_first(b"Haha", ranks))
+#> in order:      [b'H', b'aha']
+#> longest first: [b'Ha', b'ha']
+
+# %%
+longest = 0
+for row in message_rows:
+    longest += len(longest_first(b"".join(row), ranks))
+print(f"all messages: {in_messages:,} tokens in order, {longest:,} longest first")
+#> all messages: 11,486 tokens in order, 11,414 longest first
+
+# %% [markdown]
+# They differ, and here the longest token first even needs slightly fewer tokens. So the order of learning is not the
+# rule that makes the shortest rows. It is the rule that GPT-2 was trained with, and that is why we keep to it.
+#
+# ## 1.11 From ids back to text
+#
+# A model answers with ids. For the way back we look up the bytes of each id, join them, and read them as UTF-8.
+
+# %%
+section("1.11")
+gpt2_tokens = list(ranks)
+
+def decode(ids):
+    joined = b"".join(gpt2_tokens[i] for i in ids)
+    return joined.decode("utf-8", errors="replace")    # � for what is no text
+
+print(decode(gpt2.encode_ordinary(party)))
+#> Win £5 now 🎉
+
+# %% [markdown]
+# Does every text come back? We try all characters of Unicode in one long text. (The numbers from 0xD800 to 0xDFFF are
+# left out, because they are no characters.)
+
+# %%
+codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+everything = "".join(chr(code) for code in codes)
+back = decode(gpt2.encode_ordinary(everything))
+alike = sum(one == other for one, other in zip(everything, back))
+predict("characters that come back", len(everything), alike)
+#> characters that come back: predicted 1,112,064, measured 1,112,064
+
+# %% [markdown]
+# All of them. Is the other direction as safe? **Decode the two tokens *t* and *he*, and encode the result. Do you get
+# the same two ids?**
+
+# %%
+t_he = [ranks[b"t"], ranks[b"he"]]
+again = gpt2.encode_ordinary(decode(t_he))
+print(f"{t_he} -> {decode(t_he)} -> {again}")
+predict("it comes back as the one token 'the'", [ranks[b"the"]], again)
+
+# %% [markdown]
+# No. Several rows of ids spell *the*, and the encoder makes only one of them. A model may write any of them. So if it
+# is to continue what it has written, keep the ids. Do not decode and encode them again. (In gpt/, `token_ids_to_text`
+# is the way back from a tensor.)
+#
+# ### A typed `<|endoftext|>` does not end a text
+#
+# What if somebody types these 13 characters into a message? They should be ordinary text. Otherwise the sender could
+# make a model believe that the message is over. The id 50256 is made only where a program asks for it.
+
+# %%
+typed = tokens_of("<|endoftext|>")
+print("typed:", typed)
+predict("tokens if typed: < | end of text | >", 7, len(typed))
+asked_for = gpt2.encode("<|endoftext|>", allowed_special="all")
+predict("ids if a program asks for it", [END_OF_TEXT], asked_for)
+#> ids if a program asks for it: predicted [50256], measured [50256]
+
+# %% [markdown]
+# ## 1.12 Windows in many epochs
+#
+# A model usually goes through a small text many times. If all epochs cut it at the same places, the same tokens are the
+# first of a window each time. The first token of a window has nothing before it, so its target is guessed from this one
+# token. And each token would be seen at one position only. Therefore `TextWindows` begins each epoch at another place,
+# its **offset**. The beginnings are the offset plus 0, 1, 2, ... windows. Here they are for 5 windows of 4 with an
+# offset of 3. `randperm(5)` gives the numbers 0 to 4 in random order, so we sort what we print.
+
+# %%
+section("1.12")
+offset = 3
+starts = offset + 4 * torch.randperm(5)    # (5,)
+print("beginnings:", sorted(starts.tolist()))
+#> beginnings: [3, 7, 11, 15, 19]
+
+# %% [markdown]
+# The library's method does this for a whole text. `randint` draws the offset, a number from 0 to `window - 1`. (The
+# empty brackets ask for a single number.) The last line splits the beginnings into batches.
+
+# %%
+show(TextWindows.set_epoch)
+
+# %% [markdown]
+# The generator of an epoch is made from `seed` and the epoch's number, so that a run can be repeated, and taken up
+# again in the middle. `count` is the number of windows that fit, less one, which leaves room for the offset.
+#
+# To see the effect, we take a text whose ids are simply 0 to 99, so that we can find a token in its window. **At which
+# positions of its window of 4 does token 50 stand, over 400 epochs?**
+
+# %%
+numbered = TextWindows(torch.arange(100), window=4, batch_size=99, seed=args.seed)
+positions = Counter()
+for epoch in range(400):
+    numbered.set_epoch(epoch)
+    inputs = next(iter(numbered))[:, :-1]          # (B, T): one batch has all
+    row_and_position = (inputs == 50).nonzero()    # where token 50 stands
+    positions.update(row_and_position[:, 1].tolist())
+print("times at each position:", sorted(positions.items()))
+predict("positions", [0, 1, 2, 3], sorted(positions))
+
+# %% [markdown]
+# All four, each in roughly a quarter of the epochs. With a fixed offset it would always be the same one.
+#
+# ## 1.13 What training did to the rows
+#
+# mini was trained to guess the next token, and nothing else. Do tokens that are used alike have rows that point the
+# same way? We measure this by **cosine similarity**: 1 for the same direction, 0 for unrelated ones. It is the dot
+# product of two rows that have been brought to length 1. For some words we print the four nearest tokens.
+
+# %%
+section("1.13")
+unit = torch.nn.functional.normalize(model.tok_emb.weight, dim=1)    # (V, C)
 for word in (" three", " Monday", " he", " French", " London"):
-    nearest = (unit @ unit[ranks[word.encode()]]).topk(5).indices[1:]                        # (4,), the word left out
-    print(f"{word!r}: {[gpt2.decode([i]) for i in nearest.tolist()]}")
+    similarity = unit @ unit[ranks[word.encode()]]                   # (V,)
+    nearest = similarity.topk(5).indices[1:]                         # (4,), not itself
+    print(f"{word}: {[gpt2.decode([i]) for i in nearest.tolist()]}")
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E1.4` takes out the body of `GPTModel.embed`. Yours also has to refuse
-# ids and positions that the tables do not have; `python -m pytest --exercise E1.4` says whether it does.
-
-# %% [markdown]
+# Numbers lie near numbers, days near days, and languages near languages. Nobody told the model what a day is. But
+# *Monday* and *Tuesday* are used in similar places, so similar rows help the model's guesses. Not every neighbour is a
+# good one: *Ironically* has nothing to do with *London*. mini is small and has read little.
+#
 # ## What you have now
 #
-# GPT-2's encoder by hand, windows with their answers, and a vector for each token and place.
+# 1. Byte-pair encoding joins the most frequent pair of neighbours, again and again. You have done it by hand.
+# 2. To encode, cut the text into pieces, start from bytes, and merge in the order of learning. No text is impossible.
+# 3. GPT-2 has V = 50,257 ids, and your encoder gives the same ids as tiktoken on every message.
+# 4. A text holds its own exercises: the targets are the inputs, moved on by one place.
+# 5. A token's vector is a row of the token table plus a row of the position table: ids (B, T) become (B, T, C).
+#
+# In chapter 2 these vectors begin to read each other.
 #
 # ## Break it
 #
-# Change one thing, run the chapter, and see whether you expected what happens:
+# Change one thing, run the chapter with `--quick`, see whether you expected what happens, and change it back.
 #
 # | where | change | what you should see |
 # |---|---|---|
-# | `gpt/tokenizer.py`, `SPLIT` | `\| ?\p{L}+` without its ` ?` | 1.5 stops: " the" is [220, 1169], a space and a word |
-# | `gpt/tokenizer.py`, `read_ranks` | `splitlines()` without `[1:]` | 1.5 stops: tiktoken counts 50,258 ids |
-# | 1.4 | `max` in place of `min` | `path` ends in `b'at'`, `b'h'`; 1.5: 93 of 500 agree |
-# | 1.4 | `for piece in [text]`, no cut | 1.5: 498 agree, for merges were learnt within pieces |
-# | 1.9 | `targets = row[:4]` | each token answers itself: `'...the' -> 'the'` |
-# | `gpt/model.py`, `embed` | leave out `pos_emb` | 1.10 stops: `" the"` is the same at 3 and at 6 |
+# | 1.3 | `learn_merges([list(sentence)], 7)` | tokens cross the cuts again; 1.4 stops: 0 of 8 pieces agree |
+# | 1.4, `merge_in_order` | `max(found)`, not `min(found)` | *bath* is *b*, *at*, *h*; 1.6 stops: 93 of 500 agree |
+# | 1.5, `encode_by_hand` | `for piece in [text]` | 1.6 stops: 498 of 500 agree, because few merges fit across a cut |
+# | 1.8 | `inputs, targets = row[:4], row[:4]` | each token is its own target, which it can just copy |
+# | 1.9, `vectors_of` | leave out `+ position_table[torch.arange(T)]` | 1.9 stops: the library adds positions |
+# | `gpt/tokenizer.py`, `SPLIT` | `\| ?\p{L}+` without ` ?` | 1.3 learns no *␣the*; 1.6 stops: *␣the* is two tokens |
+# | `gpt/tokenizer.py`, `read_ranks` | `splitlines()` without `[1:]` | 1.6 stops: tiktoken finds an id too many |
+# | `gpt/model.py`, `embed` | leave out `+ self.pos_emb(positions)` | 1.9 stops: our function adds positions |
 #
-# ## Try it
+# ## Exercises
 #
-# `python chapters/01_tokens.py` takes all messages. Which of their first 10 merges change?
+# | id | what you write | after |
+# |---|---|---|
+# | E1.1 | the signs of the 256 bytes | 1.6 |
+# | E1.2 | reading vocab.bpe | 1.6 |
+# | E1.3 | batches of windows | 1.8 |
+# | E1.4 | from ids to vectors | 1.9 |
+#
+#     python -m pytest --exercise E1.3        # is it right?
+#     python tests/exercises.py hint E1.3     # one more hint each time
+#
+# One without a test: without `--quick` the chapter takes all messages. Which of their first ten merges (1.6) change?
+#
+# <details><summary>Answer</summary>
+#
+# The first four stay. *␣w* moves up to the fifth place and *re* down to the eighth. *␣c* is no longer among the ten,
+# and *on* is the new tenth. With `--quick` the counts of the last six lie close together, from 409 down to 330, so
+# other messages change their order.
+#
+# </details>
+#
+# ## Further reading
+#
+# * Sennrich et al. 2016, [Neural Machine Translation of Rare Words with Subword
+#   Units](https://arxiv.org/abs/1508.07909). Section 3.2 is our 1.2.
+# * Radford et al. 2019, [Language Models are Unsupervised Multitask
+#   Learners](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
+#   Section 2.2 explains the bytes and the cut.
+# * OpenAI, [tiktoken](https://github.com/openai/tiktoken), and Andrej Karpathy,
+#   [minbpe](https://github.com/karpathy/minbpe), a small BPE to read.
+# * Sebastian Raschka, [Build a Large Language Model (From Scratch)](https://github.com/rasbt/LLMs-from-scratch),
+#   chapter 2.

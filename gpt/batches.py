@@ -1,6 +1,6 @@
 """Turn texts into batches of tensors: messages padded beside others of similar length, or windows of a long text.
 
-Read along: chapters/05_spam_classifier.py (messages), chapters/04_weights.py (windows). Shape letters: gpt/__init__.py.
+Read along: chapters/05_spam_classifier.py (messages), chapters/01_tokens.py (windows). Shape letters: gpt/__init__.py.
 """
 
 import math
@@ -201,7 +201,7 @@ class TextWindows:
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Fix the cuts and the order of an epoch."""
+        """Decide where the windows of an epoch begin, and in which order they come. Output: none; it sets `rows`."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         offset = int(torch.randint(self.window, (), generator=generator))
         starts = offset + self.window * torch.randperm(self.count, generator=generator)
@@ -211,6 +211,9 @@ class TextWindows:
         return self.batches
 
     def __iter__(self):
-        """For each batch of `rows` yield the T + 1 tokens from each of its beginnings on: int64, one window per row."""
+        """Yield the batches of this epoch, one for each list of beginnings in `rows`: (B, T + 1), int64.
+
+        A row is a window: the T + 1 tokens that follow from its beginning on.
+        """
         for starts in self.rows:
             yield self.tokens[torch.tensor(starts)[:, None] + torch.arange(self.window + 1)].long()    # (B, T + 1)

@@ -22,11 +22,12 @@ SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,26214
 
 
 def byte_alphabet():
-    """The 256 bytes in GPT-2's order, and the visible sign that stands for each in vocab.bpe.
+    """The 256 bytes in GPT-2's order, each with the visible sign that stands for it in vocab.bpe.
 
-    The bytes that print in Latin-1, 33 to 126, 161 to 172 and 174 to 255 in this order, are written as themselves. The
-    68 others (space, line feed, ...) come after them, in rising order, and are written as the signs number 256 to 323,
-    in this order: byte 0 is sign 256, and the space, the 33rd of them, is sign 288, "Ġ".
+    First come the bytes whose character can be printed: 33 to 126, 161 to 172 and 174 to 255. Each is written as
+    that character. The 68 other bytes (space, line feed, ...) follow in rising order. They are written as the
+    characters number 256 to 323, in this order. So byte 0 is character 256. The space is the 33rd of these bytes, so it
+    is character 288, "Ġ".
 
     Output: dict from sign to byte, in the order of the ids 0..255
     """
@@ -38,8 +39,8 @@ def byte_alphabet():
 def read_ranks(vocab_bpe):
     """The id of each token but <|endoftext|>: 0 to 255 for single bytes, then one for each line of the file.
 
-    A line "Ġ t" says: a space and a t make one token. The lines stand in the order in which they were learnt, so an id
-    is a rank as well: among the pairs in a piece of text, the one whose token has the lowest id is merged first.
+    A line "Ġ t" says that a space and a t make one token. The lines stand in the order in which they were learned. So
+    an id is also a rank: of the pairs in a piece of text, the one whose token has the lowest id is merged first.
 
     Input: vocab_bpe, the text of the file; its first line is a version
     Output: dict from a token's bytes to its id, in the order of the ids; 50,256 entries for GPT-2's file

@@ -1,7 +1,7 @@
 """The chapters as a book in the browser, and as notebooks.
 
     python chapters/pages/build.py                then open data/book/html/index.html: it needs no network
-    python chapters/pages/build.py --notebooks    chapters/notebooks/NN_name.ipynb, with outputs
+    python chapters/pages/build.py --notebooks    chapters/notebooks/NN_name.ipynb, with outputs, and the glossary's links
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files
+from cells import CHAPTERS, NOTEBOOKS, PAGES, ROOT, as_text, cells, chapter_files, with_section_links
 from library import reading_order, toctree, write_library
 from markup import glossary_page, listing, page
 from run import executed, without_times
@@ -31,7 +31,10 @@ def main():
 
 
 def write_notebooks():
-    """Write chapters/notebooks/, the same bytes each time but for what the chapters themselves print differently."""
+    """Write chapters/notebooks/, and the glossary's links to the lines of the chapters where sections begin.
+
+    A notebook has the same bytes each time but for what the chapter itself prints differently.
+    """
     for chapter in chapter_files():
         text = as_text(without_times(executed(chapter)))
         if len(text.encode()) > LARGEST:
@@ -40,6 +43,9 @@ def write_notebooks():
     for old in NOTEBOOKS.glob("*.ipynb"):
         if not (CHAPTERS / f"{old.stem}.py").exists():
             old.unlink()
+    glossary = CHAPTERS / "GLOSSARY.md"
+    text = with_section_links(glossary.read_text(encoding="utf-8"))
+    glossary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_pages():

@@ -21,6 +21,21 @@ def chapter_files():
     return sorted(CHAPTERS.glob("[0-9]*.py"))
 
 
+def section_links():
+    """What the sections' numbers in the glossary lead to on a code host: "[2.5]: 02_attention.py#L320", one a line."""
+    links = []
+    for chapter in chapter_files():
+        for line, text in enumerate(chapter.read_text(encoding="utf-8").splitlines(), 1):
+            if heading := re.match(r"# ## (\d+b?\.\d+) ", text):
+                links.append(f"[{heading[1]}]: {chapter.name}#L{line}\n")
+    return "".join(links)
+
+
+def with_section_links(glossary):
+    """The glossary's text with the links as the chapters now have them."""
+    return re.sub(r"^\[\d.*", "", glossary, flags=re.MULTILINE | re.DOTALL).rstrip() + "\n\n" + section_links()
+
+
 def cells(text):
     """The cells of a chapter: pairs of "markdown" or "code", and its text as a notebook has it.
 

@@ -5,7 +5,7 @@ import re
 import sys
 from functools import cache
 
-from cells import CHAPTERS, ROOT, chapter_files, relinked
+from cells import CHAPTERS, ROOT, relinked
 from library import definition_at
 
 sys.path.insert(0, str(ROOT / "tests" / "coursework"))
@@ -16,7 +16,7 @@ IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)$")
 YOUR_TURN = re.compile(r"\*{1,2}Your turn[.:]?\*{1,2}[.:]?\s*")
 SECTION = re.compile(r"^## (\d+b?\.\d+) ", re.MULTILINE)
 FILE = re.compile(r"(?<!\[)`(gpt/[\w/]+\.py)`")    # a file's name that is no link yet
-ROW = re.compile(r"^\| (.+?) \| (.+?) \| ([\d., b]+) \|(?: (\S+) \|)?$", re.MULTILINE)    # of the glossary
+ROW = re.compile(r"^\| (.+?) \| (.+?) \| ([\d., b\[\]]+) \|(?: (\S+) \|)?$", re.MULTILINE)    # of the glossary
 
 
 def page(markdown, follows_a_figure=False, folder="chapters"):
@@ -86,7 +86,7 @@ def glossary():
     """The words of the glossary, lower case and singular, each with the id of its row there and what it means."""
     words = {}
     for row in ROW.finditer((CHAPTERS / "GLOSSARY.md").read_text(encoding="utf-8")):
-        for word in row[1].split(", ") if row[4] else ():
+        for word in re.sub(r" \(.*?\)", "", row[1]).split(", ") if row[4] else ():
             words.setdefault(re.sub("(?<=[^s])s$", "", word.lower()), (_row_id(row), row[2]))
     return words
 
@@ -98,11 +98,10 @@ def _row_id(row):
 def glossary_page():
     """The glossary, in which rows can be linked to, and section numbers and files are links."""
     text = (CHAPTERS / "GLOSSARY.md").read_text(encoding="utf-8")
-    chapters = "".join(chapter.read_text(encoding="utf-8") for chapter in chapter_files())
-    sections = set(re.findall(r"^# ## (\d+b?\.\d+) ", chapters, re.MULTILINE))
+    text = re.sub(r"^\[\d.*", "", text, flags=re.MULTILINE | re.DOTALL)    # the links of a code host: to lines of files
 
     def linked(row):
-        places = ", ".join(f"[{n}](#section-{n})" if n in sections else n for n in row[3].split(", "))
+        places = re.sub(r"\[(.+?)\]", r"[\1](#section-\1)", row[3])
         first = f'<span id="{_row_id(row)}"></span>{row[1]}' if row[4] else row[1]
         file = f" {FILE.sub(_file_link, f'`{row[4]}`')} |" if row[4] else ""
         return f"| {first} | {row[2]} | {places} |{file}"

@@ -3,8 +3,12 @@
 import contextlib
 import io
 import re
+import sys
 
 from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "chapters" / "pages"))
+from cells import with_section_links  # noqa: E402  (the path comes first)
 
 PAGE = (ROOT / "chapters" / "GLOSSARY.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines()
@@ -37,9 +41,10 @@ def test_a_word_is_explained_where_the_glossary_says():
     for row in ROWS:
         assert len(row) in (3, 4) and row[1], f"{row[0]}: a row of {len(row)} cells"
         word, _, places, *files = row
-        for place in places.split(", "):
+        places = [place.strip("[]") for place in places.split(", ")]
+        for place in places:
             assert place in SECTIONS, f"{word}: there is no section {place}"
-        text = " ".join(" ".join(SECTIONS[place].split()) for place in places.split(", "))
+        text = " ".join(" ".join(SECTIONS[place].split()) for place in places)
         for name in re.split(r", (?:and )?| and ", re.sub(r"\(.*?\)", "", word)):
             if len(name) == 1:
                 assert re.search(rf"\b{name}\b", text), f"{word}: no {name} in {places}"
@@ -47,6 +52,10 @@ def test_a_word_is_explained_where_the_glossary_says():
                 assert name.strip().lower() in text.lower(), f"{word}: {name!r} does not occur in {places}"
         for file in files:
             assert file == "torch" or (ROOT / file).exists(), f"{word}: there is no {file}"
+
+
+def test_the_number_of_a_section_leads_to_its_line():
+    assert PAGE == with_section_links(PAGE), "run: python chapters/pages/build.py --notebooks"
 
 
 def test_the_glossary_is_sorted():

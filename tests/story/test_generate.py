@@ -25,7 +25,7 @@ SETTINGS = {
 @pytest.fixture
 @torch.no_grad()
 def talkative_model(small_model):
-    """Matrices 20 times as large as an untrained model's, which mostly repeats the last token (chapter 3, 3.8), and
+    """Matrices 20 times as large as an untrained model's, which mostly repeats the last token (chapter 3, 3.17), and
     each token's score is moved to the next one, so that what is repeated is not the same token."""
     for parameter in small_model.parameters():
         if parameter.ndim == 2:
