@@ -202,7 +202,7 @@ def test_chapter_5_trains_with_the_same_settings():
     assert chapter["FULL"]["rounds"] == {way: METHODS[way].epochs for way in ("head", "last block", "everything")}
     assert (chapter["BATCH_SIZE"], chapter["CONTEXT"]) == (spam_filters.BATCH_SIZE, spam_filters.CONTEXT)
     rates = {METHODS[way].rate for way in chapter["FULL"]["rounds"]}, method_for("head", "gpt2-small (124M)").rate
-    assert rates == ({1e-3}, 5e-5) and 'rate, C = 1e-3 if args.model == "mini" else 5e-5, ' in source
+    assert rates == ({1e-3}, 5e-5) and '\nrate = 1e-3 if args.model == "mini" else 5e-5\n' in source
     assert f"schedule=warmup_then_cosine({WARMUP}, epochs * " in source, "chapter 5 warms up in other steps"
     assert ", rate, weight_decay=0.0, fused=True)" in source, "chapter 5 has another optimizer"
 
