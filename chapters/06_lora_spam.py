@@ -1230,7 +1230,7 @@ for name, C in (("mini", 128), ("124M", 768)):
 #
 # ## 6.16 Which mistakes does it make?
 #
-# The columns of this report are explained in 5.10. The last one says how the messages of each class were labelled:
+# The columns of this report are explained in 5.13. The last one says how the messages of each class were labelled:
 
 # %%
 section("6.16")

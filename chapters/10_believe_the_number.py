@@ -62,7 +62,7 @@ folder = run_folder(args)
 # %% [markdown]
 # ## 10.1 One number, and two kinds of luck
 #
-# Chapter 6 said 98.00 %. The first luck is which 300 messages were asked: Wilson's interval, as in 5.10.
+# Chapter 6 said 98.00 %. The first luck is which 300 messages were asked: Wilson's interval, as in 5.13.
 
 # %%
 section("10.1")
@@ -103,7 +103,7 @@ print(f"the other one does so {held[0]:.0%} of the time")
 # %% [markdown]
 # ## 10.2 Three tests
 #
-# The blog's test has copies of what was trained on (5.4): letter for letter, or but for digits, case and punctuation.
+# The blog's test has copies of what was trained on (5.5): letter for letter, or but for digits, case and punctuation.
 # Four of these, in their first letters that differ; the whole list goes to a file.
 
 # %%
