@@ -490,7 +490,7 @@ fig = plot_text_losses(steps, page_losses, rest_losses, levels,
 figure(fig, folder, "04_overfitting")
 
 # %% [markdown]
-# *Solid: the training loss. Dashed: the validation loss (the figure calls it held-out loss). The dot is its lowest
+# *Solid: the training loss. Dashed: the validation loss. The dot is its lowest
 # point.*
 #
 # Up to the dot the model learns things that hold for both parts, for example which tokens are frequent and which follow
@@ -951,28 +951,12 @@ predict("tokens kept by top-p 0.9", 3, int((top_p(0.9) > 0).sum()))
 # Here is the same distribution, treated in four ways:
 
 # %%
-import matplotlib.pyplot as plt
+from gpt.plots import plot_distributions
 
-from gpt.plots import BLUE, GREY, STYLE
-
-@plt.rc_context(STYLE)
-def plot_ways(ways):
-    fig, all_axes = plt.subplots(2, 2, sharex=True, sharey=True, layout="constrained")
-    for axes, (name, after) in zip(all_axes.flat, ways.items()):
-        axes.bar(tokens, p, fill=False, edgecolor=GREY)    # as it was
-        axes.bar(tokens, after, color=BLUE, alpha=0.8)
-        for x, (old, new) in enumerate(zip(p.tolist(), after.tolist())):
-            if new > 0.005:
-                axes.text(x, max(old, new) + 0.03, f"{new:.2f}", ha="center")
-        axes.set(title=name, ylim=(0, 1.2))
-    fig.supylabel("probability", fontsize=12)
-    return fig
-
-# %%
 greedy = F.one_hot(p.argmax(), 5)
 ways = {"greedy": greedy, "temperature 0.5": temperature(0.5),
         "top-k 2": top_k(2), "top-p 0.9": top_p(0.9)}
-figure(plot_ways(ways), folder, "04_sampling")
+figure(plot_distributions(tokens, p, ways), folder, "04_sampling")
 
 # %% [markdown]
 # *One distribution (the grey outlines) and what four ways make of it (blue). Greedy leaves one token. Temperature

@@ -119,10 +119,10 @@ def plot_attention(weights, tokens, titles):
 
 
 @plt.rc_context(STYLE)
-def plot_text_losses(steps, train_values, held_out_values, levels, title):
-    """The losses of the text that is learnt and of held-out text, with lines to measure them by.
+def plot_text_losses(steps, train_values, val_values, levels, title):
+    """The losses of the text that is learnt and of text kept out of training, with lines to measure them by.
 
-    Input: steps, train_values, held_out_values: sequences of one length, losses in nats per token; levels, {name: loss}
+    Input: steps, train_values, val_values: sequences of one length, losses in nats per token; levels, {name: loss}
     Output: a matplotlib Figure
     """
     fig, axes = plt.subplots()
@@ -130,12 +130,31 @@ def plot_text_losses(steps, train_values, held_out_values, levels, title):
         axes.axhline(level, color=GREY, linestyle=":")
         axes.annotate(name, (1.01, level), xycoords=("axes fraction", "data"), va="center", color=GREY)
     axes.plot(steps, train_values, color=BLUE, label="training loss")
-    axes.plot(steps, held_out_values, color=ORANGE, linestyle="--", label="held-out loss")
-    lowest = min(range(len(steps)), key=held_out_values.__getitem__)
-    axes.plot(steps[lowest], held_out_values[lowest], "o", color=ORANGE, markersize=9, label="its lowest point")
+    axes.plot(steps, val_values, color=ORANGE, linestyle="--", label="validation loss")
+    lowest = min(range(len(steps)), key=val_values.__getitem__)
+    axes.plot(steps[lowest], val_values[lowest], "o", color=ORANGE, markersize=9, label="its lowest point")
     axes.set(xlabel="training steps", ylabel="loss, nats per token", ylim=(0, None), title=title)
     axes.legend(loc="center right")
     fig.tight_layout()
+    return fig
+
+
+@plt.rc_context(STYLE)
+def plot_distributions(tokens, before, ways):
+    """One distribution as grey outlines, and as blue bars what several ways of choosing a token make of it.
+
+    Input: tokens, V strings; before, V probabilities; ways, {name: V probabilities}, at most four
+    Output: a matplotlib Figure
+    """
+    fig, all_axes = plt.subplots(2, 2, sharex=True, sharey=True, layout="constrained")
+    for axes, (name, after) in zip(all_axes.flat, ways.items()):
+        axes.bar(tokens, before, fill=False, edgecolor=GREY)
+        axes.bar(tokens, after, color=BLUE, alpha=0.8)
+        for x, (old, new) in enumerate(zip(before, after)):
+            if new > 0.005:
+                axes.text(x, max(old, new) + 0.03, f"{new:.2f}", ha="center")
+        axes.set(title=name, ylim=(0, 1.2))
+    fig.supylabel("probability", fontsize=12)
     return fig
 
 

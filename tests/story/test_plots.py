@@ -7,8 +7,8 @@ import pytest
 
 from gpt.config import GPT2_SIZES
 from gpt.plots import (
-    plot_accuracies, plot_cost, plot_inside, plot_learning, plot_padding, plot_rank_accuracy, plot_text_losses,
-    plot_token_times,
+    plot_accuracies, plot_cost, plot_distributions, plot_inside, plot_learning, plot_padding, plot_rank_accuracy,
+    plot_text_losses, plot_token_times,
 )
 
 matplotlib.use("Agg")
@@ -54,9 +54,18 @@ def test_two_losses_stand_beside_the_levels_to_beat_and_the_turn_is_marked():
     axes, = plot_text_losses([7, 14, 21], (5.0, 3.0, 1.0), (6.0, 5.5, 7.0), levels, "a page").axes
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
     assert drawn["training loss"] == ([7, 14, 21], [5.0, 3.0, 1.0])
-    assert drawn["held-out loss"] == ([7, 14, 21], [6.0, 5.5, 7.0])
-    assert drawn["its lowest point"] == ([14], [5.5]), "overfitting begins where the held-out loss is lowest"
+    assert drawn["validation loss"] == ([7, 14, 21], [6.0, 5.5, 7.0])
+    assert drawn["its lowest point"] == ([14], [5.5]), "overfitting begins where the validation loss is lowest"
     assert [text.get_text() for text in axes.texts] == ["ln V", "counting"] and axes.get_ylim()[0] == 0
+
+
+def test_a_distribution_keeps_its_outline_where_a_way_of_choosing_leaves_nothing():
+    ways = {"as it is": [0.7, 0.3], "greedy": [1.0, 0.0]}
+    panels = plot_distributions(["mat", "sofa"], [0.7, 0.3], ways).axes
+    heights = [[bar.get_height() for bar in axes.patches] for axes in panels[:2]]
+    assert heights == [[0.7, 0.3, 0.7, 0.3], [0.7, 0.3, 1.0, 0.0]], "first the outlines, then the bars"
+    assert [axes.get_title(loc="left") for axes in panels[:2]] == list(ways)
+    assert [text.get_text() for text in panels[1].texts] == ["1.00"], "nothing is written over an empty bar"
 
 
 @pytest.mark.parametrize("model", GPT2_SIZES)
