@@ -2,10 +2,10 @@
 """
 # 1  Tokens: from text to numbers, and on to vectors
 
-After this chapter you can learn a small vocabulary from one sentence, by hand, and write GPT-2's encoder yourself. You
-can say why a text has the tokens that it has, cut a text into exercises for a model, and turn each token into a vector.
-You need Python (functions, lists, dicts). From section 1.8 on you also need a little torch: tensors, shapes, matrix
-products.
+After this chapter you can learn tokens from one sentence, by hand, and write the program that turns a text into GPT-2's
+ids. You can say why a text has the tokens that it has, cut a text into exercises for a model, and turn each token into
+a vector. You need Python (functions, lists, dicts). From section 1.8 on you also need a little torch: tensors, shapes,
+matrix products.
 
 - Run: `python chapters/01_tokens.py`
 - Time: --quick 3 s; full, all messages, 5 s; on 1 CPU core (AMD EPYC), the data there already; --device is not used
@@ -41,15 +41,15 @@ print(f"{len(messages):,} messages; the third is: {messages[2][:44]}...")
 # the rows get long. That costs work, because a model does all of its work once for each number in the row. And it costs
 # room, because GPT-2 reads at most 1,024 numbers at once.
 #
-# How many messages fit into 1,024 numbers? `accumulate` gives the running totals of a list, and we count those that are
-# not above 1,024. (`sum` counts True as 1.) We also try bytes. Every file on a computer is already a row of numbers
-# from 0 to 255, which are called its bytes (1.5). Perhaps we could simply take those.
+# Put the messages one after the other, from the first on. How many of them fit into 1,024 numbers together?
+# `accumulate` gives the running totals of a list, and we count those that are not above 1,024. We also try bytes, the
+# numbers from 0 to 255 of which every file on a computer consists (1.5). `.encode()` gives the bytes of a text.
 
 # %%
 from itertools import accumulate
 
 def how_many_fit(lengths):
-    return sum(total <= 1024 for total in accumulate(lengths))
+    return sum(total <= 1024 for total in accumulate(lengths))    # True counts as 1
 
 print("as letters:", how_many_fit([len(message) for message in messages]))
 print("as bytes:  ", how_many_fit([len(message.encode()) for message in messages]))
@@ -63,8 +63,9 @@ print("as words:  ", how_many_fit([len(message.split()) for message in messages]
 # words it could read 54 messages, six times as many. So words look much better.
 #
 # **One number per word.** But how long is the list of words? Let us write down every word of the first half of the
-# messages, without capitals and punctuation, and then read the second half. **How many of its words will be missing
-# from our list?** (`findall` returns every unbroken run of the letters a to z.)
+# messages, without capitals and punctuation, and then read the second half. **What share of the words that we read
+# there will be missing from our list?** A word that comes twice counts twice. (`findall` returns every unbroken run of
+# the letters a to z.)
 
 # %%
 import re
@@ -119,6 +120,11 @@ tokens = list(sentence)
 counts = Counter(pairwise(tokens))
 for pair, count in counts.most_common(6):
     print(f"{pair}: {count} times")
+#> ('t', 'h'): 3 times
+#> ('h', 'e'): 3 times
+#> ('e', ' '): 3 times
+#> ('a', 't'): 3 times
+#> ('t', ' '): 2 times
 
 # %% [markdown]
 # Four pairs occur three times. Of equally frequent pairs we take the one that comes first in the text: *t* and *h*. The
@@ -165,6 +171,13 @@ for number in range(2, 9):
     best = max(counts, key=counts.get)
     tokens = merge(tokens, best)
     print(f"merge {number}, {counts[best]} times: {with_bars(tokens)}")
+#> merge 2, 3 times: the|␣|c|a|t|␣|a|n|d|␣|the|␣|h|a|t|␣|a|n|d|␣|the|␣|b|a|t
+#> merge 3, 3 times: the␣|c|a|t|␣|a|n|d|␣|the␣|h|a|t|␣|a|n|d|␣|the␣|b|a|t
+#> merge 4, 3 times: the␣|c|at|␣|a|n|d|␣|the␣|h|at|␣|a|n|d|␣|the␣|b|at
+#> merge 5, 2 times: the␣|c|at␣|a|n|d|␣|the␣|h|at␣|a|n|d|␣|the␣|b|at
+#> merge 6, 2 times: the␣|c|at␣a|n|d|␣|the␣|h|at␣a|n|d|␣|the␣|b|at
+#> merge 7, 2 times: the␣|c|at␣an|d|␣|the␣|h|at␣an|d|␣|the␣|b|at
+#> merge 8, 2 times: the␣|c|at␣and|␣|the␣|h|at␣and|␣|the␣|b|at
 
 # %% [markdown]
 # Read it from top to bottom. First *the* grows together, then *at*, then *at␣and*. Nothing in the program knows what a
@@ -186,8 +199,9 @@ predict("tokens left, 31 - 4·3 - 4·2", 31 - 4 * 3 - 4 * 2, len(tokens))
 # in our text, but in another text it would hardly ever fit. A vocabulary has limited room, so we want no such tokens.
 #
 # GPT-2 therefore cuts every text into **pieces** first, roughly into words, and never merges across a cut. (The
-# standard name for this step is **pre-tokenization**.) A pattern, a regular expression, says where to cut. It needs the
-# package `regex`, because Python's own `re` does not know `\p{L}`, any letter of any language.
+# standard name for this step is **pre-tokenization**.) The pattern `SPLIT`, a regular expression, describes what a
+# piece may look like. It needs the package `regex`, because Python's own `re` does not know `\p{L}`, any letter of any
+# language.
 
 # %%
 import regex
@@ -206,7 +220,9 @@ print(regex.findall(SPLIT, example))
 #
 # <details><summary>The pattern, one alternative after another</summary>
 #
-# The alternatives stand between bars. At each place of the text, the first one that fits takes a piece.
+# The alternatives stand between bars. At each place of the text, the first one that fits takes a piece. `?` means once
+# or not at all, `+` once or more, `{1,262144}` the same up to a limit, and `[^...]` any sign but these. `\s` is white
+# space, `\S` anything else, and `(?!\S)` says that no `\S` may come next. `(?:...)` only groups.
 #
 # | alternative | what it takes | in the example |
 # |---|---|---|
@@ -217,12 +233,10 @@ print(regex.findall(SPLIT, example))
 # | `\s{1,262144}(?!\S)` | white space, but not the last of it before a word | the first of two spaces |
 # | `\s` | white space that is left over | a line end before a word |
 #
-# (262144 is only a limit, which the package needs.)
-#
 # </details>
 #
-# Now we learn again, and count in each piece by itself. The pieces are the rows. **Two of the tokens in the last row of
-# 1.2 can no longer arise. Which ones?**
+# Now we learn again. So far the text was one row of tokens. From now on each piece is a row of its own, and we count
+# the pairs inside all rows.
 
 # %%
 def count_pairs(rows):
@@ -233,7 +247,7 @@ def count_pairs(rows):
 
 # %% [markdown]
 # The loop of 1.2 becomes a function. It returns the merges in the order in which they were learned, and the rows as
-# they are in the end. With `count_pairs` and `merge` it is a complete trainer for a tokenizer, about twenty lines long.
+# they are in the end. With `count_pairs` and `merge` it is a complete trainer for a tokenizer.
 
 # %%
 def learn_merges(rows, steps):
@@ -245,12 +259,16 @@ def learn_merges(rows, steps):
         rows = [merge(row, best) for row in rows]
     return learned, rows
 
+# %% [markdown]
+# We ask for seven merges, which is just enough to finish *␣the*. **Two of the tokens in the last row of 1.2 can no
+# longer arise. Which ones?**
+
 # %%
 pieces = regex.findall(SPLIT, sentence)
 learned, rows = learn_merges([list(piece) for piece in pieces], 7)
-for number, (left, right) in enumerate(learned, start=1):
-    print(f"merge {number}: {left!r} and {right!r}")
+print("merges:", [left + right for left, right in learned])
 print("rows:", [with_bars(row) for row in rows])
+#> merges: ['th', 'the', 'at', ' a', ' an', ' and', ' the']
 #> rows: ['the', '␣|c|at', '␣and', '␣the', '␣|h|at', '␣and', '␣the', '␣|b|at']
 
 # %% [markdown]
@@ -266,18 +284,19 @@ print("rows:", [with_bars(row) for row in rows])
 # <details><summary>Question: what happens if you ask for 100 merges?</summary>
 #
 # After 13 merges each of the eight pieces is one token. There are no pairs left to count, so `max` gets nothing and
-# raises a ValueError. On a small text the words run out. On a large one it is you who decides when to stop: GPT-2
-# stopped after 50,000.
+# raises a ValueError. On a small text the words run out. On a large one you decide when to stop. GPT-2 stopped after
+# 50,000.
 #
 # </details>
 #
 # ## 1.4 Encode a new text: the order of the merges matters
 #
-# The merges have been learned once and for all. From now on we use them on other texts. But often two merges want the
-# same letter. *bath* contains *at* and *th*, which share the *t*, so only one of them can be joined. Which one?
+# The merges have been learned once and for all. Now we use them to encode other texts, that is, to turn them into
+# tokens and their ids. But often two merges want the same letter. *bath* contains *at* and *th*, which share the *t*,
+# so only one of them can be joined. Which one?
 #
 # First we give each token a number, its **id**. The space and the letters of the sentence come first, in alphabetical
-# order. Then come the results of the merges, in the order of learning.
+# order. Then come the results of the merges, in the order of learning, so *th* gets 9, *the* 10 and *at* 11.
 
 # %%
 section("1.4")
@@ -288,13 +307,14 @@ ranks = {token: number for number, token in enumerate(vocabulary)}
 print(ranks)
 
 # %% [markdown]
-# A merge with a low id was learned early. So an id is also a **rank**, a place in an order, and that order decides: a
-# new text is merged in the order in which the merges were learned. *th* was merge 1 and *at* was merge 3. **What
-# becomes of *bath*?**
+# A token with a low id was made by an early merge. So an id is also a **rank**, a place in an order, and that order
+# decides: a new text is merged in the order in which the merges were learned. *th* was merge 1 and *at* was merge 3.
+# **What becomes of *bath*?**
 #
 # We need not try all merges one by one. We look at each pair of neighbours. If joining it gives a token that we know,
 # we note the pair and the rank of that token. Then we join the pair with the lowest rank, and look again. When no pair
-# can be joined, we are done.
+# can be joined, we are done. (tiktoken, with which we compare in 1.6, also asks only whether it knows the joined
+# token.)
 
 # %%
 def merge_in_order(tokens, ranks):
@@ -315,9 +335,9 @@ print("bath:", with_bars(merge_in_order(list("bath"), ranks)))
 #
 # Why this order, and not from left to right, or the longest token first? A model learns from texts that were cut in one
 # certain way. It has often seen *b*, *a*, *th*. It has never seen *b*, *at*, *h*, so it could not use what it knows.
-# (1.10 tries the longest token first.)
 #
-# There is a test. On the sentence itself, encoding should do what learning did. We compare all pieces.
+# There is a test. If we encode the sentence itself, we should get the tokens that learning ended with. We compare all
+# pieces.
 
 # %%
 again = [merge_in_order(list(piece), ranks) for piece in pieces]
@@ -347,6 +367,10 @@ predict("pieces encoded as they were learned", len(pieces), same)
 section("1.5")
 for character in ("a", "£", "α", "🎉"):
     print(f"bytes of {character}: {list(character.encode('utf-8'))}")
+#> bytes of a: [97]
+#> bytes of £: [194, 163]
+#> bytes of α: [206, 177]
+#> bytes of 🎉: [240, 159, 142, 137]
 
 # %% [markdown]
 # **How many bytes has *Win £5 now 🎉*?** Count ten ASCII characters (spaces too), one pound sign and one emoji.
@@ -358,9 +382,9 @@ predict(f"bytes of {party}, 10 + 2 + 4", 10 + 2 + 4, len(party.encode("utf-8")))
 
 # %% [markdown]
 # So 256 different bytes are enough for every text. Bytes alone make rows that are too long (1.1), but they are a good
-# beginning: we start from bytes where we started from letters. All our functions stay as they are, because Python joins
-# bytes with `+` as well. (Python writes them as `b'th'`. For a byte that is not ASCII it writes `\x` and the number in
-# base 16, for example `\xc2`.)
+# beginning: we start from bytes where we started from letters. Our functions that learn and merge stay as they are,
+# because Python joins bytes with `+` as well. (Python writes them as `b'th'`. For a byte that is not ASCII it writes
+# `\x` and the number in base 16, for example `\xc2`.)
 
 # %%
 def bytes_of(piece):
@@ -399,12 +423,14 @@ print("ids of 'the path':", encode_by_hand("the path", own))
 
 # %% [markdown]
 # 257 is *the*. Then come three single bytes, the space, *p* and *a*, and 256 is *th*. **What will happen to a Greek
-# letter and an emoji, which our sentence does not have?**
+# letter and an emoji, which our sentence does not have?** A dict keeps the order in which it was filled, so entry i of
+# `own_tokens` is the token with id i.
 
 # %%
 own_tokens = list(own)
 for text in ("a hat on the path", "α 🎉"):
     print(f"{text}: {[own_tokens[i] for i in encode_by_hand(text, own)]}")
+#> α 🎉: [b'\xce', b'\xb1', b' ', b'\xf0', b'\x9f', b'\x8e', b'\x89']
 
 # %% [markdown]
 # They can be encoded. What no merge fits stays as single bytes, so there is always an id, and no unknown-word token is
@@ -424,59 +450,35 @@ print(lines[:10])
 #> ['Ġ t', 'Ġ a', 'h e', 'i n', 'r e', 'o n', 'Ġt he', 'e r', 'Ġ s', 'a t']
 
 # %% [markdown]
-# A line holds the two halves of a merge, with a space between them. But what if a half contains a space itself? For
-# that the file has a visible sign, Ġ. The seventh line therefore means *␣t* and *he*, which make *␣the*.
+# A line holds the two halves of a merge, with a space between them. A space that belongs to a half is written as the
+# sign Ġ. So the seventh line means *␣t* and *he*, which make *␣the*.
 #
-# Every byte has such a sign. Take the byte as the number of a character in Unicode, the standard list of all
-# characters. If that character can be printed, it is the sign: byte 97 is written as *a*. The other bytes, for example
-# space and line end, are called `hidden` in the code. The first of them is written as character 256, the second as
-# character 257, and so on. **Why is the space written as Ġ?**
-
-# %%
-visible = [*range(33, 127), *range(161, 173), *range(174, 256)]    # these print
-hidden = [byte for byte in range(256) if byte not in visible]
-place = hidden.index(32)    # 32 is the space
-print(f"{len(visible)} visible bytes, {len(hidden)} hidden; the space is at {place}")
-predict("sign of the space", "Ġ", chr(256 + place))
-#> sign of the space: predicted Ġ, measured Ġ
-
-# %% [markdown]
-# All bytes from 0 to 31 are hidden, so the space has 32 hidden bytes before it. Its sign is character 256 + 32 = 288,
-# and that is Ġ.
+# Every other byte has a visible sign too. `byte_alphabet` gives the byte of each sign (1.11 shows how the signs were
+# chosen). Its order is that of the ids 0 to 255: first the bytes that can be printed as they are, from "!" on, and then
+# the rest. So here a byte's id is not the byte itself, as it was in 1.5.
 #
-# The library makes a dict of all 256 signs. (`show` prints a function of the library and says where it stands.) `ord`
-# gives a character's number and `chr` the character of a number. `|` joins two dicts. The order of this dict is also
-# the order of the ids 0 to 255: first the visible bytes, then the hidden ones. (So the ids of single bytes are not the
-# bytes themselves, as they were in 1.5.)
+# Reading the file is now what we did for `own` in 1.5: single bytes first, then one id per merge. Below is the
+# library's function. (`show` prints it and says where it stands.) Compare its last four lines with the loop that filled
+# `own`. What is new is in the line before `return`: it takes the separating space out of a line of the file, looks up
+# the byte of every sign, and makes one bytes object of them.
 
 # %%
 from book import show
 
-from gpt.tokenizer import byte_alphabet
-
-show(byte_alphabet)
-
-# %% [markdown]
-# **Your turn.** `python tests/exercises.py start E1.1` takes out the body of `byte_alphabet`. To check yours:
-# `python -m pytest --exercise E1.1`
-#
-# Reading the file is now what we did at the end of 1.5: single bytes first, then one id per merge. Compare the last
-# four lines of this listing with the loop that filled `own`. What is new is in the line before the last: it takes the
-# separating space out of a line of the file, looks up the byte of every sign, and makes one bytes object of them.
-
-# %%
 from gpt.tokenizer import read_ranks
 
 show(read_ranks)
 ranks = read_ranks(vocab_bpe)
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E1.2` takes out the body of `read_ranks`.
+# **Your turn.** In a terminal, in the folder of this project, `python tests/exercises.py start E1.2` takes the body of
+# `read_ranks` out of gpt/tokenizer.py. Write your own there. To check it: `python -m pytest --exercise E1.2`. To put
+# the original back: `python tests/exercises.py restore E1.2`
 #
 # The rest of this book uses **tiktoken**, a package by OpenAI that does the merging in the language Rust.
 # `gpt2_tokenizer` gives it the ranks of this file and the pattern of 1.3. One more id stands for no text at all:
 # `<|endoftext|>`, the last id, marks the border between two texts. **How many ids are there? Which id has *␣the*, merge
-# 7? And which has "!", the first sign?**
+# 7? And which has "!", the first of the bytes?**
 
 # %%
 from gpt.tokenizer import gpt2_tokenizer
@@ -486,6 +488,8 @@ predict("ids: bytes, merges, <|endoftext|>", 256 + 50_000 + 1, gpt2.n_vocab)
 predict("id of ' the', merge 7", [256 + 7 - 1], gpt2.encode_ordinary(" the"))
 predict("id of '!'", [0], gpt2.encode_ordinary("!"))
 #> ids: bytes, merges, <|endoftext|>: predicted 50,257, measured 50,257
+#> id of ' the', merge 7: predicted [262], measured [262]
+#> id of '!': predicted [0], measured [0]
 
 # %% [markdown]
 # The size of the vocabulary is called **V** in this book. For GPT-2, V is 50,257. (The method is called
@@ -503,8 +507,8 @@ predict("messages with the same ids by hand and by tiktoken", len(messages), sam
 #> messages with the same ids by hand and by tiktoken: predicted 500, measured 500
 
 # %% [markdown]
-# All of them agree, in every id. So you know all that GPT-2's encoder does. Let us go back to 1.1. Does the sentence
-# have the tokens that we claimed, and how many messages fit into 1,024 tokens?
+# All of them agree, in every id. So you know what GPT-2's encoder does. Let us go back to 1.1. Does the sentence have
+# the tokens that we claimed, and how many messages fit into 1,024 tokens?
 
 # %%
 def tokens_of(text):
@@ -550,6 +554,13 @@ for text in ("the", " the", "The", "winner", "WINNER", "don't", "DON'T"):
     print(f"{text!r:9} {tokens_of(text)}")
 with_space = sum(token.startswith(b" ") for token in ranks)
 print(f"{with_space:,} of {len(ranks):,} tokens begin with a space")
+#> 'the'     [b'the']
+#> ' the'    [b' the']
+#> 'The'     [b'The']
+#> 'winner'  [b'winner']
+#> 'WINNER'  [b'WIN', b'NER']
+#> "don't"   [b'don', b"'t"]
+#> "DON'T"   [b'DON', b"'", b'T']
 #> 33,135 of 50,256 tokens begin with a space
 
 # %% [markdown]
@@ -583,6 +594,8 @@ print("encoded as a whole", tokens_of("The city of London"))
 # %%
 for text in (" 2000", "1234 + 5678", "07123456789"):
     print(f"{text!r:14} {tokens_of(text)}")
+#> ' 2000'        [b' 2000']
+#> '1234 + 5678'  [b'12', b'34', b' +', b' 5', b'678']
 #> '07123456789'  [b'07', b'123', b'45', b'67', b'89']
 
 # %% [markdown]
@@ -590,7 +603,7 @@ for text in (" 2000", "1234 + 5678", "07123456789"):
 # *34*, but 5678 is *5* and *678*. When you add on paper, you write tens under tens. Here the places of the digits do
 # not line up, which does not make arithmetic easier for the model.
 #
-# ### An emoji is several tokens, and none of them is text
+# ### Most emoji are several tokens, and none of these is text
 #
 # The four bytes of 🎉 are three tokens. **What will you see if you decode them one at a time?**
 
@@ -607,9 +620,9 @@ print("decoded together:  ", gpt2.decode(ids))
 # � is the sign for "these bytes are no character". So a program that prints a model's tokens one by one has to wait
 # until a character is complete.
 #
-# ### Greek costs four times as much
+# ### Greek costs three times as much
 #
-# Here is the same content in three languages. We count characters per token: the more, the cheaper.
+# Here is the same content in three languages. We count the tokens: the fewer, the cheaper.
 
 # %%
 english = ("Good morning! Where are you? I am waiting for you at the station, "
@@ -617,21 +630,19 @@ english = ("Good morning! Where are you? I am waiting for you at the station, "
 german = "Guten Morgen! Wo bist du? Ich warte auf dich am Bahnhof, und es ist kalt."
 greek = "Καλημέρα! Πού είσαι; Σε περιμένω στον σταθμό και κάνει κρύο."
 for text in (english, german, greek):
-    ratio = len(text) / len(tokens_of(text))
-    print(f"{ratio:.1f} characters per token: {text.split('!')[0]} ...")
-#> 3.9 characters per token: Good morning ...
-#> 2.6 characters per token: Guten Morgen ...
-#> 0.9 characters per token: Καλημέρα ...
+    greeting, count = text.split("!")[0], len(tokens_of(text))
+    print(f"{count} tokens for {len(text)} characters: {greeting} ...")
+#> 21 tokens for 81 characters: Good morning ...
+#> 28 tokens for 73 characters: Guten Morgen ...
+#> 70 tokens for 60 characters: Καλημέρα ...
 
 # %% [markdown]
-# The Greek text takes about four times as many tokens per character as the English one. That is four times the work,
-# and 1,024 tokens hold a quarter of the text. Why? A Greek letter is two bytes. **How many of GPT-2's tokens hold two
-# or more Greek letters and nothing else but a space?** (`fullmatch` asks whether a whole text fits a pattern.)
+# The Greek sentence takes more than three times as many tokens as the English one. So the model has more than three
+# times the work, and 1,024 tokens hold less than a third of the content. Why? A Greek letter is two bytes. **How many
+# of GPT-2's tokens consist of two or more Greek letters, perhaps with a space in front?** (`fullmatch` asks whether a
+# whole text fits the pattern. A token that is half a character becomes �, which `errors="replace"` asks for.)
 
 # %%
-ascii_only = sum(token.isascii() for token in ranks)
-print(f"{ascii_only:,} of {len(ranks):,} tokens are plain ASCII")
-#> 49,383 of 50,256 tokens are plain ASCII
 texts = [token.decode("utf-8", errors="replace") for token in ranks]
 words = [text for text in texts if regex.fullmatch(r" ?\p{Greek}{2,}", text)]
 print("tokens of two or more Greek letters:", len(words))
@@ -639,15 +650,9 @@ print("tokens of two or more Greek letters:", len(words))
 
 # %% [markdown]
 # None. In the text that the merges were learned from, no two Greek letters stood side by side often enough to be
-# merged. So each Greek letter costs one token or two. (One sentence per language shows the direction. It does not
-# measure whole languages.)
-#
-# <details><summary>Question: why is German cheaper than Greek, although GPT-2's text was mostly English?</summary>
-#
-# Because it has nearly the same letters. Tokens that English made frequent, such as *en*, *ist* and *alt*, also fit in
-# German words. Some German was probably among the pages too, because *␣und* has a token of its own.
-#
-# </details>
+# merged. So each Greek letter costs one token or two. German has nearly the same letters as English, so tokens such as
+# *en*, *ist* and *alt* fit into its words. (One sentence per language shows the direction. It does not measure whole
+# languages.)
 #
 # ## 1.8 Windows: a text holds its own exercises
 #
@@ -667,6 +672,7 @@ row = [END_OF_TEXT, *gpt2.encode_ordinary(sentence)]
 inputs, targets = row[:4], row[1:5]
 print("inputs: ", [gpt2.decode([i]) for i in inputs])
 print("targets:", [gpt2.decode([i]) for i in targets])
+#> inputs:  ['<|endoftext|>', 'the', ' cat', ' and']
 #> targets: ['the', ' cat', ' and', ' the']
 
 # %% [markdown]
@@ -676,6 +682,10 @@ print("targets:", [gpt2.decode([i]) for i in targets])
 # %%
 for t in range(4):
     print(f"{gpt2.decode(inputs[:t + 1])} -> {gpt2.decode([targets[t]])}")
+#> <|endoftext|> -> the
+#> <|endoftext|>the ->  cat
+#> <|endoftext|>the cat ->  and
+#> <|endoftext|>the cat and ->  the
 
 # %% [markdown]
 # ### How far to move on: the stride
@@ -698,6 +708,8 @@ for stride in (1, 2, 4):
     for begin in range(0, 100, stride):
         times.update(range(begin + 1, begin + 5))    # the places of its targets
     predict(f"stride {stride}: token 50 is a target", 4 // stride, times[50])
+#> stride 1: token 50 is a target: predicted 4, measured 4
+#> stride 2: token 50 is a target: predicted 2, measured 2
 #> stride 4: token 50 is a target: predicted 1, measured 1
 
 # %% [markdown]
@@ -707,26 +719,38 @@ for stride in (1, 2, 4):
 # ### Many windows at once
 #
 # `encode_documents` lays all messages end to end, with `<|endoftext|>` before each. In the shapes of this book, **N**
-# is the number of tokens, or of messages, of a whole set. **What is N here?** It is one id per token of the messages,
-# plus one per message.
+# is the number of tokens of the whole text. **What is N here?** It is one id per token of the messages, plus one per
+# message.
 
 # %%
 import torch
 
 from gpt.batches import encode_documents
 
+# encode_documents stores 32 bits per id; .long() makes the 64 that torch wants
 text_row = encode_documents(messages, gpt2).long()    # (N,)
 in_messages = sum(len(tokens_of(message)) for message in messages)
 predict("N, tokens + messages", in_messages + len(messages), len(text_row))
 #> N, tokens + messages: predicted 11,986, measured 11,986
 
 # %% [markdown]
-# (`encode_documents` stores ids in 32 bits, which saves memory. `.long()` makes 64 bits of them, the type that torch
-# wants for ids.)
-#
 # A model computes several windows at once, because that is faster. Together they are a **batch**. Its shape is (B, T):
 # **B** is the number of rows in the batch, and **T** is the number of tokens in each row. We cut out B = 2 windows of
-# T = 4, which begin at places 0 and 4. Each needs T + 1 tokens, because the fifth is the last target.
+# T = 4, which begin at places 0 and 4. Each needs T + 1 tokens, because the fifth is the last target. So the first
+# window needs the places 0 to 4, and the second 4 to 8.
+#
+# `[:, None]` writes the two beginnings one below the other, which makes a column of shape (2, 1). `torch.arange(5)` is
+# the row 0 to 4. A column plus a row gives all sums, a table of shape (2, 5).
+
+# %%
+column = torch.tensor([0, 4])[:, None]      # (2, 1)
+places = column + torch.arange(5)           # (2, 5)
+print("places:", places.tolist())
+#> places: [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+
+# %% [markdown]
+# `text_row[places]` looks up the id at each place, so its result has the same shape as `places`. The function does this
+# for any beginnings and any T. All columns but the last are the inputs, and all but the first are the targets.
 
 # %%
 def windows_at(starts, T):
@@ -738,16 +762,16 @@ batch = windows_at([0, 4], 4)                   # (B, T + 1)
 inputs, targets = batch[:, :-1], batch[:, 1:]   # (B, T) each
 print("inputs: ", inputs.tolist())
 print("targets:", targets.tolist())
+#> inputs:  [[50256, 5247, 1566, 8174], [506, 966, 11, 7165]]
+#> targets: [[5247, 1566, 8174, 506], [966, 11, 7165, 492]]
 
 # %% [markdown]
-# `column` is 0 and 4, one below the other, and `torch.arange(5)` is the row 0 to 4. A column plus a row gives all sums:
-# 0 to 4 in the first row, 4 to 8 in the second. These are the places that we want. Check the output: each target is the
-# input one place to its right, and the last target of the first row is the first input of the second.
+# Check the output: each target is the input one place to its right.
 #
-# The library's `TextWindows` does this for a whole text. Its list `rows` holds, for each batch, the places where the
-# windows begin. They come in random order, so that a batch mixes different parts of the text. Here is the part that
-# makes the batches. It does what `windows_at` does, once for each entry of `rows`, and `yield` hands out one batch at a
-# time. (`.long()` stands at its end, so that the text may be stored in 32 bits. 1.12 shows how `rows` is made.)
+# The library's class `TextWindows` does this for a whole text. Its list `rows` has one entry per batch: the places
+# where the windows of this batch begin. They come in random order, so that a batch mixes different parts of the text.
+# When a `for` loop goes through a `TextWindows`, Python calls the method `__iter__`. Its long line is `windows_at` in
+# one piece, and `yield` hands out one batch at a time.
 
 # %%
 from gpt.batches import TextWindows
@@ -767,14 +791,13 @@ print(f"{len(windows)} batches; the first begins at {windows.rows[0]}")
 agree("our windows and the library's", windows_at(windows.rows[0], 64), first)
 
 # %% [markdown]
-# The difference is 0, so they are the same windows. Each beginning in the list is a multiple of 64 plus the same
-# number, the offset of this epoch (1.12).
+# The difference is 0, so they are the same windows.
 #
-# <details><summary>Question: N is 11,986. How many windows of 64 is that, and how many batches of 8?</summary>
+# <details><summary>Question: N is 11,986. How many windows of 64 fit, and how many batches of 8 do they make?</summary>
 #
-# (With `--quick` N is 11,986.) A window needs 64 tokens and one more for its last target. So (11,986 - 1) / 64, rounded
-# down, is 187 windows. `TextWindows` makes one fewer, 186, for a reason that 1.12 gives. That makes 23 batches of 8 and
-# a last one of 2, so 24.
+# A window needs 64 tokens and one more for its last target. So (11,986 - 1) / 64, rounded down, is 187 windows (with
+# `--quick`). They make 23 batches of 8 and one smaller batch, so 24. (`TextWindows` makes one window fewer, and still
+# 24 batches: 1.12.)
 #
 # </details>
 #
@@ -808,9 +831,8 @@ print("rows 2 and 0:", table[ids].tolist())
 #
 # *From two ids to two vectors. Blue belongs to the first token, orange to the second.*
 #
-# Training can change the numbers of a matrix that something is multiplied by (chapter 4). Can it also change a table in
-# which we only look things up? Yes, because a look-up equals a matrix product. Write each id as a **one-hot** row: 1 at
-# the place of the id, 0 elsewhere. **What is such a row times the table?**
+# Can training handle a look-up (chapter 4)? Yes, because it is a matrix product in disguise. Write each id as a
+# **one-hot** row: 1 at the place of the id, 0 elsewhere. **What is such a row times the table?**
 
 # %%
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0],
@@ -846,24 +868,30 @@ print("token + position:", vectors_of(ids, table, position_table).tolist())
 #> token + position: [[12.0, 22.5, 33.0], [40.0, 50.5, 61.0]]
 
 # %% [markdown]
-# The token with id 2 came first, so it got row 0 of the positions: 2 + 10, 2.5 + 20, 3 + 30. These numbers are made up
-# to be easy to follow. In a model, training sets both tables. Numbers that training sets are called the **parameters**
-# of the model.
+# The token with id 2 came first, so it got row 0 of the positions: 2 + 10, 2.5 + 20, 3 + 30. In a model both tables are
+# parameters, which means that training sets them.
 #
-# That is all that `embed` does in the library's model. Two lines are ours: `positions = ...`, and the `return` after
-# `try`. Skip the rest for now. `start` and `padding` are for chapter 3, and `drop_emb` does nothing outside training
-# (chapter 4). The other lines refuse a text that is too long, and ids that the table does not have.
+# The library's model has a method `embed` for this step. We load mini, the small GPT-2 of chapter 0, and print the two
+# lines of `embed` that correspond to `vectors_of`. `tok_emb` is mini's token table and `pos_emb` its position table.
 
 # %%
+import inspect
+
 from gpt.weights import load_gpt2
 
 model = load_gpt2("mini").requires_grad_(False)    # no training in this chapter
-show(model.embed)
+for line in inspect.getsource(model.embed).splitlines():
+    if "torch.arange" in line or "self.tok_emb" in line:
+        print(line.strip())
+#> positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
+#> return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))   # (B, T, C)
 
 # %% [markdown]
-# We send our sentence through it. The model is mini, the small GPT-2 of chapter 0. `text_to_token_ids` gives a tensor
-# with one row, because a model always takes a batch. `tok_emb` is mini's token table and `pos_emb` its position table.
-# **What is the shape of the result, and does it agree with our function?**
+# Here `start` is 0, and `drop_emb` (dropout, chapter 4) changes nothing outside training. The other lines refuse texts
+# that are too long and ids that the table does not have, or serve chapter 3.
+#
+# We send our sentence through it. mini has C = 128 channels. `text_to_token_ids` gives a tensor with one row, because a
+# model always takes a batch. **What is the shape of the result, and does it agree with our function?**
 
 # %%
 from gpt.tokenizer import text_to_token_ids
@@ -890,7 +918,8 @@ print(f"largest channel of the difference: {measured.abs().max():.2f}")
 # %% [markdown]
 # Without the position table the two vectors would be equal, and that last number would be 0.
 #
-# How much of the model sits in the token table? It has V · C numbers.
+# How much of the model sits in the token table? It has V · C numbers. We compare with GPT-2 small, which has C = 768
+# and 124,439,808 parameters (chapter 3 counts them).
 
 # %%
 V, C = 50_257, 128
@@ -901,12 +930,11 @@ print(f"of mini: {V * C / parameters:.0%}; of GPT-2 small: {V * 768 / 124_439_80
 #> of mini: 89%; of GPT-2 small: 31%
 
 # %% [markdown]
-# GPT-2 small has C = 768 and 124,439,808 parameters (chapter 3 counts them). So a large vocabulary is not free either:
-# each token that it has costs C parameters.
+# So a large vocabulary has its price: each token in it costs C parameters.
 #
 # <details><summary>Question: a batch has 8 windows of 64. What are the shapes of ids and of mini's vectors?</summary>
 #
-# The ids are (B, T) = (8, 64), the vectors (B, T, C) = (8, 64, 128). Each id has become a row of 128 numbers.
+# The ids are (B, T) = (8, 64), the vectors (B, T, C) = (8, 64, 128).
 #
 # </details>
 #
@@ -920,7 +948,7 @@ print(f"of mini: {V * C / parameters:.0%}; of GPT-2 small: {V * 768 / 124_439_80
 # ## 1.10 The longest token first?
 #
 # In 1.4 we merged in the order of learning. Another natural rule goes from left to right and always takes the longest
-# token that fits. (BERT's tokenizer works like that.) **Do the two rules give the same tokens?**
+# token that fits. **Do the two rules give the same tokens?**
 
 # %%
 section("1.10")
@@ -937,6 +965,10 @@ print("in order:     ", tokens_of("Haha"))
 print("longest first:", longest_first(b"Haha", ranks))
 #> in order:      [b'H', b'aha']
 #> longest first: [b'Ha', b'ha']
+
+# %% [markdown]
+# And on all messages? `message_rows` holds their pieces, cut into bytes (1.6), and `in_messages` is their number of
+# tokens (1.8). `b"".join(row)` puts a piece together again.
 
 # %%
 longest = 0
@@ -987,14 +1019,14 @@ print(f"{t_he} -> {decode(t_he)} -> {again}")
 predict("it comes back as the one token 'the'", [ranks[b"the"]], again)
 
 # %% [markdown]
-# No. Several rows of ids spell *the*, and the encoder makes only one of them. A model may write any of them. So if it
-# is to continue what it has written, keep the ids. Do not decode and encode them again. (In gpt/, `token_ids_to_text`
-# is the way back from a tensor.)
+# No. Several rows of ids spell *the*, and the encoder makes only one of them, but a model may write any of them. If the
+# model should continue its own text, keep the ids. Do not decode and encode them again.
 #
 # ### A typed `<|endoftext|>` does not end a text
 #
 # What if somebody types these 13 characters into a message? They should be ordinary text. Otherwise the sender could
-# make a model believe that the message is over. The id 50256 is made only where a program asks for it.
+# make a model believe that the message is over. The id 50256 is made only where a program asks for it, here by
+# `allowed_special="all"`.
 
 # %%
 typed = tokens_of("<|endoftext|>")
@@ -1005,13 +1037,32 @@ predict("ids if a program asks for it", [END_OF_TEXT], asked_for)
 #> ids if a program asks for it: predicted [50256], measured [50256]
 
 # %% [markdown]
+# ### The sign of each byte in vocab.bpe
+#
+# In Unicode, the standard list of all characters, every character has a number, and `chr` gives the character. If the
+# character with a byte's number can be printed, it is the byte's sign: 97 is written as *a*. The other bytes are
+# `hidden`: 0 to 32, 127 to 160 and 173. In this order, their signs are the characters 256, 257 and so on. **How many
+# hidden bytes come before the space, byte 32?**
+
+# %%
+hidden = [*range(0, 33), *range(127, 161), 173]
+place = hidden.index(32)
+predict("hidden bytes before the space", 32, place)
+predict("sign of the space", "Ġ", chr(256 + place))
+#> hidden bytes before the space: predicted 32, measured 32
+#> sign of the space: predicted Ġ, measured Ġ
+
+# %% [markdown]
+# It is 32, the bytes 0 to 31. So the sign of the space is character 256 + 32 = 288, and that is Ġ.
+#
+# **Your turn.** `python tests/exercises.py start E1.1` takes out the body of `byte_alphabet`.
+#
 # ## 1.12 Windows in many epochs
 #
-# A model usually goes through a small text many times. If all epochs cut it at the same places, the same tokens are the
-# first of a window each time. The first token of a window has nothing before it, so its target is guessed from this one
-# token. And each token would be seen at one position only. Therefore `TextWindows` begins each epoch at another place,
-# its **offset**. The beginnings are the offset plus 0, 1, 2, ... windows. Here they are for 5 windows of 4 with an
-# offset of 3. `randperm(5)` gives the numbers 0 to 4 in random order, so we sort what we print.
+# A model usually goes through a small text many times. If all epochs cut it at the same places, each token is always
+# seen at the same position, and the first token of a window never has anything before it. Therefore `TextWindows`
+# begins each epoch at another place, its **offset**. With windows of 4 they begin at offset, offset + 4, offset + 8 and
+# so on. `randperm(5)` gives the numbers 0 to 4 in random order, so we sort what we print.
 
 # %%
 section("1.12")
@@ -1021,17 +1072,17 @@ print("beginnings:", sorted(starts.tolist()))
 #> beginnings: [3, 7, 11, 15, 19]
 
 # %% [markdown]
-# The library's method does this for a whole text. `randint` draws the offset, a number from 0 to `window - 1`. (The
-# empty brackets ask for a single number.) The last line splits the beginnings into batches.
+# The library's method does this for a whole text. A generator makes random numbers. It starts from a number that is
+# made of `seed` and `epoch`, so that a run can be repeated. `randint` draws the offset, from 0 to `window - 1`. (The
+# empty brackets ask for a single number.) `count` is the number of windows that fit, less one, which leaves room for
+# the offset. The last line splits the beginnings into batches and keeps the first `batches`.
 
 # %%
 show(TextWindows.set_epoch)
 
 # %% [markdown]
-# The generator of an epoch is made from `seed` and the epoch's number, so that a run can be repeated, and taken up
-# again in the middle. `count` is the number of windows that fit, less one, which leaves room for the offset.
-#
-# To see the effect, we take a text whose ids are simply 0 to 99, so that we can find a token in its window. **At which
+# To see the effect, we take a text whose ids are simply 0 to 99. With `batch_size=99` all windows are in one batch, and
+# `next(iter(numbered))` takes it. `nonzero` gives the row and the position of each number that is True. **At which
 # positions of its window of 4 does token 50 stand, over 400 epochs?**
 
 # %%
@@ -1039,9 +1090,9 @@ numbered = TextWindows(torch.arange(100), window=4, batch_size=99, seed=args.see
 positions = Counter()
 for epoch in range(400):
     numbered.set_epoch(epoch)
-    inputs = next(iter(numbered))[:, :-1]          # (B, T): one batch has all
-    row_and_position = (inputs == 50).nonzero()    # where token 50 stands
-    positions.update(row_and_position[:, 1].tolist())
+    inputs = next(iter(numbered))[:, :-1]          # (B, T), without the last target
+    [[row, position]] = (inputs == 50).nonzero().tolist()
+    positions[position] += 1
 print("times at each position:", sorted(positions.items()))
 predict("positions", [0, 1, 2, 3], sorted(positions))
 
@@ -1052,20 +1103,22 @@ predict("positions", [0, 1, 2, 3], sorted(positions))
 #
 # mini was trained to guess the next token, and nothing else. Do tokens that are used alike have rows that point the
 # same way? We measure this by **cosine similarity**: 1 for the same direction, 0 for unrelated ones. It is the dot
-# product of two rows that have been brought to length 1. For some words we print the four nearest tokens.
+# product of two rows that have been brought to length 1. For some words we print the four nearest tokens. `topk(5)`
+# finds the five largest similarities. The first is that of the word with itself, so we leave it out.
 
 # %%
 section("1.13")
 unit = torch.nn.functional.normalize(model.tok_emb.weight, dim=1)    # (V, C)
 for word in (" three", " Monday", " he", " French", " London"):
     similarity = unit @ unit[ranks[word.encode()]]                   # (V,)
-    nearest = similarity.topk(5).indices[1:]                         # (4,), not itself
+    nearest = similarity.topk(5).indices[1:]                         # (4,)
     print(f"{word}: {[gpt2.decode([i]) for i in nearest.tolist()]}")
+#>  London: [' Tokyo', ' Ironically', ' Cambridge', ' Richmond']
 
 # %% [markdown]
 # Numbers lie near numbers, days near days, and languages near languages. Nobody told the model what a day is. But
 # *Monday* and *Tuesday* are used in similar places, so similar rows help the model's guesses. Not every neighbour is a
-# good one: *Ironically* has nothing to do with *London*. mini is small and has read little.
+# good one: *Ironically* has nothing to do with *London*.
 #
 # ## What you have now
 #
@@ -1089,30 +1142,18 @@ for word in (" three", " Monday", " he", " French", " London"):
 # | 1.8 | `inputs, targets = row[:4], row[:4]` | each token is its own target, which it can just copy |
 # | 1.9, `vectors_of` | leave out `+ position_table[torch.arange(T)]` | 1.9 stops: the library adds positions |
 # | `gpt/tokenizer.py`, `SPLIT` | `\| ?\p{L}+` without ` ?` | 1.3 learns no *␣the*; 1.6 stops: *␣the* is two tokens |
-# | `gpt/tokenizer.py`, `read_ranks` | `splitlines()` without `[1:]` | 1.6 stops: tiktoken finds an id too many |
-# | `gpt/model.py`, `embed` | leave out `+ self.pos_emb(positions)` | 1.9 stops: our function adds positions |
 #
 # ## Exercises
 #
 # | id | what you write | after |
 # |---|---|---|
-# | E1.1 | the signs of the 256 bytes | 1.6 |
+# | E1.1 | the signs of the 256 bytes | 1.11 |
 # | E1.2 | reading vocab.bpe | 1.6 |
 # | E1.3 | batches of windows | 1.8 |
 # | E1.4 | from ids to vectors | 1.9 |
 #
 #     python -m pytest --exercise E1.3        # is it right?
 #     python tests/exercises.py hint E1.3     # one more hint each time
-#
-# One without a test: without `--quick` the chapter takes all messages. Which of their first ten merges (1.6) change?
-#
-# <details><summary>Answer</summary>
-#
-# The first four stay. *␣w* moves up to the fifth place and *re* down to the eighth. *␣c* is no longer among the ten,
-# and *on* is the new tenth. With `--quick` the counts of the last six lie close together, from 409 down to 330, so
-# other messages change their order.
-#
-# </details>
 #
 # ## Further reading
 #

@@ -20,22 +20,22 @@ args = start(__doc__, QUICK, FULL, "--model")    # --quick: mini's size; else 12
 # %% [markdown]
 # ## 3.1 The whole model, and one block of it
 #
-# A GPT reads the tokens of a text and gives each token of its vocabulary a score: how well would this one fit as the
-# next? You have two of its parts, the vectors of chapter 1 and the attention of chapter 2. Neither can give such
-# scores. This picture shows what is missing.
+# A GPT reads the tokens of a text. Then it gives each token of its vocabulary a score, which says how well this token
+# would fit as the next one. You have two of its parts, the vectors of chapter 1 and the attention of chapter 2. This
+# picture shows the whole model.
 #
 # ![Three tokens become vectors of 768 numbers, pass through twelve blocks, a LayerNorm and the head, and come out as
 # 50,257 logits each.](diagrams/gpt_model.svg)
 #
-# *The whole model, from left to right. Each of the three tokens keeps a row of its own.*
+# *From left to right. Each of the three tokens keeps a row of its own.*
 #
 # 1. Each token becomes a vector: its row of the token table plus the row of its position (chapter 1).
-# 2. The vectors pass through twelve **blocks**, one after another. All blocks are built alike, but each has numbers of
-#    its own.
-# 3. At the end stand a LayerNorm, which this chapter explains, and the **head**. The head makes one score per token of
-#    the vocabulary. These scores are called **logits**.
+# 2. The vectors pass through twelve **blocks**, one after another. All blocks are built alike, but each has parameters
+#    of its own.
+# 3. At the end come a LayerNorm, which 3.2 explains, and the **head**. The head makes one score per token of the
+#    vocabulary. These scores are called **logits**.
 #
-# Here is one block. Three of its parts are new: LayerNorm, feed-forward, and the two plus signs.
+# Here is the inside of one block. Three of its parts are new: LayerNorm, feed-forward, and the two plus signs.
 #
 # ![The residual stream runs straight from top to bottom; attention and feed-forward each read a normalised copy and add
 # their output.](diagrams/gpt_block.svg)
@@ -43,7 +43,7 @@ args = start(__doc__, QUICK, FULL, "--model")    # --quick: mini's size; else 12
 # *One block. The blue line is the vector of a token on its way through the model; 3.5 explains its name. Sections 3.2
 # to 3.6 follow this picture.*
 #
-# How large is all of this? Five numbers decide. From now on we use their letters.
+# Five numbers decide how large a GPT-2 is. Here are those of GPT-2 small. From now on we use their letters.
 
 # %%
 from gpt.config import GPT2_SIZES
@@ -69,16 +69,15 @@ import torch
 
 section("3.2")
 for score in (1.0, 100.0):
-    first, second = torch.tensor([score, 0.0]).softmax(dim=-1).tolist()
-    print(f"scores {score} and 0: weights {first:.4f} and {second:.4f}")
+    pair = torch.tensor([score, 0.0]).softmax(dim=-1)    # two weights
+    print(f"scores {score} and 0: weights {pair[0]:.4f} and {pair[1]:.4f}")
 #> scores 1.0 and 0: weights 0.7311 and 0.2689
 #> scores 100.0 and 0: weights 1.0000 and 0.0000
 
 # %% [markdown]
-# One token takes everything. In 2.6 we saw why that is bad: a query with all of its weight on one key can hardly learn
-# to look elsewhere. And vectors do grow in a deep model, because every plus sign adds something to them. (3.7 measures
-# it.) So we bring each vector to a standard size before attention reads it. This is called **layer normalisation**, or
-# **LayerNorm**.
+# The first key takes all of the weight. In 2.6 we saw why that is bad: such a query can hardly learn to look elsewhere.
+# And vectors do grow on their way through a model, as 3.7 will measure. So we bring each vector to a standard size
+# before attention reads it. This is called **layer normalisation**, or **LayerNorm**.
 #
 # ### On three numbers
 #
@@ -86,7 +85,7 @@ for score in (1.0, 100.0):
 #
 # 1. Subtract their mean, which is 4. That leaves the deviations -3, 0 and 3.
 # 2. The mean of their squares is the **variance**: (9 + 0 + 9) / 3 = 6.
-# 3. Divide by its square root, which is 2.45. The results have mean 0 and variance 1.
+# 3. Divide the deviations by its square root, which is 2.45. The results have mean 0 and variance 1.
 
 # %%
 from book import predict
@@ -100,21 +99,23 @@ print(f"normalised: {[round(number, 4) for number in normalised.tolist()]}")
 #> normalised: [-1.2247, 0.0, 1.2247]
 
 # %% [markdown]
-# **What comes out for 10, 40 and 70?** The same. The deviations are ten times as large, and so is the root. That is
-# what we wanted.
+# **What comes out for 10, 40 and 70?** The same. The deviations are ten times as large, and so is the square root of
+# their variance. That is what we wanted.
 #
 # ### Two details that have to be right
 #
 # **The variance divides by C**, the number of channels. torch's `x.var()` divides by C - 1, unless you tell it
-# otherwise. That is for a sample, from which one estimates the variance of a larger population. Here there is no larger
-# population: the C channels are all that we want to normalise.
+# otherwise, because it takes its numbers for a sample of a larger population. Here the C channels are all that there
+# is.
 #
 # **Nothing may be divided by 0.** If all channels are equal, the variance is 0, and 0 / 0 is `nan`, "not a number". So
 # a small number, **eps** = 0.00001, is added to the variance before the root is taken.
+#
+# Here is what comes out without this care. The second token is 5, 5, 5.
 
 # %%
-unbiased = deviations / x.var().sqrt()    # x.var() is 18 / 2 = 9
-print(f"1, 4, 7 with x.var(): {unbiased.tolist()}")
+wrong = deviations / x.var().sqrt()    # x.var() is (9 + 0 + 9) / 2 = 9
+print(f"1, 4, 7 with x.var(): {wrong.tolist()}")
 zeros = torch.tensor([5.0, 5.0, 5.0]) - 5.0    # minus their mean
 variance = zeros.square().mean()               # 0
 print(f"5, 5, 5 without eps: {(zeros / variance.sqrt()).tolist()}")
@@ -132,6 +133,7 @@ print(f"5, 5, 5 with eps:    {(zeros / (variance + 1e-5).sqrt()).tolist()}")
 #
 # The scale starts as ones and the shift as zeros, so at first they change nothing. `nn.Parameter` tells torch that a
 # tensor is to be trained. `dim=-1` is the last axis, the channels, so each token is normalised by itself.
+# `keepdim=True` keeps that axis, with length 1, so that each token's mean is subtracted from its own channels.
 
 # %%
 from torch import nn
@@ -142,14 +144,14 @@ class TinyNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(C))
         self.shift = nn.Parameter(torch.zeros(C))
 
-    def forward(self, x):    # (..., C) -> (..., C)
+    def forward(self, x):    # (..., C) -> (..., C): any axes, then the channels
         deviations = x - x.mean(dim=-1, keepdim=True)
         variance = deviations.square().mean(dim=-1, keepdim=True)
         return deviations / (variance + 1e-5).sqrt() * self.scale + self.shift
 
 # %% [markdown]
 # The library's LayerNorm has the same two vectors. Its `forward` is one call of `F.layer_norm`, a routine of torch that
-# computes our three lines at once.
+# computes our three lines at once. We try it on the tokens (1, 4, 7) and (10, 40, 70).
 
 # %%
 from book import agree, show
@@ -157,31 +159,26 @@ from book import agree, show
 from gpt.model import LayerNorm
 
 show(LayerNorm)
-rows = torch.stack([x, 10 * x])    # (T, C) = (2, 3)
-agree("1, 4, 7: by hand and LayerNorm", normalised, LayerNorm(3)(rows)[0])
-agree("both rows: TinyNorm and LayerNorm", TinyNorm(3)(rows), LayerNorm(3)(rows))
+both_tokens = torch.stack([x, 10 * x])    # (T, C) = (2, 3)
+from_library = LayerNorm(3)(both_tokens)
+agree("1, 4, 7: by hand and LayerNorm", normalised, from_library[0])
+agree("both tokens: TinyNorm and LayerNorm", TinyNorm(3)(both_tokens), from_library)
 
 # %% [markdown]
 # Does eps ever show? It does if the channels are small enough. A GPT-2 that nobody has trained begins with vectors of
-# variance 0.0008 (3.10 says why). That is only eighty times eps. **What variance comes out of LayerNorm?**
+# variance 0.0008 (3.10 says why). That is only eighty times eps. We draw 1,000 such vectors of 768 channels. **What
+# variance comes out of LayerNorm?**
 
 # %%
 draw = torch.Generator().manual_seed(args.seed)
 x = 0.0008**0.5 * torch.randn(1000, 768, generator=draw)    # (T, C)
 out = TinyNorm(768)(x)
-measured = out.square().mean().item()
+measured = out.square().mean().item()    # the variance, because the mean is 0
 predict("0.0008 / (0.0008 + 0.00001)", 0.0008 / 0.00081, measured, 0.0005)
 agree("TinyNorm and LayerNorm on them", out, LayerNorm(768)(x))
 
 # %% [markdown]
-# It is 0.988 and not quite 1. This does no harm, but a test that asks for exactly 1 would fail.
-#
-# <details><summary>Question: what does LayerNorm make of 3, 3, 9? You need no computer.</summary>
-#
-# The mean is 5, the deviations are -2, -2 and 4, and the variance is (4 + 4 + 16) / 3 = 8. Divided by $\sqrt 8 = 2.83$
-# they are -0.71, -0.71 and 1.41.
-#
-# </details>
+# It is 0.988 and not quite 1. This does no harm.
 #
 # **Your turn.** `python tests/exercises.py start E3.1` takes out the body of `LayerNorm.forward`. To check yours:
 # `python -m pytest --exercise E3.1`
@@ -205,12 +202,12 @@ print(f"one layer, x (A B):   {(x @ (A @ B)).tolist()}")
 # They cannot. $(x A) B = x (A B)$, and $A B$ is just another matrix. A hundred linear layers in a row can do no more
 # than one. (With biases the same holds: the two layers make one with another bias.)
 #
-# That is a real limit. Take $|x|$, a number without its sign. The graph of a linear layer from one number to one number
-# is a straight line, and the graph of $|x|$ has a corner. So no stack of linear layers can compute $|x|$.
+# Take $|x|$, a number without its sign. The graph of a linear layer from one number to one number is a straight line,
+# and the graph of $|x|$ has a corner. So no stack of linear layers can compute $|x|$.
 #
 # The remedy is to put a function that is not linear between the layers. It is applied to each number by itself and is
 # called an **activation function**. The simplest is **ReLU**, which replaces negative numbers by 0. With it two layers
-# can compute $|x|$. The first makes $x$ and $-x$, ReLU keeps the one that is positive, and the second adds them up.
+# can compute $|x|$. The first makes $x$ and $-x$, ReLU replaces the negative one by 0, and the second adds them up.
 
 # %%
 for number in (-3.0, 2.0):
@@ -230,10 +227,10 @@ for number in (-3.0, 2.0):
 # $$\text{GELU}(x) = x \cdot \Phi(x)$$
 #
 # $\Phi(x)$ is the probability that a draw from the standard normal distribution is below $x$. For large $x$ it is
-# nearly 1, so GELU gives nearly $x$. For very negative $x$ it is nearly 0, and so is GELU. At 1 it is 0.8413.
+# nearly 1, so GELU gives nearly $x$. For very negative $x$ it is nearly 0, and so is GELU. For example, $\Phi(1)$ is
+# 0.8413.
 #
-# GPT-2 was trained with a formula that approximates this, because it was quicker to compute. We use it too, because
-# OpenAI's weights were trained with it.
+# GPT-2 was trained with a formula that approximates this. So we use the formula too, for OpenAI's weights.
 
 # %%
 import math
@@ -245,7 +242,8 @@ def tiny_gelu(x):
 predict("GELU(1) = 1 * 0.8413", 0.8413, tiny_gelu(torch.tensor(1.0)).item(), 0.001)
 
 # %% [markdown]
-# We put the two side by side. The derivative comes from a small step: how much does the output rise per unit of input?
+# We compare ReLU, GELU and their derivatives at six points. For a derivative we divide the change of the output over a
+# small step by the step. (`double` means float64. In float32, rounding would spoil so small a change.)
 
 # %%
 import pandas as pd
@@ -261,11 +259,10 @@ print(pd.DataFrame(rows.tolist(), names, points.tolist()).round(2).to_string())
 
 # %% [markdown]
 # Compare the two derivatives at -1 and at -0.5. ReLU's is 0, and GELU's is not, so with GELU such a channel can still
-# learn. GELU is no cure for everything. Near -0.75 its curve turns, and there its derivative is 0 too. At -4 it is as
-# flat as ReLU.
+# learn. GELU is no perfect cure: its derivative is 0 near -0.75, and nearly 0 at -4.
 #
-# How good is the approximation? torch can compute $\Phi$ exactly, with a function called `erf`. The largest error
-# should be 0.0005, which is what the library's docstring says.
+# How good is the approximation? Its largest error should be 0.0005, as the library's docstring says. torch can compute
+# $\Phi$ exactly, with `erf`.
 
 # %%
 from gpt.model import GELU
@@ -283,8 +280,8 @@ agree("tiny_gelu and the library's GELU", tiny_gelu(x), GELU()(x))
 # ## 3.4 Feed-forward: each token by itself
 #
 # Attention moves information from token to token. What can it compute with that information? Look at a text of one
-# single token. This token gives itself the weight 1, so two linear layers are left of attention: `W_value` makes the
-# value, and `out_proj` follows. We have just seen that these can do no more than one.
+# single token. This token gives itself the weight 1. So attention comes down to two linear layers: `W_value` makes the
+# value, and `out_proj` follows. We have just seen that two linear layers can do no more than one.
 
 # %%
 from gpt.attention import MultiHeadAttention
@@ -297,7 +294,7 @@ agree("attention on one token, and two linear layers", attention(x), two_layers)
 
 # %% [markdown]
 # With more tokens, the attention weights decide how much of each value goes into the output. But the values themselves
-# are only added up. So something else has to work on what a token has gathered. That is the **feed-forward** layer: two
+# are only added up. So another layer has to work on what a token has gathered. It is called **feed-forward**: two
 # linear layers with an activation function between them. The first makes F = 4 C channels out of C, and the second goes
 # back to C. (Why four times C? The first transformer chose it, and GPT-2 kept it.)
 #
@@ -313,33 +310,33 @@ class TinyFeedForward(nn.Module):
         return self.layers(x)
 
 # %% [markdown]
-# The library's `FeedForward` is the same, line by line. Nowhere does a token see another one. **So what happens if we
-# put the tokens in another order first?**
+# The library's `FeedForward` has the same lines. In them, no token sees another one. `x[:, order]` puts the tokens in
+# another order. **Does it matter whether we reorder the inputs or the outputs?**
 
 # %%
 feed_forward = TinyFeedForward(8).requires_grad_(False)
 x = torch.randn(2, 5, 8)    # (B, T, C)
 order = [3, 0, 4, 1, 2]
-before = feed_forward(x[:, order])
-after = feed_forward(x)[:, order]
-agree("reordered before, and after", before, after)
+inputs_reordered = feed_forward(x[:, order])
+outputs_reordered = feed_forward(x)[:, order]
+agree("reordered before, and after", inputs_reordered, outputs_reordered)
 
 # %% [markdown]
-# We get the same outputs, in the other order. In attention this would not hold, because the mask lets a token see only
-# those before it.
+# It does not. In attention it would, because the mask lets a token see only itself and those before it, and these
+# change with the order.
 #
-# How many parameters does the layer have? Its first half has $C \cdot 4C$ weights and $4C$ biases, its second half
-# $4C \cdot C$ weights and $C$ biases. That makes $8 C^2 + 5 C$. Attention has four matrices and four biases (2.8),
-# $4 C^2 + 4 C$.
+# How many parameters does the layer have? The first linear layer has $C \cdot 4C$ weights and $4C$ biases, and the
+# second has $4C \cdot C$ weights and $C$ biases. That makes $8 C^2 + 5 C$. Attention has four matrices and four biases
+# (2.8), so $4 C^2 + 4 C$.
 
 # %%
 def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
-C = 768
+C = small.emb_dim    # 768
 predict("feed-forward", 8 * C * C + 5 * C, parameters(TinyFeedForward(C)))
-attention = MultiHeadAttention(C, C, num_heads=12, qkv_bias=True)
-predict("attention", 4 * C * C + 4 * C, parameters(attention))
+gpt2_attention = MultiHeadAttention(C, C, num_heads=12, qkv_bias=True)
+predict("attention", 4 * C * C + 4 * C, parameters(gpt2_attention))
 #> feed-forward: predicted 4,722,432, measured 4,722,432
 #> attention: predicted 2,362,368, measured 2,362,368
 
@@ -350,23 +347,23 @@ predict("attention", 4 * C * C + 4 * C, parameters(attention))
 #
 # What goes wrong if each layer simply replaces the vectors by its output? Attention makes averages over tokens, so a
 # second attention would average averages. **What is left of the differences between tokens after twelve of them?** We
-# try it on four tokens with one number each. The weights are even, under the mask of chapter 2: token $t$ gets the mean
-# of tokens 0 to $t$.
+# try it on four tokens with one number each, 8, 0, 4 and -6. All that a token may see gets the same weight. So token
+# $t$ is replaced by the mean of tokens 0 to $t$, twelve times.
 
 # %%
 section("3.5")
-weights = torch.ones(4, 4).tril()                        # 1 on and below the diagonal
-weights = weights / weights.sum(dim=-1, keepdim=True)    # row t: 1 / (t + 1) each
-x = torch.tensor([[8.0], [0.0], [4.0], [-6.0]])          # (T, 1)
+visible = torch.ones(4, 4).tril()                     # 1 on and below the diagonal
+even = visible / visible.sum(dim=-1, keepdim=True)    # row t: 1 / (t + 1) each
+x = torch.tensor([[8.0], [0.0], [4.0], [-6.0]])       # (T, 1)
 for _ in range(12):
-    x = weights @ x
+    x = even @ x
 numbers = [round(number, 2) for number in x[:, 0].tolist()]
 print(f"8, 0, 4, -6 after twelve averages: {numbers}")
 #> 8, 0, 4, -6 after twelve averages: [8.0, 8.0, 8.0, 7.99]
 
 # %% [markdown]
-# All tokens have become practically the same number. It is that of the first token, which sees only itself and never
-# changes. A model that has to say what follows the last token can no longer tell which token that is.
+# All tokens have become practically equal to the first one, which sees only itself and never changes. A model that has
+# to say what follows the last token can no longer tell which token that is.
 #
 # The remedy is one plus sign. A layer does not replace $x$. It **adds** its output to $x$:
 #
@@ -376,19 +373,19 @@ print(f"8, 0, 4, -6 after twelve averages: {numbers}")
 # part of the sum. The sum that runs through the whole model, and to which each layer adds, is called the **residual
 # stream**. It is the blue line in the picture of the block.
 #
-# Does this help with real attention, on vectors? Here are twelve attentions with random weights, each behind a
-# LayerNorm. Once they replace $x$, and once they add to it.
+# Does this help with real attention, on vectors? We take twelve attentions with random weights, and each reads $x$
+# through a LayerNorm. In one run they replace $x$, and in the other they add to it.
 
 # %%
 torch.manual_seed(args.seed)
 layers = [MultiHeadAttention(64, 64, num_heads=4) for _ in range(12)]
+norm = TinyNorm(64)
 first = torch.randn(1, 32, 64)    # (B, T, C): 32 tokens
-replaced = first
-added = first
-with torch.no_grad():             # no training here, so torch need not keep anything
+replaced, added = first, first
+with torch.no_grad():             # no training here, so no gradients
     for layer in layers:
-        replaced = layer(TinyNorm(64)(replaced))
-        added = added + layer(TinyNorm(64)(added))
+        replaced = layer(norm(replaced))
+        added = added + layer(norm(added))
 
 # %% [markdown]
 # To compare two tokens we take the **cosine** of the angle between their vectors. It is 1 if both point in the same
@@ -396,37 +393,35 @@ with torch.no_grad():             # no training here, so torch need not keep any
 
 # %%
 def cosine(x):
-    """x (B, T, C) -> the mean cosine of tokens 8 and 9, 9 and 10, and so on."""
-    return torch.cosine_similarity(x[:, 8:-1], x[:, 9:], dim=-1).mean().item()
+    """x (B, T, C) -> the mean cosine of a token and the next one."""
+    return torch.cosine_similarity(x[:, :-1], x[:, 1:], dim=-1).mean().item()
 
 print(f"neighbours before the first layer:          cosine {cosine(first):.2f}")
 print(f"after twelve layers that replace x:         cosine {cosine(replaced):.2f}")
 print(f"after twelve layers that add their output:  cosine {cosine(added):.2f}")
 
 # %% [markdown]
-# Where the layers replace, all tokens have become one. Where they add, the tokens stay apart. (This is for random
-# weights. It says nothing about trained ones, but training has to begin with random weights. 3.15 tries the same with
-# whole blocks and asks about gradients too.)
+# Where the layers replace $x$, all tokens point in the same direction. Where they add, the tokens stay apart. (This
+# holds for random weights, with which training begins. Section 3.15 tries the same with whole blocks.)
 #
-# The plus sign has a price: the sum tends to grow with every layer. That is why LayerNorm comes with it.
+# The plus sign has a price: the sum can grow with every layer. That is why each layer reads it through a LayerNorm.
 #
 # <details><summary>Question: what does a block with residual connections compute if all of its weights and biases are
 # 0?</summary>
 #
 # Attention and feed-forward then give 0, and the block gives $x + 0 = x$. Without the residual connections it would
-# give 0, and everything that was known would be lost.
+# give 0.
 #
 # </details>
 #
 # ## 3.6 The block
 #
-# All parts are there. Look at the picture of the block again: it has two residual connections, one around attention and
-# one around feed-forward.
+# You have all parts of the block now. Its picture in 3.1 has two residual connections, one around attention and one
+# around feed-forward.
 #
 # LayerNorm stands on the branches and not on the blue line. Attention and feed-forward read a normalised **copy**, and
-# nobody normalises the residual stream itself. This is called **pre-norm**. The first transformer normalised the sum
-# after each addition (**post-norm**). Xiong et al. 2020 found that pre-norm models are easier to train. With pre-norm,
-# nothing but plus signs stands between the first vectors and the last ones.
+# the residual stream itself is not normalised. This is called **pre-norm**. The first transformer normalised the sum
+# after each addition (**post-norm**). Xiong et al. 2020 found that pre-norm models are easier to train.
 
 # %%
 section("3.6")
@@ -444,38 +439,34 @@ class TinyBlock(nn.Module):
         return x + self.ff(self.norm2(x))     # each token by itself
 
 # %% [markdown]
-# The shape that goes in comes out, so blocks can be stacked. The library's block is called `TransformerBlock`. It adds
-# two things, which you can skip for now: `drop_shortcut` is dropout, as in 2.8, and is off here; `cache` is for 3.12.
+# The output has the shape of the input, so blocks can be stacked. The library's block is called `TransformerBlock`. You
+# can skip two things in it: `drop_shortcut` is dropout (2.8) and is off here, and `cache` is for 3.12. We compare the
+# two in a very small GPT-2, with C = 48.
 
 # %%
 from gpt.config import GPTConfig
 from gpt.model import TransformerBlock
 
 show(TransformerBlock)
-config = GPTConfig(vocab_size=1000, context_length=64,
-                   emb_dim=48, n_heads=4, n_layers=3)
-block = TransformerBlock(config).requires_grad_(False)
+tiny_config = GPTConfig(vocab_size=1000, context_length=64,
+                        emb_dim=48, n_heads=4, n_layers=3)
+library_block = TransformerBlock(tiny_config).requires_grad_(False)
 tiny_block = TinyBlock(48, 4).requires_grad_(False)
-tiny_block.load_state_dict(block.state_dict())    # the same numbers
-x = torch.randn(2, 10, 48)                        # (B, T, C)
-agree("TinyBlock and TransformerBlock", tiny_block(x), block(x))
+tiny_block.load_state_dict(library_block.state_dict())    # the same numbers
+x = torch.randn(2, 10, 48)                                # (B, T, C)
+agree("TinyBlock and TransformerBlock", tiny_block(x), library_block(x))
 
 # %% [markdown]
-# `load_state_dict` worked because we gave our parts the names that the library uses.
-#
-# <details><summary>Question: what would change if norm2 read the block's input and not the sum?</summary>
-#
-# Feed-forward would not see what attention has just gathered. It could work on it only in the next block.
-#
-# </details>
-#
 # **Your turn.** `python tests/exercises.py start E3.3` takes out the body of `TransformerBlock.forward`. Write it again
 # without the listing.
 #
 # ## 3.7 The whole model
 #
 # What remains are the two ends of the first picture: two tables in front, and a LayerNorm and the head behind. The last
-# line of `__init__` makes the head use the same matrix as the token table. Section 3.8 says why.
+# line of `__init__` makes the head use the matrix of the token table, for reasons that 3.8 gives. The table is (V, C).
+# The weight of `nn.Linear(C, V)` is (V, C) too, because torch stores weights as (out, in).
+#
+# In `forward`, each of the B texts gets the same position rows (T, C).
 
 # %%
 section("3.7")
@@ -499,18 +490,18 @@ class TinyGPT(nn.Module):
         return self.out_head(self.final_norm(x))           # (B, T, V)
 
 # %% [markdown]
-# That is a GPT-2, all of it. With TinyNorm, TinyFeedForward and TinyBlock it has about 40 lines, plus the attention of
-# chapter 2. Does it compute what the library's model computes, once it has the same weights?
+# That is a whole GPT-2. With TinyNorm, TinyFeedForward and TinyBlock it has about 40 lines, plus the attention of
+# chapter 2. Does it agree with the library's model, once it has the same weights?
 
 # %%
 from gpt.model import GPTModel
 
-library = GPTModel(config).requires_grad_(False)
-tiny = TinyGPT(config).requires_grad_(False)
+library = GPTModel(tiny_config).requires_grad_(False)
+tiny = TinyGPT(tiny_config).requires_grad_(False)
 tiny.load_state_dict(library.state_dict())
-ids = torch.randint(1000, (2, 10))    # (B, T): two texts of ten random tokens
-agree("TinyGPT and GPTModel", tiny(ids), library(ids))
-print(f"ids {tuple(ids.shape)} -> logits {tuple(tiny(ids).shape)}")
+random_ids = torch.randint(1000, (2, 10))    # (B, T): two texts of ten tokens
+agree("TinyGPT and GPTModel", tiny(random_ids), library(random_ids))
+print(f"ids {tuple(random_ids.shape)} -> logits {tuple(tiny(random_ids).shape)}")
 #> ids (2, 10) -> logits (2, 10, 1000)
 
 # %% [markdown]
@@ -525,42 +516,45 @@ trained = load_gpt2("mini").requires_grad_(False)
 mini = TinyGPT(GPT2_SIZES["mini"]).requires_grad_(False)
 mini.load_state_dict(trained.state_dict())
 tokenizer = gpt2_tokenizer()
-words = text_to_token_ids("He was born in New", tokenizer)    # (B, T)
-agree("the two with mini's weights", mini(words), trained(words), 1e-4)
+beginning = text_to_token_ids("He was born in New", tokenizer)    # (B, T)
+agree("the two with mini's weights", mini(beginning), trained(beginning), 1e-4)
 
 # %% [markdown]
-# (The last argument of `agree` is the difference that it allows. Trained logits are larger, and so is their rounding.)
+# (Trained logits are larger, and so is their rounding. So `agree` allows 0.0001 here.)
 #
-# Now your model knows English. Which three tokens does it find most probable after *He was born in New*?
+# Now your model knows what mini knows. Which three tokens does it find most probable after *He was born in New*? We
+# take the logits of the last position. `topk(3)` gives the three largest probabilities and their ids.
 
 # %%
-best = mini(words)[0, -1].softmax(dim=-1).topk(3)    # after the last token
+best = mini(beginning)[0, -1].softmax(dim=-1).topk(3)    # of V probabilities
 for p, token in zip(best.values, best.indices):
     print(f"{tokenizer.decode([token])!r}: {p:.2f}")
 #> ' York': 0.86
 
 # %% [markdown]
-# Forty lines of yours continue a sentence. Nothing in them is about York: all of that is in the weights.
+# Nothing in your forty lines is about York: all of that is in the weights.
 #
-# In 3.2 we claimed that vectors grow. Here is the standard deviation of the residual stream, block after block.
+# In 3.2 we claimed that vectors grow. Here is the standard deviation of the residual stream, before and after each
+# block.
 
 # %%
-x = mini.tok_emb(words) + mini.pos_emb(torch.arange(words.shape[1]))    # (B, T, C)
+positions = torch.arange(beginning.shape[1])             # (T,)
+x = mini.tok_emb(beginning) + mini.pos_emb(positions)    # (B, T, C)
 print(f"standard deviation before block 0: {x.std():.2f}")
 for number, block in enumerate(mini.trf_blocks):
     x = block(x)
     print(f"after block {number}: {x.std():.2f}")
 
 # %% [markdown]
-# It grows more than twentyfold. Without LayerNorm, attention scores would grow by the square of that, and we would be
-# back at the weights 1 and 0 of 3.2. The head reads the residual stream too, so there is a LayerNorm in front of it.
+# It has grown more than twentyfold, most of it in block 0. The head reads the residual stream too, so there is a
+# LayerNorm in front of it.
 #
 # Now meet the library's model. It has four methods that you know as lines of TinyGPT:
 #
-# * `__init__` makes the same parts. Skip `fork_rng` and `drop_emb` (dropout). `init_weights` draws the first weights;
-#   3.10 comes back to it.
-# * `embed` adds the two tables' rows. `start` is for 3.12. `padding` is for writing several texts of unequal length at
-#   once; you can skip it for good. Skip what raises errors, too.
+# * `__init__` makes the same parts. Skip `fork_rng` and `drop_emb` (dropout). `init_weights` draws the initial weights,
+#   and 3.10 comes back to it.
+# * `embed` adds the two tables' rows. `start` is for 3.12. Skip what raises errors, and `padding`, which is for writing
+#   several texts of unequal length at once.
 # * `hidden` is everything but the head. Without a cache (3.12) its loop is `x = block(x)`.
 # * `forward` is `hidden` and the head.
 
@@ -574,14 +568,14 @@ show(GPTModel)
 # the logits. Those at position $t$ score what could come **after** token $t$. Softmax turns them into probabilities.
 # How does the head make a logit?
 #
-# It multiplies the final vector by a matrix with one row per token. So the logit of token $v$ is a dot product: how
-# well does the final vector match row $v$? In GPT-2 this matrix is the token table itself. We recompute one logit by
-# hand: text 0, position 4, token 7.
+# Its matrix has one row per token of the vocabulary. The logit of token $v$ is the dot product of row $v$ and the final
+# vector, which the last LayerNorm gives. So it says how well the two match. In GPT-2 this matrix is the token table
+# itself. We recompute one logit by hand: text 0, position 4, token 7.
 
 # %%
 section("3.8")
-final = library.hidden(ids)                        # (B, T, C)
-logits = library(ids)                              # (B, T, V)
+final = library.hidden(random_ids)                 # (B, T, C)
+logits = library(random_ids)                       # (B, T, V)
 by_hand = final[0, 4] @ library.tok_emb.weight[7]
 agree("logit of token 7 after position 4", logits[0, 4, 7], by_hand)
 probabilities = logits[0, 4].softmax(dim=-1)       # (V,)
@@ -607,7 +601,7 @@ print(f"sum of its {len(probabilities):,} probabilities: {probabilities.sum():.4
 #
 # ## 3.9 Count the parameters on paper
 #
-# How large is a GPT-2? You know every part, so you can count before any machine does. For GPT-2 small, with C = 768:
+# You know every part of a GPT-2, so you can count its parameters before any machine does:
 #
 # | part | parameters | GPT-2 small |
 # |---|---|---|
@@ -626,8 +620,8 @@ print(f"sum of its {len(probabilities):,} probabilities: {probabilities.sum():.4
 # parameters. For GPT-2 small that is 38,597,376 + 786,432 + 12 · 7,087,872 + 1,536 = **124,439,808**. OpenAI released
 # four sizes, and they differ in C, H and L alone. The fifth size is our `mini`.
 #
-# Now the machine. On the device "meta" torch makes tensors that have a shape and take no memory, so even the largest
-# model can be built here.
+# Now the machine. On the device "meta" torch makes tensors that have a shape but no numbers. They take no memory, so
+# even the largest model can be built here.
 
 # %%
 section("3.9")
@@ -648,9 +642,8 @@ for name, size in GPT2_SIZES.items():
 #> mini, 0.03 GB: predicted 7,259,008, measured 7,259,008
 
 # %% [markdown]
-# Paper and machine agree to the last parameter. (In float32 a parameter takes 4 bytes, which gives the GB.) H is not in
-# the formula, because heads only cut up what is there (2.7). In GPT-2 small the twelve blocks hold 85 of the 124
-# million. In mini the token table holds 6.4 of the 7.3.
+# (In float32 a parameter takes 4 bytes, which gives the GB.) H is not in the formula, because heads only cut up what is
+# there (2.7). In GPT-2 small the twelve blocks hold 85 of the 124 million.
 #
 # Elsewhere you find other numbers for the smallest model. The GPT-2 paper says 117M, which OpenAI later called an
 # error. Raschka's book has 163,009,536: its head has a matrix of its own, and its queries, keys and values have no
@@ -659,13 +652,14 @@ for name, size in GPT2_SIZES.items():
 # %%
 V = small.vocab_size
 with torch.device("meta"):
-    untied = parameters(GPTModel(GPTConfig(qkv_bias=False))) + V * C
-predict("the book's", 124_439_808 + V * C - 12 * 3 * C, untied)
+    untied = GPTModel(GPTConfig(qkv_bias=False))
+    untied.out_head = nn.Linear(C, V, bias=False)    # a matrix of its own
+predict("the book's", 124_439_808 + V * C - 12 * 3 * C, parameters(untied))
 #> the book's: predicted 163,009,536, measured 163,009,536
 
 # %% [markdown]
-# The library counts with `count_parameters`. It returns two numbers, the parameters that training may change and all of
-# them. Chapter 5 needs the difference. `model.parameters()` lists a tied matrix once.
+# The library counts with `count_parameters`. It returns two numbers: how many parameters training may change, and how
+# many there are. (Chapter 5 needs both.) `model.parameters()` lists a tied matrix once.
 
 # %%
 from gpt.lora import count_parameters
@@ -678,55 +672,56 @@ predict("all parameters of mini", 7_259_008, count_parameters(mini)[1])
 #
 # ## 3.10 The first loss
 #
-# You have built a model. Is it right? One test needs no training at all, and you can work out its result beforehand.
+# You have built a model. Is it right? One test needs no training, and you can work out its result beforehand.
 #
 # It uses the cross-entropy loss of 0.2. At each position, take the probability $p$ that the model gave to the token
-# that really came next. The loss is the mean of $-\ln p$, in nats per token. (Chapter 4 has more to say about it.)
+# that really came next. The loss is the mean of $-\ln p$, in nats per token.
 #
 # A model that has learned nothing should prefer no token, so each should get the probability $1/V$. **Which loss should
-# an untrained GPT-2 have?** It should be $-\ln (1/V) = \ln 50{,}257 = 10.82$. We check it on text messages.
+# an untrained GPT-2 have?** It should be $-\ln (1/V) = \ln 50{,}257 = 10.82$. We check it on 257 tokens of text
+# messages. (The second argument of `GPTModel` draws its initial weights.)
 
 # %%
 from gpt.download import fetch
 
 section("3.10")
 messages = fetch("sms").read_text(encoding="utf-8")[:2000]
-ids = text_to_token_ids(messages, tokenizer)[:, :257].to(args.device)    # (B, T + 1)
+sms_ids = text_to_token_ids(messages, tokenizer)[:, :257]    # (B, T + 1)
+sms_ids = sms_ids.to(args.device)
 
 # %%
-def untrained(config):
-    model = GPTModel(config, torch.Generator().manual_seed(args.seed))
+def random_gpt2():
+    generator = torch.Generator().manual_seed(args.seed)
+    model = GPTModel(GPT2_SIZES[args.model], generator)
     model.eval().requires_grad_(False)    # no dropout, no training
     return model.to(args.device)
 
-config = GPT2_SIZES[args.model]
-model = untrained(config)
+model = random_gpt2()
 
 # %% [markdown]
-# The model reads 256 tokens. The tokens to predict are the same text, shifted by one. At each position `gather` picks
-# the one number that belongs to the token that came.
+# The model reads the first 256 tokens. The tokens to predict are the same text, shifted by one. At each position
+# `gather` picks the number that belongs to the token that came. (`None` adds a third axis, because `gather` wants as
+# many axes as `log_p` has.)
 
 # %%
-def loss_of(model):
+def first_loss(model):
     """The mean of -ln p over 256 next tokens."""
-    log_p = model(ids[:, :-1]).log_softmax(dim=-1)     # (B, T, V): ln of softmax
-    came = ids[:, 1:, None]                            # (B, T, 1)
+    log_p = model(sms_ids[:, :-1]).log_softmax(dim=-1)    # (B, T, V): ln of softmax
+    came = sms_ids[:, 1:, None]                           # (B, T, 1)
     return -log_p.gather(-1, came).mean().item()
 
-predict("first loss, ln V", math.log(V), loss_of(model), 0.02)
+predict("first loss, ln V", math.log(V), first_loss(model), 0.02)
 
 # %% [markdown]
-# If the first loss of a new GPT-2 is far from $\ln V$, something is wrong with it, and you know that before you have
-# trained for a second. (The test does not find every mistake. We took the mask out of a model of mini's size, and its
-# loss was still 10.84.)
+# If the first loss of a new GPT-2 is far from $\ln V$, something is wrong with it. (The test does not find every
+# mistake. We took the mask out of a model of mini's size, and its loss was still 10.84.)
 #
 # Why is the loss so close? Look at `init_weights` in the listing of 3.7. It draws all matrices and tables from a normal
 # distribution with standard deviation 0.02, and it sets biases to 0. Small weights make small logits, and softmax of
 # small logits is nearly even.
 #
-# Now you can see where the variance 0.0008 of 3.2 came from. Token row and position row have variance $0.02^2$ each,
-# and variances of independent numbers add up. (Section 3.14 says why some matrices are made smaller still, and 3.16
-# what happens with the weights that torch draws by itself.)
+# Now you can see where the variance 0.0008 of 3.2 came from. The token row and the position row have variance $0.02^2$
+# each, and variances of independent numbers add up.
 #
 # <details><summary>Question: a model for DNA has a vocabulary of 4 tokens. What is its first loss?</summary>
 #
@@ -737,8 +732,8 @@ predict("first loss, ln V", math.log(V), loss_of(model), 0.02)
 # ## 3.11 An untrained model babbles
 #
 # A model that scores next tokens can write. Writing is a loop: score what could come next, take the best, append it,
-# and read everything again. Taking the best each time is called **greedy decoding**. `argmax` says where the largest
-# number stands.
+# and read everything again. Taking the best each time is called **greedy decoding**. `argmax` gives the id with the
+# largest logit.
 
 # %%
 from gpt.tokenizer import token_ids_to_text
@@ -754,9 +749,9 @@ for _ in range(12):
 print(repr(token_ids_to_text(text, tokenizer)))
 
 # %% [markdown]
-# It babbles, as it must, because nobody has taught it anything. But why one token over and over? Is the model sure of
-# it? We look at the probability of the best token, and we draw eight next tokens at random, each with its probability.
-# `torch.multinomial` does the drawing.
+# It babbles, because nobody has taught it anything. But why one token over and over? Is the model sure of it? We look
+# at the probability of the best token. Then `torch.multinomial` draws eight next tokens at random, each with its
+# probability.
 
 # %%
 probabilities = model(prompt)[0, -1].softmax(dim=-1)    # (V,)
@@ -765,18 +760,18 @@ drawn = torch.multinomial(probabilities, 8)             # (8,): eight ids
 print("eight draws:", [tokenizer.decode([token]) for token in drawn.tolist()])
 
 # %% [markdown]
-# The model is not sure at all. Its best token is only a few times as probable as an average one, and the draws have
-# nothing to do with each other. Greedy decoding hides this: it takes the winner, by however little it wins. (3.17 says
-# why it is the same winner so often.)
+# The model is not sure. Its best token is only a few times as probable as an average one, and the draws have nothing to
+# do with each other. Greedy decoding hides this: it takes the winner, however narrowly it wins. (Section 3.17 says why
+# it is the same winner so often.)
 #
-# Training changes nothing in this model but its weights. The library has the loop as a function. It also cuts the text
-# to its last T_max tokens, because there are no more positions.
+# The library has the loop as a function. It also cuts the text to its last T_max tokens, because there are no more
+# positions.
 
 # %%
 from gpt.generate import generate_text_simple
 
 show(generate_text_simple)
-T_max = config.context_length
+T_max = model.config.context_length
 same = generate_text_simple(model, prompt, 12, T_max)
 predict("tokens that differ from our loop", 0, int((same != text).sum()))
 
@@ -786,8 +781,8 @@ predict("tokens that differ from our loop", 0, int((same != text).sum()))
 # ## 3.12 The KV cache: do not compute the past again
 #
 # The loop is wasteful. To write token 41 it reads the 40 before it. To write token 42 it reads the same 40 again, and
-# one more. **Does anything change for the old tokens when a new one comes?** We compare the keys of the first block,
-# once for a text of five tokens and once for the same text with a sixth.
+# one more. **Does anything change for the old tokens when a new one comes?** We compute the keys of the first block for
+# five tokens, and again with a sixth.
 
 # %%
 section("3.12")
@@ -796,8 +791,8 @@ def first_keys(ids):
     block = model.trf_blocks[0]
     return block.att.W_key(block.norm1(model.embed(ids)))    # (B, T, C)
 
-five = first_keys(ids[:, :5])
-six = first_keys(ids[:, :6])
+five = first_keys(sms_ids[:, :5])
+six = first_keys(sms_ids[:, :6])
 agree("keys of five tokens, alone and among six", five, six[:, :5])
 
 # %% [markdown]
@@ -806,10 +801,10 @@ agree("keys of five tokens, alone and among six", five, six[:, :5])
 #
 # ![Without a cache, four steps compute 18 keys and values; with one, 6.](diagrams/kv_cache.svg)
 #
-# *Three new tokens follow a prompt of three. Each row of squares is one step of writing.*
+# *Step 1 reads a prompt of three tokens and chooses the fourth. Steps 2, 3 and 4 read one token more each. With a cache
+# they compute the key and value of this token only.*
 #
-# Why not keep the queries too? Because nobody needs them again. An old query has done its work: the output of its token
-# is known. Only the newest token still has to look.
+# Why not keep the queries too? Because no later token needs them: a new token looks with its own query.
 #
 # ### By hand
 #
@@ -819,7 +814,7 @@ agree("keys of five tokens, alone and among six", five, six[:, :5])
 # %%
 block = model.trf_blocks[0]
 attention = block.att
-x = block.norm1(model.embed(ids[:, :6]))                      # (B, T, C), T = 6
+x = block.norm1(model.embed(sms_ids[:, :6]))                  # (B, T, C), T = 6
 kept_keys = attention.W_key(x[:, :5])                         # (B, 5, C): the cache
 kept_values = attention.W_value(x[:, :5])                     # (B, 5, C)
 new = x[:, 5:]                                                # (B, 1, C)
@@ -827,11 +822,11 @@ keys = torch.cat([kept_keys, attention.W_key(new)], dim=1)    # (B, 6, C)
 values = torch.cat([kept_values, attention.W_value(new)], dim=1)
 
 # %% [markdown]
-# The new query meets all six keys, and its weights mix all six values. No mask is needed, because nothing here is in
-# the future of the newest token. The result should be the last row of attention over all six tokens.
+# The new query meets all six keys, and its weights mix all six values. No mask is needed, because no key belongs to a
+# token after the newest. The result should be the last row of attention over all six tokens.
 
 # %%
-D = config.emb_dim // config.n_heads
+D = model.config.emb_dim // model.config.n_heads
 query = attention.split_heads(attention.W_query(new))       # (B, H, 1, D)
 key = attention.split_heads(keys)                           # (B, H, 6, D)
 value = attention.split_heads(values)                       # (B, H, 6, D)
@@ -841,9 +836,9 @@ newest = attention.out_proj(side_by_side)                           # (B, 1, C)
 agree("one query and kept keys, or everything again", newest, attention(x)[:, 5:])
 
 # %% [markdown]
-# The library has one `KVCache` per block. `torch.cat` would copy all that is kept at every step. So the cache takes
-# room for T_max tokens at its first use and writes each new key and value behind the old ones. Look at the last four
-# lines of `extend`: they do that. Skip `padding` again.
+# The library has one `KVCache` per block. Our `torch.cat` would copy all that is kept at every step. So `extend` takes
+# room for T_max tokens at its first call, and its last four lines write the new keys and values behind the old ones.
+# Skip `padding`.
 
 # %%
 from gpt.attention import KVCache
@@ -851,13 +846,24 @@ from gpt.attention import KVCache
 show(KVCache)
 
 # %% [markdown]
+# `MultiHeadAttention.forward` (2.8) calls `extend`. It hands over the keys and values of T new tokens and gets back
+# those of all S tokens so far. So the mask has T rows and S columns, and its last row belongs to the last token. Now
+# you can see what `triu(S - T + 1)` in 2.6 is for. With one new token it is `triu(S)`, which hides nothing. **What
+# should be hidden with S = 5 and T = 2?** The new tokens are 3 and 4, so key 4 must be hidden from token 3.
+
+# %%
+future = torch.ones(2, 5).triu(5 - 2 + 1).int()    # (T, S): 1 is hidden
+print(f"hidden from the two new tokens: {future.tolist()}")
+#> hidden from the two new tokens: [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+
+# %% [markdown]
 # **Your turn.** `python tests/exercises.py start E3.5` takes out the body of `KVCache.extend`.
 #
 # ### Writing with a cache
 #
 # The loop of 3.11 changes in one point. After the first step it hands the model only the token that it has just chosen.
-# Everything before it is in the cache. `hidden` also takes the new token's position from the cache: it is the number of
-# tokens that are in there already. (`new_cache` makes one KVCache per block.)
+# Everything before it is in the cache. The new token's position is the number of tokens in there, so `hidden` asks the
+# cache for it. (`new_cache` makes one KVCache per block.)
 
 # %%
 def write_with_cache(model, text, steps):
@@ -876,8 +882,8 @@ predict("tokens that differ from 3.11", 0, int((same != text).sum()))
 
 # %% [markdown]
 # The library's function is called `generate`. Its core is your loop: look for the lines that begin with `hidden`,
-# `logits` and `unread`. What it adds can be skipped for now. `choose` can also draw the next token at random (chapter
-# 4), `stop` ends a text early (chapter 7), `padding` you can skip for good, and `limit` is explained below.
+# `logits` and `unread`. Skip the rest for now. `choose` can also draw the next token at random (chapter 4), `stop` ends
+# a text early (chapter 7), and `limit` is T_max, which we come to below.
 
 # %%
 from gpt.generate import generate
@@ -885,11 +891,11 @@ from gpt.generate import generate
 show(generate)
 
 # %% [markdown]
-# **How many tokens does a block read to write 40, from a prompt of one?** Without a cache it reads 1, then 2, and so on
+# **How many tokens does a block read to write 40 from a prompt of one?** Without a cache it reads 1, then 2, and so on
 # up to 40, which makes $40 \cdot 41 / 2$. With a cache it reads one per step.
 #
-# To count them we use a **hook**: a function of ours that torch calls each time block 0 gets an input. It notes how
-# many tokens came.
+# To count them we use a **hook**: a function of ours that torch calls each time block 0 gets its inputs. The first of
+# them is $x$, whose tokens we count.
 
 # %%
 read = []
@@ -900,10 +906,10 @@ def note(block, inputs):
 hook = model.trf_blocks[0].register_forward_pre_hook(note)
 
 # %%
-uncached = generate_text_simple(model, ids[:, :1], 40, T_max)
+uncached = generate_text_simple(model, sms_ids[:, :1], 40, T_max)
 predict("tokens read without a cache", 40 * 41 // 2, sum(read))
 read.clear()
-cached = generate(model, ids[:, :1], 40)
+cached = generate(model, sms_ids[:, :1], 40)
 predict("tokens read with a cache", 40, sum(read))
 predict("tokens that differ", 0, int((cached != uncached).sum()))
 hook.remove()
@@ -916,20 +922,24 @@ hook.remove()
 # and a value of C numbers for each token, at 4 bytes per number. **How many bytes is that for T_max tokens?**
 
 # %%
+def cache_bytes(config):
+    return 2 * config.n_layers * config.context_length * config.emb_dim * 4
+
 cache = model.new_cache()
-model.hidden(ids[:, :1], cache)    # the first use takes the room
-C, L = config.emb_dim, config.n_layers
+model.hidden(sms_ids[:, :1], cache)    # the first use takes the room
 measured = sum(kept.keys.nbytes + kept.values.nbytes for kept in cache)
-predict("bytes of the cache, 2 L T_max C 4", 2 * L * T_max * C * 4, measured)
+predict("bytes of the cache, 2 L T_max C 4", cache_bytes(model.config), measured)
 #> bytes of the cache, 2 L T_max C 4: predicted 1,048,576, measured 1,048,576
+print(f"of GPT-2 small: {cache_bytes(small):,}")
+#> of GPT-2 small: 75,497,472
 
 # %% [markdown]
 # That is 1 MB for a model of mini's size, and 75 MB for GPT-2 small.
 #
-# There is one limit. When the text is longer than T_max, its oldest token drops out of what the model reads, and every
-# other token moves up by one position. The kept keys were made with the old positions, so they are wrong now, and each
-# step has to read the whole window again. **With T_max = 8 and a prompt of 6, how many tokens does each of six steps
-# read?**
+# There is one limit. When the text is longer than T_max, the model reads only the last T_max tokens, the **window**. At
+# each step every token moves to the position before. The kept keys and values were made with the old positions, so they
+# are wrong now, and the whole window has to be read again. **With T_max = 8 and a prompt of 6, how many tokens does
+# each of six steps read?**
 
 # %%
 narrow = GPTModel(GPTConfig(vocab_size=1000, context_length=8,
@@ -941,13 +951,12 @@ predict("tokens read at each step", [6, 1, 1, 8, 8, 8], read)
 #> tokens read at each step: predicted [6, 1, 1, 8, 8, 8], measured [6, 1, 1, 8, 8, 8]
 
 # %% [markdown]
-# The first step reads the prompt. The next two read one token each. Then eight tokens are in the cache, and there is no
-# place for a ninth.
+# The first step reads the prompt, and the next two read one token each. Then the cache is full.
 #
 # <details><summary>Question: does a KV cache help in training?</summary>
 #
-# No. In training the whole text is there from the start. One pass computes all of its positions at once, and none of
-# them twice.
+# No. In training the whole text is there from the start, so one pass computes all of its positions, and none of them
+# twice.
 #
 # </details>
 #
@@ -956,9 +965,9 @@ predict("tokens read at each step", [6, 1, 1, 8, 8, 8], read)
 #
 # ## 3.13 What the cache saves, measured
 #
-# Fewer tokens should mean less time. How much less? We have to be fair: the loop of 3.11 wastes a second thing. It
-# computes the logits of **all** positions and uses only the last. `generate` does not, and that saving is not the
-# cache's. So we time three ways to get one more token. (`item()` waits until a GPU has the number.)
+# Fewer tokens should mean less time. The loop of 3.11 wastes a second thing: it computes the logits of **all**
+# positions and uses only the last. `generate` does not, and that saving is not the cache's. So we time three ways to
+# get one more token. (`item()` waits until a GPU has the number.)
 
 # %%
 section("3.13")
@@ -987,8 +996,8 @@ def fastest(way, text, cache):
 
 # %% [markdown]
 # We take texts of four lengths. The tokens are random, because what they say does not change the time. Each try with
-# the cache adds a token to it, so we fill it with a few tokens less. **Which of the three times will grow with the
-# length of the text?**
+# the cache adds a token to it, so we leave room for the tries. **Which of the three times will grow with the length of
+# the text?**
 
 # %%
 ways = {"no cache, all positions scored": all_positions,
@@ -1013,16 +1022,19 @@ print(f"ms for one more token\n{in_ms.round(1).to_string()}")
 without = times["no cache, one position scored"][-1]
 ratio = without / times["cache, one position scored"][-1]
 print(f"after {T_max} tokens, without a cache: {ratio:.1f} times as long")
-figure(plot_token_times(lengths, times, args.model), run_folder(args), "03_cache")
+fig = plot_token_times(lengths, times, f"{args.model}, untrained")
+figure(fig, run_folder(args), "03_cache")
 
 # %% [markdown]
-# *Time for one more token against the length of the text.* Without a cache the lines climb: the longer the text, the
-# longer one more token takes. With a cache the line is nearly flat. It cannot be quite flat, because the newest query
-# still meets every kept key.
+# *Time for one more token against the length of the text.* Without a cache the lines climb. With a cache the line is
+# nearly flat. It cannot be quite flat, because the newest query still meets every kept key.
 #
-# At 124M's size, on one CPU core, one more token after 1,024 took about 2 s without a cache and 0.034 s with it, some
-# 60 times less. (Scoring one position in place of all had saved 0.8 s before.) Why not 1,024 times less, when one token
-# is read in place of 1,024? Because each step goes through all of the model's weights, for one token as for a thousand.
+# At 124M's size, on one CPU core, one more token after 1,024 took about 2 s without a cache and 0.034 s with it, about
+# 50 to 60 times less. (Scoring one position in place of all had saved 0.8 s before.)
+#
+# Why not 1,024 times less, when one token is read in place of 1,024? Because one token needs all of the model's weights
+# too, and these 0.5 GB must come from memory. That alone takes about 0.03 s: summing as many numbers takes this core as
+# long. With 1,024 tokens these 0.03 s are a small part of the 2 s.
 #
 # ## Further: skip this on a first reading
 #
@@ -1030,19 +1042,20 @@ figure(plot_token_times(lengths, times, args.model), run_folder(args), "03_cache
 #
 # ## 3.14 Why some first weights are divided by sqrt(2 L)
 #
-# L blocks make $2L$ additions to the residual stream, so its variance grows with depth. `init_weights` divides the
-# first weights of the last matrix of attention and of feed-forward by $\sqrt{2L}$. That divides the variance of what
-# each addition brings by $2L$. So $2L$ of them together should add the same for every L.
+# L blocks make $2L$ additions to the residual stream, so a deeper model would add more variance. Therefore
+# `init_weights` divides the initial weights of the last matrix of attention and of feed-forward by $\sqrt{2L}$. This
+# divides the variance of each addition by $2L$, and all $2L$ together should add the same for every L.
 #
-# We compare models of 4 and of 16 blocks. A factor of $\sqrt{2L}$ undoes the division.
+# We compare models of 4 and of 16 blocks. A factor of $\sqrt{2L}$ undoes the division. Then 16 blocks should add four
+# times as much as 4, if the outputs of different blocks have nothing in common.
 
 # %%
 section("3.14")
 
 def variance_added(L, factor):
-    config = GPTConfig(1000, 64, 128, 4, L)    # V, T_max, C, H, L
-    model = GPTModel(config, torch.Generator().manual_seed(args.seed))
-    model.requires_grad_(False)
+    size = GPTConfig(1000, 64, 128, 4, L)    # V, T_max, C, H, L
+    generator = torch.Generator().manual_seed(args.seed)
+    model = GPTModel(size, generator).requires_grad_(False)
     for block in model.trf_blocks:
         block.att.out_proj.weight *= factor
         block.ff.layers[2].weight *= factor
@@ -1056,16 +1069,18 @@ predict("with the division: 16 blocks add / 4 add", 1.0, divided, 0.15)
 predict("without: 16 / 4, if outputs had nothing in common", 4.0, undone, 0.5)
 
 # %% [markdown]
-# With the division, 16 blocks add about as much variance as 4. Without it they add 4.4 times as much. We had worked out
-# 4 under an assumption, that the outputs of different blocks have nothing in common. It is not quite true, because each
-# block reads what the others have written.
+# With the division, 16 blocks add about as much variance as 4. Without it they add 4.4 times as much. The assumption is
+# not quite true, because each block reads what the others have written.
 #
 # ## 3.15 What a model without residual connections loses
 #
-# You will often read that gradients vanish without residual connections: that almost nothing of the loss's gradient
-# (chapter 4) reaches the first layers. Do they? We take 12 untrained blocks in four versions: with LayerNorm and
-# residual connections, with LayerNorm alone, and with neither. In the fourth, LayerNorm is there and each token reads
-# only its own value, so nothing is averaged.
+# You will often read that gradients vanish without residual connections: almost nothing of the loss's gradient (chapter
+# 4) reaches the first layers. Is it so? We take 12 untrained blocks in four versions:
+#
+# * `both` has LayerNorm and residual connections, as in 3.6.
+# * `norm_only` has LayerNorm alone.
+# * `norm_own_value` is `norm_only` without averages: each token reads only its own value.
+# * `neither` has neither LayerNorm nor residual connections.
 
 # %%
 section("3.15")
@@ -1085,8 +1100,8 @@ def neither(block, x):
 
 # %% [markdown]
 # For each version we ask for two numbers: the size of the gradient of the loss with respect to the first vectors, and
-# the mean cosine of two tokens at the end. The numbers are float64 (`double`), because the smallest gradients would
-# round to 0.
+# the mean cosine of tokens $t$ and $t + 32$ at the end. We compute in float64, and with a tiny eps in the cosine,
+# because some of these numbers are very small.
 
 # %%
 deep_config = GPTConfig(1000, 64, 128, 4, 12)    # V, T_max, C, H, L
@@ -1094,13 +1109,13 @@ deep = GPTModel(deep_config, torch.Generator().manual_seed(args.seed)).double()
 tokens = torch.randint(1000, (4, 64), generator=draw)    # (B, T)
 
 def gradient_and_cosine(version):
-    first = deep.embed(tokens).detach().requires_grad_()        # (B, T, C)
-    x = first
+    vectors = deep.embed(tokens).detach().requires_grad_()      # (B, T, C)
+    x = vectors
     for block in deep.trf_blocks:
         x = version(block, x)
     logits = deep.out_head(deep.final_norm(x[:, :-1]))          # (B, T - 1, V)
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    gradient = torch.autograd.grad(loss, first)[0].norm().item()
+    gradient = torch.autograd.grad(loss, vectors)[0].norm().item()
     alike = torch.cosine_similarity(x[:, :32], x[:, 32:], dim=-1, eps=1e-99)
     return gradient, alike.mean().item()
 
@@ -1115,36 +1130,43 @@ assert gradient["norm_only"] > 0.1 * gradient["both"], "the gradient has vanishe
 assert alike["norm_own_value"] < 0.5, "tokens became one, though nothing was averaged"
 
 # %% [markdown]
-# With neither, the gradient vanishes: it is about $10^{-47}$. With LayerNorm alone it does not, because
-# LayerNorm brings small numbers back to size. But all tokens have become one, as in 3.5. (Dong et al. 2021 prove it for
-# attention without residual connections.) In `norm_own_value` nothing is averaged, and the tokens stay apart. So here
-# it is the averaging that loses them.
+# With neither, the gradient vanishes: it is about $10^{-47}$. With LayerNorm alone it does not, because LayerNorm
+# brings small numbers back to size. But all tokens point in the same direction, as in 3.5. (Dong et al. 2021 prove this
+# for attention without residual connections.) In `norm_own_value` nothing is averaged, and the tokens stay apart. So
+# here it is the averaging that makes them alike.
 #
 # ## 3.16 The first loss, more exactly
 #
-# The first loss is a little above $\ln V$. How much? A logit is a sum of C products: a channel of variance 1, from
-# LayerNorm, times a weight of variance $0.02^2$. So logits have variance $s^2 = 0.0004\,C$. The loss at one position is
-# the logarithm of the sum of all $e^{logit}$, minus the logit of the token that came. The mean of $e^x$ over a normal
-# $x$ with variance $s^2$ is $e^{s^2/2}$, so the sum is about $V e^{s^2/2}$. Its logarithm is $\ln V + s^2/2$. That
-# makes $s^2/2 = 0.0002\,C$ above $\ln V$. We average over all V tokens that might come, because a single text scatters.
+# The first loss is a little above $\ln V$. How much?
+#
+# 1. A logit is a sum of C products of a channel (variance 1, after LayerNorm) and a weight (variance $0.02^2$). So
+#    logits have mean 0 and variance $s^2 = 0.0004\,C$.
+# 2. The loss at one position is $-\ln$ of a softmax: the logarithm of the sum of all $e^{logit}$, minus the logit of
+#    the token that came, which is 0 on average.
+# 3. If $z$ is normal with mean 0 and variance $s^2$, the mean of $e^z$ is $e^{s^2/2}$ (a rule of statistics). So the
+#    sum is about $V e^{s^2/2}$, and its logarithm is $\ln V + s^2/2$.
+#
+# So the loss should lie $s^2/2 = 0.0002\,C$ above $\ln V$. `logsumexp` is the logarithm of step 2. In place of the
+# token that came we take the mean over all V tokens, so that no luck is left in it.
 
 # %%
 section("3.16")
-logits = model(ids[:, :-1])    # (B, T, V)
-above = (logits.logsumexp(dim=-1) - logits.mean(dim=-1)).mean().item() - math.log(V)
-predict("above ln V: 0.0002 C", 0.0002 * C, above, 0.05)
+width = model.config.emb_dim       # this model's C
+logits = model(sms_ids[:, :-1])    # (B, T, V)
+loss = (logits.logsumexp(dim=-1) - logits.mean(dim=-1)).mean().item()
+predict("above ln V: 0.0002 C", 0.0002 * width, loss - math.log(V), 0.05)
 
 # %% [markdown]
-# What if we keep torch's own first weights? For a table (`nn.Embedding`) their standard deviation is 1, fifty times as
-# large as 0.02. For a linear layer they are uniform, with variance 1 / (3 in), where `in` is the size of its input.
-# `reset_parameters` draws them again. (We leave out the head, because it shares the table's matrix.)
+# What if we keep the initial weights that torch draws by itself? For a table (`nn.Embedding`) their standard deviation
+# is 1, fifty times as large as 0.02. For a linear layer they are uniform, with variance 1 / (3 in), where `in` is the
+# size of its input. `reset_parameters` draws them again. (We leave out the head, because it shares the table's matrix.)
 
 # %%
-loud = untrained(config)
+loud = random_gpt2()
 for layer in loud.modules():
     if layer is not loud.out_head and hasattr(layer, "reset_parameters"):
         layer.reset_parameters()
-loud_loss = loss_of(loud)
+loud_loss = first_loss(loud)
 print(f"first loss with torch's own weights: {loud_loss:.1f}")
 
 # %% [markdown]
@@ -1152,62 +1174,58 @@ print(f"first loss with torch's own weights: {loud_loss:.1f}")
 # vector of the token just read. The tied head multiplies it by the row of each token, and the best match is the token's
 # own row. So the model is certain that each token is followed by itself.
 #
-# Its loss can be predicted, in three steps.
+# Its loss can be predicted. The dot product of a token's row with itself is a sum of C squares. The numbers have
+# variance 1, so it is about C. LayerNorm has divided the vector by the standard deviation of the residual stream, so
+# the logit of the token just read is about C divided by that. The other logits are small beside it, and the token that
+# came is nearly always another. So the loss is about as large as this logit.
 #
-# 1. The dot product of a token's row with itself is a sum of C squares. The numbers have variance 1, so it is about C.
-#    LayerNorm has divided the vector by the standard deviation of the residual stream, so the logit of the token just
-#    read is about C divided by this standard deviation.
-# 2. The variance of the residual stream is 2 from the two tables, plus what the feed-forward of each block adds. A
-#    linear layer with torch's weights sums `in` products, each with a weight of variance 1 / (3 in). So the variance of
-#    its outputs is a third of the mean square of its inputs. The first layer reads channels of variance 1 and makes
-#    numbers $z$ of variance 1/3. The second reads GELU(z) and adds a third of the mean of GELU(z)². (We neglect
-#    attention, because averages are small.)
-# 3. The other logits are small beside this one, and the token that really came is nearly always another. So the loss is
-#    about as large as this logit.
-#
-# A head with a matrix of its own has no row that equals the token's vector. By the rule of step 2 its logits have
-# variance 1/3, and the loss lies $s^2/2 = 1/6$ above $\ln V$.
+# A head with a matrix of its own has no row that equals the token's vector. Its logits are sums of C products, each
+# with a weight of variance 1 / (3 C). So $s^2 = 1/3$, and the loss should lie $s^2/2 = 1/6$ above $\ln V$.
 
 # %%
-z = torch.randn(1_000_000, generator=draw) / math.sqrt(3)
-added = tiny_gelu(z).square().mean().item() / 3
-predict("torch's weights, head tied", C / math.sqrt(2 + L * added), loud_loss, 0.1)
-loud.out_head = nn.Linear(C, V, bias=False).requires_grad_(False).to(args.device)
-predict("head of its own, ln V + 1/6", math.log(V) + 1 / 6, loss_of(loud), 0.02)
+residual_stream = loud.trf_blocks(loud.embed(sms_ids[:, :-1]))    # (B, T, C)
+predicted = width / residual_stream.std().item()
+predict("torch's weights, head tied", predicted, loud_loss, 0.1)
+own_head = nn.Linear(width, V, bias=False).requires_grad_(False)
+loud.out_head = own_head.to(args.device)
+predict("head of its own, ln V + 1/6", math.log(V) + 1 / 6, first_loss(loud), 0.02)
 
 # %% [markdown]
 # ## 3.17 Why it repeats itself
 #
-# In the untrained model of 3.11, too, the token just read has a larger logit than others, on average: $0.0004\,C$
-# divided by the residual stream's standard deviation. (The sum of C squares again, now with variance $0.02^2$.) The
-# other logits have mean 0 and standard deviation $0.02 \sqrt{C}$. They are many, and the highest of 50,256 normal draws
-# lies about 4.2 standard deviations above 0.
+# In the untrained model of 3.11, too, the token just read has a larger logit than others, on average. It is $0.0004\,C$
+# (C squares, of variance $0.02^2$ each) divided by the residual stream's standard deviation. The other logits have mean
+# 0 and standard deviation $0.02 \sqrt{C}$. But they are many, and the highest of 50,256 normal draws lies about 4.2
+# standard deviations above 0. **Is the token just read higher?**
 
 # %%
 section("3.17")
-final = model.hidden(ids[:, :-1])[0]                            # (T, C)
-residual_stream = model.trf_blocks(model.embed(ids[:, :-1]))    # (B, T, C)
-own = (final * model.tok_emb(ids[0, :-1])).sum(dim=-1).mean().item()
-predicted = 0.0004 * C / residual_stream.std().item()
+just_read = sms_ids[:, :-1]                                   # (B, T), B = 1
+residual_stream = model.trf_blocks(model.embed(just_read))    # (B, T, C)
+final = model.final_norm(residual_stream)                     # (B, T, C)
+own = (final * model.tok_emb(just_read)).sum(dim=-1).mean().item()
+predicted = 0.0004 * width / residual_stream.std().item()
 predict("logit of the token just read", predicted, own, 0.15)
-print(f"it lies {own / (0.02 * math.sqrt(C)):.1f} standard deviations above 0")
+print(f"it lies {own / (0.02 * math.sqrt(width)):.1f} standard deviations above 0")
+
+# %% [markdown]
+# How often is it the best? And how alike are neighbouring final vectors?
 
 # %%
-repeated = model.out_head(final).argmax(dim=-1) == ids[0, :-1]    # (T,)
-repeated = repeated.float().mean()
-neighbours = torch.cosine_similarity(final[1:], final[:-1], dim=-1).mean()
-print(f"the token just read is the best at {repeated:.0%} of 256 positions")
-print(f"cosine of neighbouring final vectors: {neighbours:.2f}")
+repeated = model.out_head(final).argmax(dim=-1) == just_read    # (B, T)
+share = repeated.float().mean()
+print(f"the token just read is the best at {share:.0%} of 256 positions")
+print(f"cosine of neighbouring final vectors: {cosine(final):.2f}")
 
 # %% [markdown]
 # Compare with 4.2. In a model of mini's size the token just read lies 4.8 standard deviations above 0, and it is the
 # best at 69 % of the positions. At 124M's size it lies 1.9 above 0 and is the best at 2 %. But there neighbouring final
-# vectors are alike, with a cosine of 0.54. So the best token of one step is near the top at the next step too, and
-# having just been read lifts it over the others.
+# vectors are alike, with a cosine of 0.54. So the best token of one step should be near the top at the next step too,
+# and having just been read can lift it over the others.
 #
 # ## What you have now
 #
-# 1. LayerNorm gives each token's vector mean 0 and variance 1, so that attention scores keep a size that can learn.
+# 1. LayerNorm brings each token's vector to mean 0 and variance 1. Then a learned scale and shift are applied.
 # 2. An activation function keeps two linear layers from being one. Feed-forward uses it on each token by itself.
 # 3. A residual connection adds instead of replacing, so that tokens stay apart in a deep stack. A block has two.
 # 4. Your TinyGPT computes what the library's model computes, and you can count its 124,439,808 parameters on paper.
@@ -1250,9 +1268,10 @@ print(f"cosine of neighbouring final vectors: {neighbours:.2f}")
 #
 # <details><summary>Answer</summary>
 #
-# Those with a tolerance that come from random weights or draws: the variance at the end of 3.2, the losses of 3.10 and
-# 3.16, growth and cosines of 3.5, 3.14 and 3.15, and the babble. The parameters, the tokens read, the bytes of the
-# cache and every `agree` do not depend on the seed.
+# Those that come from random weights or draws: the variance at the end of 3.2, the cosines of 3.5, the loss of 3.10,
+# the babble and the probabilities of 3.11, and all numbers of 3.14 to 3.17. (The times of 3.13 change with every run.)
+# Not luck: the parameters, the tokens read, the bytes of the cache, and what mini's weights give. What `agree` prints
+# is rounding and changes too.
 #
 # </details>
 #
