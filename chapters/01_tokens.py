@@ -38,8 +38,8 @@ print(f"{len(messages):,} messages; the third is: {messages[2][:44]}...")
 
 # %% [markdown]
 # **One number per letter.** A list of all letters, digits and signs is short, and with it we can write any message. But
-# the rows get long. That costs work, because a model does all of its work once for each number in the row. And it costs
-# room, because GPT-2 reads at most 1,024 numbers at once.
+# the rows get long. That costs work, because a model does nearly all of its work once for each number in the row. And
+# it costs room, because GPT-2 reads at most 1,024 numbers at once.
 #
 # Put the messages one after the other, from the first on. How many of them fit into 1,024 numbers together?
 # `accumulate` gives the running totals of a list, and we count those that are not above 1,024. We also try bytes, the
@@ -92,10 +92,11 @@ print(f"that is {len(missing) / len(others):.0%}, for example {missing[-4:]}")
 # A model with such a list has to replace each missing word by one **unknown-word token**, often written `<unk>`. It
 # cannot tell these words apart, and it can never write one.
 #
-# So letters make the rows too long, and words make the list too long. We want something between the two: one number for
-# a frequent word, and a few numbers for a rare word, which is put together from shorter bits. Whatever gets a number is
-# called a **token**. The list of all tokens is the **vocabulary**, and a program that turns text into tokens is a
-# **tokenizer**. This is how GPT-2's tokenizer cuts *The unhappiest cat sat on the mat.*, with a bar at each cut:
+# So letters make the rows too long, and a list of words is never complete. We want something between the two: one
+# number for a frequent word, and a few numbers for a rare word, which is put together from shorter bits. Whatever gets
+# a number is called a **token**. The list of all tokens is the **vocabulary**, and a program that turns text into
+# tokens is a **tokenizer**. This is how GPT-2's tokenizer cuts *The unhappiest cat sat on the mat.*, with a bar at each
+# cut:
 #
 #     The| unh|app|iest| cat| sat| on| the| mat|.
 #
@@ -125,6 +126,7 @@ for pair, count in counts.most_common(6):
 #> ('e', ' '): 3 times
 #> ('a', 't'): 3 times
 #> ('t', ' '): 2 times
+#> (' ', 'a'): 2 times
 
 # %% [markdown]
 # Four pairs occur three times. Of equally frequent pairs we take the one that comes first in the text: *t* and *h*. The
@@ -184,7 +186,7 @@ for number in range(2, 9):
 # word is. It only counts neighbours.
 #
 # **How many tokens are left?** Work it out from the counts. Each time two tokens are joined, the row gets one token
-# shorter. The text has 31 letters and spaces. Merges 1 to 4 joined three pairs each, merges 5 to 8 two pairs each.
+# shorter. The text has 31 letters and spaces. Merges 1 to 4 made three joins each, merges 5 to 8 two each.
 
 # %%
 from book import predict
@@ -214,15 +216,16 @@ print(regex.findall(SPLIT, example))
 #> ['I', "'ll", ' pay', ' £', '5', ',', '000', ' ', ' for', ' the', ' cat', '!!']
 
 # %% [markdown]
-# Letters, digits and other signs are kept apart. A word takes along **one** space in front of it, if there is one. So
-# the space between two words needs no number of its own, and *␣the* and *the* will be two different tokens. Nothing is
-# lost: joined again, the pieces are the text.
+# Letters, digits and other signs are kept apart, except in endings such as *'ll*. A word takes along **one** space in
+# front of it, if there is one. So the space between two words needs no number of its own, and *␣the* and *the* will be
+# two different tokens. Nothing is lost: joined again, the pieces are the text.
 #
 # <details><summary>The pattern, one alternative after another</summary>
 #
 # The alternatives stand between bars. At each place of the text, the first one that fits takes a piece. `?` means once
-# or not at all, `+` once or more, `{1,262144}` the same up to a limit, and `[^...]` any sign but these. `\s` is white
-# space, `\S` anything else, and `(?!\S)` says that no `\S` may come next. `(?:...)` only groups.
+# or not at all, `+` once or more, `{1,262144}` the same up to a limit that the package tiktoken needs, and `[^...]` any
+# sign but these. `\s` is white space, `\S` anything else, and `(?!\S)` says that no `\S` may come next. `(?:...)` only
+# groups.
 #
 # | alternative | what it takes | in the example |
 # |---|---|---|
@@ -307,14 +310,13 @@ ranks = {token: number for number, token in enumerate(vocabulary)}
 print(ranks)
 
 # %% [markdown]
-# A token with a low id was made by an early merge. So an id is also a **rank**, a place in an order, and that order
-# decides: a new text is merged in the order in which the merges were learned. *th* was merge 1 and *at* was merge 3.
+# Of two tokens that merges made, the one with the lower id was made earlier. So an id is also a **rank**, a place in an
+# order. A new text is merged in the order in which the merges were learned. *th* was merge 1 and *at* was merge 3.
 # **What becomes of *bath*?**
 #
 # We need not try all merges one by one. We look at each pair of neighbours. If joining it gives a token that we know,
 # we note the pair and the rank of that token. Then we join the pair with the lowest rank, and look again. When no pair
-# can be joined, we are done. (tiktoken, with which we compare in 1.6, also asks only whether it knows the joined
-# token.)
+# can be joined, we are done.
 
 # %%
 def merge_in_order(tokens, ranks):
@@ -336,8 +338,8 @@ print("bath:", with_bars(merge_in_order(list("bath"), ranks)))
 # Why this order, and not from left to right, or the longest token first? A model learns from texts that were cut in one
 # certain way. It has often seen *b*, *a*, *th*. It has never seen *b*, *at*, *h*, so it could not use what it knows.
 #
-# There is a test. If we encode the sentence itself, we should get the tokens that learning ended with. We compare all
-# pieces.
+# If we encode the sentence itself, we should get the tokens that learning ended with. We compare all pieces. (The
+# messages of 1.6 will test the order harder.)
 
 # %%
 again = [merge_in_order(list(piece), ranks) for piece in pieces]
@@ -384,14 +386,16 @@ predict(f"bytes of {party}, 10 + 2 + 4", 10 + 2 + 4, len(party.encode("utf-8")))
 # So 256 different bytes are enough for every text. Bytes alone make rows that are too long (1.1), but they are a good
 # beginning: we start from bytes where we started from letters. Our functions that learn and merge stay as they are,
 # because Python joins bytes with `+` as well. (Python writes them as `b'th'`. For a byte that is not ASCII it writes
-# `\x` and the number in base 16, for example `\xc2`.)
+# `\x` and the number in base 16, for example `\xc2`. And `bytes([104])` is the one byte with the number 104.)
 
 # %%
 def bytes_of(piece):
     return [bytes([number]) for number in piece.encode("utf-8")]
 
 print("hat:", bytes_of("hat"))
+#> hat: [b'h', b'a', b't']
 print("£:  ", bytes_of("£"))
+#> £:   [b'\xc2', b'\xa3']
 learned, rows = learn_merges([bytes_of(piece) for piece in pieces], 7)
 print("merges:", [left + right for left, right in learned])
 #> merges: [b'th', b'the', b'at', b' a', b' an', b' and', b' the']
@@ -422,18 +426,19 @@ print("ids of 'the path':", encode_by_hand("the path", own))
 #> ids of 'the path': [257, 32, 112, 97, 256]
 
 # %% [markdown]
-# 257 is *the*. Then come three single bytes, the space, *p* and *a*, and 256 is *th*. **What will happen to a Greek
-# letter and an emoji, which our sentence does not have?** A dict keeps the order in which it was filled, so entry i of
-# `own_tokens` is the token with id i.
+# 257 is *the*. Then come three single bytes, the space, *p* and *a*, and 256 is *th*. A dict keeps the order in which
+# it was filled, so entry i of the list `own_tokens` is the token with id i. **What will happen to a Greek letter and an
+# emoji, which our sentence does not have?**
 
 # %%
 own_tokens = list(own)
-for text in ("a hat on the path", "α 🎉"):
+for text in ("on the path", "α 🎉"):
     print(f"{text}: {[own_tokens[i] for i in encode_by_hand(text, own)]}")
+#> on the path: [b'o', b'n', b' the', b' ', b'p', b'a', b'th']
 #> α 🎉: [b'\xce', b'\xb1', b' ', b'\xf0', b'\x9f', b'\x8e', b'\x89']
 
 # %% [markdown]
-# They can be encoded. What no merge fits stays as single bytes, so there is always an id, and no unknown-word token is
+# They can be encoded. Bytes that no merge joins stay single, so there is always an id, and no unknown-word token is
 # needed. The price is length: the emoji takes four ids here.
 #
 # ## 1.6 GPT-2's 50,257 tokens
@@ -446,6 +451,7 @@ section("1.6")
 vocab_bpe = fetch("vocab.bpe").read_text(encoding="utf-8")
 lines = vocab_bpe.splitlines()[1:]    # the first line is a version
 print(f"{len(lines):,} merges; the first ten:")
+#> 50,000 merges; the first ten:
 print(lines[:10])
 #> ['Ġ t', 'Ġ a', 'h e', 'i n', 'r e', 'o n', 'Ġt he', 'e r', 'Ġ s', 'a t']
 
@@ -453,14 +459,14 @@ print(lines[:10])
 # A line holds the two halves of a merge, with a space between them. A space that belongs to a half is written as the
 # sign Ġ. So the seventh line means *␣t* and *he*, which make *␣the*.
 #
-# Every other byte has a visible sign too. `byte_alphabet` gives the byte of each sign (1.11 shows how the signs were
-# chosen). Its order is that of the ids 0 to 255: first the bytes that can be printed as they are, from "!" on, and then
-# the rest. So here a byte's id is not the byte itself, as it was in 1.5.
+# Every other byte has a visible sign too. The library's `byte_alphabet` is a dict of them, from "!" with byte 33, over
+# "a" with byte 97, to "Ġ" with byte 32 and other bytes that cannot be printed. (1.11 shows how the signs were chosen.)
+# Its order decides the first 256 ids. So here "!" has id 0, while in 1.5 the id of a byte was the byte itself.
 #
 # Reading the file is now what we did for `own` in 1.5: single bytes first, then one id per merge. Below is the
-# library's function. (`show` prints it and says where it stands.) Compare its last four lines with the loop that filled
-# `own`. What is new is in the line before `return`: it takes the separating space out of a line of the file, looks up
-# the byte of every sign, and makes one bytes object of them.
+# library's function. (`show` prints it and says where it stands.) It ends in a loop like the one that filled `own`.
+# What is new is in the line before `return`: it takes the separating space out of a line of the file, looks up the byte
+# of every sign, and makes one bytes object of them.
 
 # %%
 from book import show
@@ -476,9 +482,9 @@ ranks = read_ranks(vocab_bpe)
 # the original back: `python tests/exercises.py restore E1.2`
 #
 # The rest of this book uses **tiktoken**, a package by OpenAI that does the merging in the language Rust.
-# `gpt2_tokenizer` gives it the ranks of this file and the pattern of 1.3. One more id stands for no text at all:
-# `<|endoftext|>`, the last id, marks the border between two texts. **How many ids are there? Which id has *␣the*, merge
-# 7? And which has "!", the first of the bytes?**
+# `gpt2_tokenizer` gives it the ranks of this file and the pattern of 1.3. There is one more token, `<|endoftext|>`,
+# with the last id. It stands for no text, but marks the border between two texts. **How many ids are there? Which id
+# has *␣the*, merge 7? And which has "!", the first of the bytes?**
 
 # %%
 from gpt.tokenizer import gpt2_tokenizer
@@ -493,7 +499,7 @@ predict("id of '!'", [0], gpt2.encode_ordinary("!"))
 
 # %% [markdown]
 # The size of the vocabulary is called **V** in this book. For GPT-2, V is 50,257. (The method is called
-# `encode_ordinary` because it takes every text for ordinary text, even a typed `<|endoftext|>`: see 1.11.)
+# `encode_ordinary` because it treats all text as ordinary, even a typed `<|endoftext|>`: see 1.11.)
 #
 # Does our encoder do the same as tiktoken? We encode every message with both.
 
@@ -521,8 +527,8 @@ print("as tokens:", how_many_fit([len(tokens_of(message)) for message in message
 #> as tokens: 35
 
 # %% [markdown]
-# 35 messages fit. As letters it was 9, and as words 54. Tokens come much nearer to words, and yet every text can be
-# written with them.
+# 35 messages fit. As letters it was 9, and as words 54. Tokens come nearer to words than to letters, and yet every text
+# can be written with them.
 #
 # What a vocabulary contains depends on the text that it was learned from. Here are the first ten merges that our
 # messages would give, if we trained on them.
@@ -537,8 +543,8 @@ print([left + right for left, right in learned])
 #> [b' t', b' a', b'in', b'ou', b're', b' s', b'he', b' w', b' m', b' c']
 
 # %% [markdown]
-# The first two are those of GPT-2. *ou* is not among GPT-2's first ten. Here it comes fourth: people who write messages
-# often write *you*.
+# The first two are those of GPT-2. *ou* is not among GPT-2's first ten. Here it comes fourth, mostly from *you* and
+# *your*.
 #
 # ## 1.7 Five oddities, and their reasons
 #
@@ -584,8 +590,8 @@ print("encoded as a whole", tokens_of("The city of London"))
 
 # %% [markdown]
 # In the first row the space is a token of its own, and *London* follows without one. The pattern of 1.3 always puts a
-# single space into the same piece as the word behind it. So no text gives the first row, and the model has not seen
-# such a row in training. Leave out the last space, and the model can go on with *␣London*, as it has learned to.
+# single space into the same piece as the word after it. So no text gives the first row, and the model has not seen such
+# a row in training. Leave out the last space, and the model can go on with *␣London*, as it has learned to.
 #
 # ### Numbers fall apart
 #
@@ -603,7 +609,7 @@ for text in (" 2000", "1234 + 5678", "07123456789"):
 # *34*, but 5678 is *5* and *678*. When you add on paper, you write tens under tens. Here the places of the digits do
 # not line up, which does not make arithmetic easier for the model.
 #
-# ### Most emoji are several tokens, and none of these is text
+# ### Most emoji are several tokens, and no single one of these is a character
 #
 # The four bytes of 🎉 are three tokens. **What will you see if you decode them one at a time?**
 
@@ -640,7 +646,7 @@ for text in (english, german, greek):
 # The Greek sentence takes more than three times as many tokens as the English one. So the model has more than three
 # times the work, and 1,024 tokens hold less than a third of the content. Why? A Greek letter is two bytes. **How many
 # of GPT-2's tokens consist of two or more Greek letters, perhaps with a space in front?** (`fullmatch` asks whether a
-# whole text fits the pattern. A token that is half a character becomes �, which `errors="replace"` asks for.)
+# whole text fits the pattern. `errors="replace"` writes � where a token is only half a character.)
 
 # %%
 texts = [token.decode("utf-8", errors="replace") for token in ranks]
@@ -714,7 +720,7 @@ for stride in (1, 2, 4):
 
 # %% [markdown]
 # With the stride equal to the window, every token is a target exactly once (but for a few at the ends of the text).
-# That is what we use. One pass over the whole text is called an **epoch**.
+# That is what we use. So one pass over the windows reads the whole text once. Such a pass is called an **epoch**.
 #
 # ### Many windows at once
 #
@@ -735,9 +741,9 @@ predict("N, tokens + messages", in_messages + len(messages), len(text_row))
 
 # %% [markdown]
 # A model computes several windows at once, because that is faster. Together they are a **batch**. Its shape is (B, T):
-# **B** is the number of rows in the batch, and **T** is the number of tokens in each row. We cut out B = 2 windows of
-# T = 4, which begin at places 0 and 4. Each needs T + 1 tokens, because the fifth is the last target. So the first
-# window needs the places 0 to 4, and the second 4 to 8.
+# **B** is the number of rows in the batch, and **T** is the number of tokens in each row. We cut out B = 2 windows of T
+# = 4, which begin at places 0 and 4. Each needs T + 1 tokens, because the fifth is the last target. So the first window
+# needs the places 0 to 4, and the second 4 to 8.
 #
 # `[:, None]` writes the two beginnings one below the other, which makes a column of shape (2, 1). `torch.arange(5)` is
 # the row 0 to 4. A column plus a row gives all sums, a table of shape (2, 5).
@@ -787,17 +793,16 @@ from book import agree
 
 windows = TextWindows(text_row, window=64, batch_size=8, seed=args.seed)
 first = next(iter(windows))                            # (B, T + 1) = (8, 65)
-print(f"{len(windows)} batches; the first begins at {windows.rows[0]}")
+print(f"{len(windows)} batches; the windows of the first begin at {windows.rows[0]}")
 agree("our windows and the library's", windows_at(windows.rows[0], 64), first)
 
 # %% [markdown]
 # The difference is 0, so they are the same windows.
 #
-# <details><summary>Question: N is 11,986. How many windows of 64 fit, and how many batches of 8 do they make?</summary>
+# <details><summary>Question: with `--quick` N is 11,986. How many windows of 64, and how many batches of 8?</summary>
 #
-# A window needs 64 tokens and one more for its last target. So (11,986 - 1) / 64, rounded down, is 187 windows (with
-# `--quick`). They make 23 batches of 8 and one smaller batch, so 24. (`TextWindows` makes one window fewer, and still
-# 24 batches: 1.12.)
+# A window needs 64 tokens and one more for its last target. So (11,986 - 1) / 64, rounded down, is 187 windows. They
+# make 23 batches of 8 and one smaller batch, so 24. (`TextWindows` makes one window fewer, and still 24 batches: 1.12.)
 #
 # </details>
 #
@@ -831,8 +836,9 @@ print("rows 2 and 0:", table[ids].tolist())
 #
 # *From two ids to two vectors. Blue belongs to the first token, orange to the second.*
 #
-# Can training handle a look-up (chapter 4)? Yes, because it is a matrix product in disguise. Write each id as a
-# **one-hot** row: 1 at the place of the id, 0 elsewhere. **What is such a row times the table?**
+# Training needs derivatives (chapter 4). Does looking something up have a derivative? Yes, because a look-up is a
+# matrix product in disguise. Write each id as a **one-hot** row: 1 at the place of the id, 0 elsewhere. **What is such
+# a row times the table?**
 
 # %%
 one_hot = torch.tensor([[0.0, 0.0, 1.0, 0.0],
@@ -850,8 +856,9 @@ agree("nn.Embedding and our look-up", layer(ids), table[ids])
 # %% [markdown]
 # ### The position is added
 #
-# A token's row is the same wherever the token stands. But *dog bites man* is not *man bites dog*, and chapter 2 shows
-# that attention alone does not notice the order. So the vector itself has to say where its token stands.
+# A token's row is the same wherever the token stands. But *dog bites man* is not *man bites dog*, and attention, the
+# part of the model that lets tokens read each other (chapter 2), does not by itself notice the order. So the vector
+# itself has to say where its token stands.
 #
 # GPT-2 has a second table for that, with one row per position: row 0 for the first token of a text, row 1 for the
 # second. The two rows are added.
@@ -888,7 +895,7 @@ for line in inspect.getsource(model.embed).splitlines():
 
 # %% [markdown]
 # Here `start` is 0, and `drop_emb` (dropout, chapter 4) changes nothing outside training. The other lines refuse texts
-# that are too long and ids that the table does not have, or serve chapter 3.
+# that are too long and ids that the table does not have.
 #
 # We send our sentence through it. mini has C = 128 channels. `text_to_token_ids` gives a tensor with one row, because a
 # model always takes a batch. **What is the shape of the result, and does it agree with our function?**
@@ -997,8 +1004,8 @@ print(decode(gpt2.encode_ordinary(party)))
 #> Win £5 now 🎉
 
 # %% [markdown]
-# Does every text come back? We try all characters of Unicode in one long text. (The numbers from 0xD800 to 0xDFFF are
-# left out, because they are no characters.)
+# Does every text come back? We try every number that a character of Unicode can have, in one long text. (The numbers
+# from 0xD800 to 0xDFFF are left out, because no character may have them.)
 
 # %%
 codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
@@ -1019,8 +1026,8 @@ print(f"{t_he} -> {decode(t_he)} -> {again}")
 predict("it comes back as the one token 'the'", [ranks[b"the"]], again)
 
 # %% [markdown]
-# No. Several rows of ids spell *the*, and the encoder makes only one of them, but a model may write any of them. If the
-# model should continue its own text, keep the ids. Do not decode and encode them again.
+# No. Several rows of ids spell *the*. The encoder makes only one of these rows, but a model may write any of them. If
+# the model should continue its own text, keep the ids. Do not decode and encode them again.
 #
 # ### A typed `<|endoftext|>` does not end a text
 #
@@ -1075,7 +1082,8 @@ print("beginnings:", sorted(starts.tolist()))
 # The library's method does this for a whole text. A generator makes random numbers. It starts from a number that is
 # made of `seed` and `epoch`, so that a run can be repeated. `randint` draws the offset, from 0 to `window - 1`. (The
 # empty brackets ask for a single number.) `count` is the number of windows that fit, less one, which leaves room for
-# the offset. The last line splits the beginnings into batches and keeps the first `batches`.
+# the offset. The last line splits the beginnings into batches. (It keeps only the first few if the argument `batches`
+# asks for that.)
 
 # %%
 show(TextWindows.set_epoch)
@@ -1091,7 +1099,7 @@ positions = Counter()
 for epoch in range(400):
     numbered.set_epoch(epoch)
     inputs = next(iter(numbered))[:, :-1]          # (B, T), without the last target
-    [[row, position]] = (inputs == 50).nonzero().tolist()
+    [[row, position]] = (inputs == 50).nonzero().tolist()    # a list of one pair
     positions[position] += 1
 print("times at each position:", sorted(positions.items()))
 predict("positions", [0, 1, 2, 3], sorted(positions))
@@ -1102,9 +1110,10 @@ predict("positions", [0, 1, 2, 3], sorted(positions))
 # ## 1.13 What training did to the rows
 #
 # mini was trained to guess the next token, and nothing else. Do tokens that are used alike have rows that point the
-# same way? We measure this by **cosine similarity**: 1 for the same direction, 0 for unrelated ones. It is the dot
-# product of two rows that have been brought to length 1. For some words we print the four nearest tokens. `topk(5)`
-# finds the five largest similarities. The first is that of the word with itself, so we leave it out.
+# same way? We measure this by **cosine similarity**: 1 for the same direction, 0 for perpendicular ones. It is the dot
+# product of two rows that have been brought to length 1. **Which words do you expect near *Monday*?** We print the four
+# nearest tokens of some words. `topk(5)` finds the five largest similarities. The first is that of the word with
+# itself, so we leave it out.
 
 # %%
 section("1.13")
@@ -1139,7 +1148,7 @@ for word in (" three", " Monday", " he", " French", " London"):
 # | 1.3 | `learn_merges([list(sentence)], 7)` | tokens cross the cuts again; 1.4 stops: 0 of 8 pieces agree |
 # | 1.4, `merge_in_order` | `max(found)`, not `min(found)` | *bath* is *b*, *at*, *h*; 1.6 stops: 93 of 500 agree |
 # | 1.5, `encode_by_hand` | `for piece in [text]` | 1.6 stops: 498 of 500 agree, because few merges fit across a cut |
-# | 1.8 | `inputs, targets = row[:4], row[:4]` | each token is its own target, which it can just copy |
+# | 1.8 | `inputs, targets = row[:4], row[:4]` | nothing stops, but a model could just copy each token |
 # | 1.9, `vectors_of` | leave out `+ position_table[torch.arange(T)]` | 1.9 stops: the library adds positions |
 # | `gpt/tokenizer.py`, `SPLIT` | `\| ?\p{L}+` without ` ?` | 1.3 learns no *␣the*; 1.6 stops: *␣the* is two tokens |
 #
