@@ -479,7 +479,7 @@ ranks = read_ranks(vocab_bpe)
 # %% [markdown]
 # **Your turn.** In a terminal, in the folder of this project, `python tests/exercises.py start E1.2` takes the body of
 # `read_ranks` out of gpt/tokenizer.py. Write your own there. To check it: `python -m pytest --exercise E1.2`. To put
-# the original back: `python tests/exercises.py restore E1.2`
+# the original back: `python tests/exercises.py restore E1.2`. (You can also read on and do all exercises afterwards.)
 #
 # The rest of this book uses **tiktoken**, a package by OpenAI that does the merging in the language Rust.
 # `gpt2_tokenizer` gives it the ranks of this file and the pattern of 1.3. There is one more token, `<|endoftext|>`,
@@ -548,7 +548,8 @@ print([left + right for left, right in learned])
 #
 # ## 1.7 Five oddities, and their reasons
 #
-# Many odd things that language models do come from their tokens. Each of these follows from what you have built.
+# Many odd things that language models do come from their tokens. Each of these follows from what you have built. In a
+# hurry? Read one or two and go on with 1.8. Nothing later depends on them.
 #
 # ### One word, several ids
 #
@@ -894,7 +895,7 @@ for line in inspect.getsource(model.embed).splitlines():
 #> return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))   # (B, T, C)
 
 # %% [markdown]
-# Here `start` is 0, and `drop_emb` (dropout, chapter 4) changes nothing outside training. The other lines refuse texts
+# Here `start` is 0, and `drop_emb` (dropout, 2.8) changes nothing outside training. The other lines refuse texts
 # that are too long and ids that the table does not have.
 #
 # We send our sentence through it. mini has C = 128 channels. `text_to_token_ids` gives a tensor with one row, because a

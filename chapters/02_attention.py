@@ -757,9 +757,9 @@ agree("last token after the shuffle", module(shuffled)[:, -1], module(x)[:, -1])
 #
 # ## 2.10 Where a trained model looks
 #
-# `mini` is a small GPT-2 that chapter 4 trains. It has 4 **blocks**, one after another, and each contains an attention
-# with 4 heads. A block turns the tokens' vectors into new ones, and `norm1` prepares them for attention. Chapter 3
-# explains both.
+# `mini` is a small GPT-2 that comes with this repository (4.15 says how it was trained). It has 4 **blocks**, one after
+# another, and each contains an attention with 4 heads. A block turns the tokens' vectors into new ones, and `norm1`
+# prepares them for attention. Chapter 3 explains both.
 #
 # We send a text through mini and keep all attention weights. `causal_attention_by_hand` returns weights times values.
 # With the identity matrix $I$ as values, that is $weights \cdot I$, the weights themselves.

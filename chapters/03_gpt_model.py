@@ -783,6 +783,9 @@ predict("tokens that differ from our loop", 0, int((same != text).sum()))
 #
 # ## 3.12 The KV cache: do not compute the past again
 #
+# In a hurry? Go on with chapter 4, and come back when you want your model to write fast. Chapters 5 and 6 only score
+# texts.
+#
 # The loop is wasteful. To write token 41 it reads the 40 before it. To write token 42 it reads the same 40 again, and
 # one more. **Does anything change for the old tokens when a new one comes?** We compute the keys of the first block for
 # five tokens, and again with a sixth.

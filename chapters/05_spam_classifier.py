@@ -6,15 +6,16 @@ After this chapter you can read a file of messages without losing any, split it 
 language model into a classifier, and say how good it is beside something simpler. You need chapters 1 to 4.
 
 - Run: `python chapters/05_spam_classifier.py`
-- Time: --quick 17 s; full 22 s on mini, on 1 CPU core (AMD EPYC), the data there already; 124M with random weights
-  15 min, on a core that was busy with other work, too
+- Time: --quick 17 s; full 22 s on mini, on 1 CPU core (AMD EPYC), once the data is downloaded; 124M with random
+  weights 15 min on a core that had other work too
 - Source: Radford et al. 2018, section 3.2; Raschka 2024, chapter 6 ("the book" below)
 """
 
 # %%
 from book import section, start
 
-QUICK = dict(rounds={"head": 10, "last block": 2, "everything": 1})    # epochs
+# epochs for the three ways to train of section 5.9
+QUICK = dict(rounds={"head": 10, "last block": 2, "everything": 1})
 FULL = dict(rounds={"head": 30, "last block": 3, "everything": 3})
 args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--epochs")
 
@@ -28,15 +29,12 @@ args = start(__doc__, QUICK, FULL, "--model", "--weights", "--precision", "--epo
 #
 # *The whole classifier. Section 5.6 explains the padding, 5.7 why we read at this token, 5.8 the new head.*
 #
-# Half of the chapter is about the model. The other half is about the data and the test, because that is where most
-# results go wrong.
-#
 # ## 5.1 The task, and the file
 #
-# GPT-2 continues texts. Nobody has ever told it what spam is. To teach it, we need messages with the right answer.
-# Somebody has collected 5,574 text messages and labelled each of them ham or spam. `fetch` downloads the file once. It
-# compares the file's **checksum**, a number computed from all of its bytes, with the one that we expect. So everybody
-# works on the same bytes. **How does a line of the file begin, and how does it end?**
+# GPT-2 continues texts. To teach it what spam is, we need messages with the right answer. Somebody has collected 5,574
+# text messages and labelled each of them ham or spam. `fetch` downloads the file once. It compares the file's
+# **checksum**, a number computed from all of its bytes, with the one that we expect. **How does a line of the file
+# begin, and how does it end?**
 
 # %%
 from gpt.download import fetch
@@ -56,7 +54,6 @@ from book import predict
 
 lines = content.decode("utf-8").removesuffix("\n").split("\n")
 by_hand = [line.split("\t", 1) for line in lines]    # cut at the first tab only
-predict("bytes", 477_907, len(content))
 predict("messages: as many as line ends", content.count(b"\n"), len(by_hand))
 #> messages: as many as line ends: predicted 5,574, measured 5,574
 
@@ -68,14 +65,14 @@ for label, text in by_hand[2:4]:
     print(f"{label}: {text}")
 
 # %% [markdown]
-# You probably knew the labels after half a line, by signs such as *free*, *win* and a number to text to. The classifier
-# has to learn such signs from examples.
+# You probably knew the labels after half a line, by signs such as *free* and *win*. The classifier has to learn such
+# signs from examples.
 #
 # ## 5.2 What a careless reader loses
 #
 # Why did we cut the file by hand, when `pandas.read_csv` reads a table in one line? Because of quotation marks. Pandas
 # takes a mark at the *start* of a cell as the beginning of a quoted cell. Such a cell ends at the next mark, even if
-# that is some lines further down. In our file a mark is only something that somebody typed. Look at three lines:
+# that is some lines further down. Look at three lines:
 
 # %%
 section("5.2")
@@ -100,11 +97,11 @@ for part in one_row["Text"][0].split("\n"):
 #> rows: predicted 1, measured 1
 
 # %% [markdown]
-# Three messages have become one, and two labels are now part of a text. Pandas gave no warning.
+# Three messages have become one, without a warning.
 #
-# What happens in the whole file? 54 messages begin with a mark. The row that you just saw contains two of them, its
-# first and its third message. Each of the other 52 loses its marks. So 1 + 52 = 53 rows should differ from every
-# message of the file, and two rows should be missing.
+# So two rows should be missing in the whole file. 54 messages begin with a mark. Two of them are in the row that you
+# just saw. Each of the other 52 keeps its row but loses its marks. So 1 + 52 = 53 rows should differ from every message
+# of the file.
 
 # %%
 careless = pd.read_csv(path, **tabbed)
@@ -117,12 +114,11 @@ predict("rows that are not in the file", begin_with_mark - 1, len(changed))
 #> rows that are not in the file: predicted 53, measured 53
 
 # %% [markdown]
-# 53 rows of 5,574 will hardly change an accuracy. But nothing told us about them, and the next file may lose a third of
-# its rows. **Count the lines before you trust a table.**
+# 53 rows of 5,574 will hardly change an accuracy. But nothing told us about them. **Count the lines before you trust a
+# table.**
 #
 # The library's `read_sms` makes a table and cuts as we did. It also stops at a line without a tab or with another
-# label, and names the line. (`decode_utf8` reads the file as text, and `BadFile` is a kind of ValueError.) Skip `blog`:
-# with it the function reads carelessly, to repeat a published result in chapter 6b.
+# label, and names the line. Skip `blog`: with it the function reads carelessly, to repeat a published result (6b).
 
 # %%
 from book import show
@@ -132,7 +128,8 @@ from gpt.spam import read_sms
 show(read_sms)
 
 # %% [markdown]
-# Does its table agree with what we cut by hand?
+# Does its table agree with what we cut by hand? (`to_numpy().tolist()` makes a list of [label, text] of it, like
+# `by_hand`.)
 
 # %%
 messages = read_sms(path)    # a pandas DataFrame
@@ -147,9 +144,8 @@ predict("rows that differ from ours", 0, differing)
 #
 # ## 5.3 What is there to beat?
 #
-# Suppose that a classifier is right on 87 % of the messages. Is that good? The share of right answers is called the
-# **accuracy**. By itself it means nothing, because we do not know what can be had for less. Something simple to compare
-# with is called a **baseline**. We use three.
+# Suppose that a classifier is right on 87 % of the messages. This share is called its **accuracy**. Is it good? We need
+# something simple to compare it with, which is called a **baseline**. We use three.
 #
 # ### Always ham
 #
@@ -162,10 +158,10 @@ predict("always ham: right, %", 100 * 4827 / 5574, 100 * is_ham.mean())
 #> always ham: right, %: predicted 86.6, measured 86.6
 
 # %% [markdown]
-# 86.6 %, and it never finds a spam. The accuracy looks good only because ham is so frequent. The book's remedy is to
-# keep all spam, draw as many ham at random, and leave out the rest. This is called **balancing**. Now always giving the
-# same answer is right on 50 %. (In the listing `sample` draws rows, none of them twice, and `concat` puts one table
-# below the other.)
+# 86.6 %, and it never finds a spam. The book's remedy is to keep all spam, draw as many ham at random, and leave out
+# the rest. This is called **balancing**. Now always giving the same answer is right on 50 %. (In the listing `sample`
+# draws rows, none of them twice, and `concat` puts one table below the other. Below it, `value_counts` counts the rows
+# of each label.)
 
 # %%
 from gpt.spam import create_balanced_dataset
@@ -180,14 +176,15 @@ predict("ham left unused", 4827 - 747, len(messages) - len(balanced))
 #> ham left unused: predicted 4,080, measured 4,080
 
 # %% [markdown]
-# Balancing has a price. 4,080 messages teach us nothing, and half of our test messages will be spam, as in nobody's
-# real mail. Section 5.18 works out what that changes.
+# Balancing has a price: 4,080 messages teach us nothing, and half of our test will be spam, as in nobody's real mail
+# (5.18).
 #
 # **Your turn.** `python tests/exercises.py start E5.2` takes out the body of `create_balanced_dataset`.
 #
 # ### Length
 #
-# An advertiser pays for each message and fills it. So spam should be long.
+# The spam of 5.1 is longer than the ham below it. Is that usual? The cell takes the mean length for each label, by
+# `groupby`, and then tries a rule: spam has more than 100 characters.
 
 # %%
 characters = balanced["Text"].str.len()
@@ -197,12 +194,12 @@ right = (characters > 100) == (balanced["Label"] == "spam")
 print(f"'spam if longer than 100' is right on {right.mean():.1%}")
 
 # %% [markdown]
-# Length alone is right on five messages of six. We guessed the limit of 100. The library's baseline *length*
-# tries all limits on its training messages and keeps the best.
+# Length alone is right on five messages of six. The library's baseline *length* tries all limits on its training
+# messages and keeps the best.
 #
 # ### Counting words
 #
-# The third baseline is old and strong. It is called **naive Bayes**. Four tiny messages are enough to see how it works:
+# The third baseline is old and strong. It is called **naive Bayes**. Four tiny messages show how it works:
 
 # %%
 tiny = [("win cash now", "spam"), ("win now", "spam"),
@@ -248,38 +245,27 @@ predict("P(spam) of 'win now'", 9 / (9 + 2), spam / (spam + ham), 1e-9)
 
 # %% [markdown]
 # It is *naive* because words are not independent: *free* and *prize* often come together. As a classifier it is good
-# all the same. The library adds logarithms instead of multiplying, because a product of a hundred small numbers becomes
-# 0 in a computer. It should give the same 9/11. (`fit` gets class numbers, 0 for ham and 1 for spam. In the listing
-# `counts[k]` has the word counts of class k, and a Counter says 0 for a word that it does not have. `log_prior` has the
-# logarithms of the column *class* of our table, `log_likelihood` those of the columns *win* and *now*.)
+# all the same. The library's keeps logarithms, because a product of a hundred small numbers becomes 0 in a computer.
+# (It cuts *Win £500!* into *win*, *£*, *500* and *!*.) Its labels are 0 for ham and 1 for spam. It should give the same
+# 9/11.
 
 # %%
 from gpt.evaluate.baselines import NaiveBayes
 
-show(NaiveBayes.fit)
-
-# %%
 bayes = NaiveBayes().fit([text for text, _ in tiny], [1, 1, 0, 0])
 of_spam = bayes.predict_proba(["win now"])[0][1]
 predict("the library's P(spam) of 'win now'", 9 / 11, of_spam, 1e-9)
 #> the library's P(spam) of 'win now': predicted 0.8182, measured 0.8182
 
 # %% [markdown]
-# **Your turn.** `python tests/exercises.py start E5.10` takes out the body of `NaiveBayes.fit`.
-#
-# <details><summary>Question: what happens to the answer if ham, too, had a message "win"?</summary>
-#
-# Ham would have 6 words and *win* once, so its factors are (1 + 1) / (6 + 5) and (1 + 1) / (6 + 5). (The classes now
-# have 2/5 and 3/5 of the messages.) The products are 2/5 · 9/100 = 0.036 and 3/5 · 4/121 = 0.020. It is still spam,
-# but less surely: 64 % and not 82 %.
-#
-# </details>
+# **Your turn.** `python tests/exercises.py start E5.10` takes out the body of `NaiveBayes.fit`. Its docstring has the
+# formulas.
 #
 # ## 5.4 Three splits, and what each is for
 #
-# How good is naive Bayes on our messages? If we ask about messages that it has counted, the answer flatters it. A
-# classifier that only memorises its examples gets all of them right and may know nothing about new ones. So we keep
-# messages back that it never trains on. We cut the messages in three parts, called **splits**:
+# How good is naive Bayes on our messages? A classifier that only memorises its examples gets all of them right and may
+# know nothing about new ones. So we keep messages back that it never trains on. We cut the table in three parts, called
+# **splits**:
 #
 # | split | share | what it is for |
 # |---|---|---|
@@ -291,9 +277,10 @@ predict("the library's P(spam) of 'win now'", 9 / 11, of_spam, 1e-9)
 # Part of what made it the best was luck, so its result is a little too good. The test messages must have no part in any
 # choice.
 #
-# The book shuffles its messages and cuts. It reads them with pandas, so we do that too in this section, to get the
-# splits that its readers have. `baseline_table` trains each baseline on the first split and measures it on all three.
-# It gives one dict for each, and the last is that of naive Bayes. **On which split will naive Bayes be best?**
+# The book shuffles its messages and cuts, which is what `random_split` does. Its readers have the table of pandas, so
+# in this section we use `careless` from 5.2. `baseline_table` trains each baseline on the first split and measures it
+# on all three. Naive Bayes is the last. **On which split will it be best?** (The three percentages in the cell cannot
+# be derived. They are what we measured, so the cell stops if your file or code is different.)
 
 # %%
 from gpt.evaluate.baselines import baseline_table
@@ -308,15 +295,13 @@ predict("naive Bayes, % (published splits)", [98.95, 97.99, 95.0], measured)
 #> sizes: predicted [1045, 149, 300], measured [1045, 149, 300]
 
 # %% [markdown]
-# It is best on what it has counted: 98.95 % against 95.0 % on the test. That is usual. An accuracy on training messages
-# says little about new ones. (You could not derive the last three numbers. They are there so that you notice if your
-# file or your code is different.)
+# It is best on what it has counted: 98.95 % against 95.0 % on the test. An accuracy on training messages says little
+# about new ones.
 #
 # ## 5.5 Leaks: when the test has been seen before
 #
-# Is the 95 % honest? Spam is sent many times, often with another phone number or code in it. A random cut puts one copy
-# into training and another into the test. For such a message the test rewards remembering. Test messages that are known
-# from training are called a **leak**.
+# Is the 95 % honest? Spam is sent many times, often with another phone number or code in it. A random cut may put one
+# copy into training and another into the test, which then rewards remembering. This is called a **leak**.
 #
 # Copies that differ only in digits, case and punctuation are **near-copies**. To find them we compare the letters
 # alone, in lower case:
@@ -329,8 +314,7 @@ print(normalised("Call 0800-123 NOW!"), normalised("call 0871 now"))
 #> callnow callnow
 
 # %% [markdown]
-# **How many of the 300 published test messages were in training?** We count exact copies first, and then near-copies
-# too.
+# **How many of the 300 published test messages were in training?**
 
 # %%
 train_texts = published[0]["Text"].tolist()
@@ -338,16 +322,17 @@ test_texts = published[2]["Text"].tolist()
 exact = [text for text in test_texts if text in set(train_texts)]
 by_letters = {normalised(text): text for text in train_texts}
 near = [text for text in test_texts if normalised(text) in by_letters]
-predict("exact copies", 37, len(exact))
+print("exact copies:", len(exact))
 print(f"with the near-copies: {len(near)} of {len(test_texts)}")
-#> exact copies: predicted 37, measured 37
+#> exact copies: 37
 #> with the near-copies: 51 of 300
 
 # %% [markdown]
 # That is every sixth test message. Here is one pair of near-copies, beginning and end:
 
 # %%
-in_test = [text for text in near if text not in exact][1]
+no_exact_copy = [text for text in near if text not in exact]
+in_test = no_exact_copy[1]    # the second of them
 in_training = by_letters[normalised(in_test)]
 for where, text in (("test", in_test), ("training", in_training)):
     print(f"{where:8} {text[:40]} ... {text.strip()[-30:]}")
@@ -378,25 +363,20 @@ print("training:", training, "test:", test)
 #> training: ['win 0871', 'win 0872', 'win 0873', 'ok lar'] test: ['see you', 'call me']
 
 # %% [markdown]
-# The library's function does the same, with three differences. It has three splits. It keeps the share of spam equal in
-# all of them, by handing out one label after the other. And chance decides where a group goes: the more room a split
-# still has, the likelier it is. In the listing, `room` says how many messages of a label each split still lacks, and
-# `chances` is 0 where a group does not fit. Large groups come first, while there is room for them.
+# The library's `split_without_leaks` adds three things. It makes three splits. It deals out the messages of one label
+# and then those of the other, so that all splits have the same share of spam. And it draws a split for each group,
+# among those with room for all of it: the more messages a split lacks, the more often it is drawn.
 
 # %%
 from gpt.spam import split_without_leaks
 
-show(split_without_leaks)
-
-# %%
 splits = split_without_leaks(balanced, 0.7, 0.1, seed=args.seed)
 for purpose, split in zip(("training", "validation", "test"), splits):
     share = (split["Label"] == "spam").mean()
     print(f"{purpose:10} {len(split):5,} messages, {share:.1%} spam")
 
 # %% [markdown]
-# Has it worked? Each split has a set of groups. If no group is in two splits, the sizes of the three sets add up to the
-# size of their union.
+# Has it worked? If no group is in two splits, the sizes of their three sets of groups add up to the size of the union.
 
 # %%
 letters = [set(map(normalised, split["Text"])) for split in splits]
@@ -405,12 +385,14 @@ predict("groups that two of our splits share", 0, shared)
 #> groups that two of our splits share: predicted 0, measured 0
 
 # %% [markdown]
-# How much did the leak flatter? For naive Bayes so little that we cannot tell it from luck (5.16). A model with
-# millions of numbers can remember more than word counts can. And you only know that a leak was harmless after you have
-# closed it.
+# This shows that our definition holds, and not that no copy is left. A changed word gets through, such as *2 claim* for
+# *To claim*. In the split of seed 123, 36 of the 150 test spam are more than 85 % like a training spam, as Python's
+# `difflib` measures it.
 #
-# **Your turn.** `python tests/exercises.py start E5.3` takes out the body of `split_without_leaks`. It is the hardest
-# exercise of the chapter.
+# How much did the leak flatter naive Bayes? So little that we cannot tell it from luck (5.16).
+#
+# **Your turn.** `python tests/exercises.py start E5.3` takes out the body of `split_without_leaks`. Its docstring gives
+# the details. It is the hardest exercise of the chapter.
 #
 # ## 5.6 From texts to a batch: padding
 #
@@ -449,9 +431,9 @@ print("lengths:", library_lengths.tolist())
 #
 # ### What padding costs
 #
-# The model computes padding like any other token, and nobody reads the result. The book pads all messages to the
-# longest of its training messages, which has 120 tokens. Let $n$ be the mean length. Of 120 tokens per row, $n$ are
-# real, so the share of padding is $1 - n/120$.
+# The model computes padding like any other token. The book pads all messages to the longest of its training messages,
+# which has 120 tokens. Let $n$ be the mean length. Of 120 tokens per row, $n$ are real, so the share of padding is
+# $1-n/120$.
 
 # %%
 from gpt.batches import encode, padding_share
@@ -493,11 +475,13 @@ print("by length:   ", cost([[6, 7, 8], [28, 30, 31]]))
 #> by length:    7 of 117 are padding
 
 # %% [markdown]
-# `BatchesByLength` does this for a whole split. It sorts the messages by length, cuts the row of messages into batches,
-# and for training shuffles the batches. (Otherwise each **epoch**, which is one pass through the training messages,
-# would begin with the short messages, mostly ham, and end with the long ones.) Its method `set_epoch` decides the
-# order. `argsort` gives the row numbers from the shortest message to the longest, and `array_split` cuts them into
-# batches of nearly equal size. Skip the case `batch_size is None` until chapter 6.
+# `BatchesByLength` does this for a whole split. It sorts the messages by length, cuts the sorted list into batches, and
+# for training shuffles the batches. (Otherwise each **epoch**, a pass through the training messages, would begin with
+# the short messages, mostly ham.) Its method `set_epoch` decides the order. First it multiplies each length by a random
+# number from 0.95 to 1.05, so that a message meets other neighbours in each epoch. (`default_rng([seed, epoch])` draws
+# other numbers in each epoch, and the same in every run.) `argsort` gives the row numbers from the shortest message to
+# the longest, and `array_split` cuts them into batches of nearly equal size. Skip the case `batch_size is None` until
+# chapter 6.
 
 # %%
 from gpt.batches import BatchesByLength
@@ -505,19 +489,13 @@ from gpt.batches import BatchesByLength
 show(BatchesByLength.set_epoch)
 
 # %% [markdown]
-# <details><summary>Question: why does it multiply each length by a random number from 0.95 to 1.05?</summary>
-#
-# Without it the same eight messages would form a batch in every epoch. The blur changes the order of messages of nearly
-# the same length, so a message meets other neighbours each time. It costs a little padding.
-#
-# </details>
-#
 # **Your turn.** `python tests/exercises.py start E5.5` takes out the body of `BatchesByLength.set_epoch`.
 #
-# Now the loaders of this chapter. Only the training loader gets a seed, because the others need no shuffling.
+# Now we make the objects that deal out the batches, which are called **loaders**. Only the training loader gets a seed,
+# because the others need no shuffling. (mini reads at most 256 tokens, and none of our messages has more.)
 
 # %%
-BATCH_SIZE, CONTEXT = 8, 256    # mini reads 256 tokens; one message of all has 257
+BATCH_SIZE, CONTEXT = 8, 256
 loaders = {}
 for name, split in zip(("train", "validation", "test"), splits):
     seed = args.seed if name == "train" else None
@@ -535,8 +513,8 @@ ids, lengths, labels = next(iter(loaders["validation"]))
 print(tuple(ids.shape), lengths.tolist(), labels.tolist())
 
 # %% [markdown]
-# Let us look at the padding of a whole epoch. Figures go into a folder that is named after the model, so we load the
-# model first. With `--quick` it is mini, the small GPT of chapter 4.
+# A figure shows the padding of a whole epoch. Figures go into a folder that is named after the model, so we load the
+# model first. With `--quick` it is mini.
 
 # %%
 from book import load_weights, run_folder
@@ -554,29 +532,24 @@ from gpt.plots import plot_padding
 
 pairs = []
 for ids, lengths, _ in loaders["train"]:
-    pairs += [(ids.shape[1], n) for n in lengths.tolist()]
+    pairs += [(ids.shape[1], n) for n in lengths.tolist()]    # width and tokens
 widths, our_lengths = zip(*sorted(pairs))
+# a panel: its title, the tokens of each message, and the width of its row
 book_panel = (f"all to 120: {1 - mean / 120:.1%} padding", book_lengths,
               [120] * len(book_lengths))
 our_panel = (f"by length: {our_share:.1%} padding", our_lengths, widths)
 figure(plot_padding([book_panel, our_panel]), folder, "05_padding")
 
 # %% [markdown]
-# *Each row is a training message: blue are its tokens, orange its padding. On the right there is hardly any orange
-# left. (The blue areas differ a little, because the two splits hold different messages.)*
+# *Each row is a training message, with its tokens in blue and its padding in orange. (The blue areas differ a little,
+# because the two splits hold different messages.)*
 #
 # ## 5.7 Where to read: the last real token
 #
 # GPT-2 gives one vector per token, and we want one answer per message. Which of the vectors should the head read?
 #
-# ![Four tokens and two padding tokens go through GPT-2; the head reads the last real token and gives two
-# scores.](diagrams/read_out.svg)
-#
-# *The picture from the beginning once more. Why is it just this vector that goes into the head?*
-#
-# Attention is causal (chapter 2): a token sees itself and the tokens before it. So the first token knows nothing of the
-# rest of the message. Only the **last real token** has seen all of it. It has not seen the padding, which comes after
-# it.
+# Attention is causal (chapter 2): a token sees itself and the tokens before it. Only the **last real token** has seen
+# the whole message. It has not seen the padding, which comes after it.
 #
 # The simplest causal calculation is the mean of all numbers so far. Take the message 3, 1, 2 with two 9s as padding.
 # **Which of the five means has seen the whole message and no padding?**
@@ -591,7 +564,7 @@ predict("means", [3.0, 2.0, 2.0, 3.75, 4.8], means)
 #> means: predicted [3.0, 2.0, 2.0, 3.75, 4.8], measured [3.0, 2.0, 2.0, 3.75, 4.8]
 
 # %% [markdown]
-# The third: (3 + 1 + 2) / 3 = 2. At the last position we would read 4.8, and with one more 9 it would be 5.5.
+# The third, 2. At the last position we would read 4.8, and with one more 9 it would be 5.5.
 #
 # Now GPT-2. We send one message through it, with 0, 20 and 100 padding tokens, and print the first three numbers of two
 # vectors: the one at the last real token and the one at the last position. **Which of them will change?**
@@ -617,8 +590,8 @@ for padding in (0, 20, 100):
     print("    at the last position:  ", three(vectors[-1]))
 
 # %% [markdown]
-# The vector at the last real token stays. At the last position there is quite another vector: what GPT-2 knows after a
-# row of `<|endoftext|>`. Three numbers could agree by chance, so we compare all channels:
+# The vector at the last real token stays. At the last position there is quite another vector. Three numbers could agree
+# by chance, so we compare all channels:
 
 # %%
 from book import agree
@@ -629,17 +602,8 @@ change = (with_100[-1] - without[-1]).norm() / without[-1].norm()
 print(f"last position: changed by {change:.2f} times the vector's length")
 
 # %% [markdown]
-# Reading at the last position can still work, because the padding has seen the message too. The book does it, and pads
-# all messages to 120 for that. But then the answer depends on the amount of padding. Ours does not (up to rounding),
-# and that is what allows batches of any width.
-#
-# <details><summary>Question: would padding on the <i>left</i> work as well?</summary>
-#
-# Not as it stands. The last position would be the last real token in every row, which is convenient. But every token of
-# the message would see the padding before it, and would stand at another position than without padding. One would have
-# to mask the padding and shift the positions.
-#
-# </details>
+# Reading at the last position can still work, because the padding has seen the message too. The book does it. But then
+# the answer depends on the amount of padding. Ours does not (up to rounding), so its batches may have any width.
 #
 # ## 5.8 A new head
 #
@@ -657,8 +621,7 @@ print("most likely next:", [tokenizer.decode([token]) for token in likely])
 
 # %% [markdown]
 # For our task none of these scores is of use. But to guess a next token well, a model must have put much about the text
-# into its vectors: what it is about, and in which tone. We keep the vectors and replace the head by one with K = 2
-# scores.
+# into its vectors. We keep the vectors and replace the head by one with K = 2 scores.
 #
 # ![Before: the vector goes through the old head, with 50,257 columns, into 50,257 scores. After: the same vector goes
 # through a new head of two columns of zeros into the scores ham 0 and spam 0.](diagrams/head_swap.svg)
@@ -681,9 +644,9 @@ with torch.no_grad():
 print(tuple(scores.shape), "the last pair:", scores[0, -1].tolist())
 
 # %% [markdown]
-# The library's function does the same. In the listing, `tok_emb.weight` only tells it how many channels there are, of
-# which type and on which device. It may not change that weight, because GPT-2's old head *is* the token table (chapter
-# 3). Skip `held_from` and `dtype` until chapter 6, and `zero=False` and `pad_to` until 6b.
+# The library's function does the same. It reads C, the number type and the device from the token table,
+# `tok_emb.weight`. It must not change the table, which was the old head's weight too (chapter 3). Skip `held_from`,
+# `dtype`, `zero=False` and `pad_to`, which chapters 6 and 6b need.
 
 # %%
 from gpt.classify import swap_head
@@ -713,48 +676,57 @@ predict("first loss, nats per message", math.log(2), loss, 1e-6)
 #> first loss, nats per message: predicted 0.6931, measured 0.6931
 
 # %% [markdown]
-# The mean over 149 messages is ln 2, because each of them has exactly this loss. If you see another first loss, look
-# for a mistake before you train. (A head that starts at random knows nothing either, but is sure of it: 5.15.)
-#
-# <details><summary>Question: what is the first loss with ten classes in place of two?</summary>
-#
-# Ten scores of 0 give each class 1/10, so the loss is ln 10 = 2.30.
-#
-# </details>
+# If you see another first loss, look for a mistake before you train. (A head that starts at random knows nothing
+# either, but is sure of it: 5.15.)
 #
 # ### Head and place together
 #
 # In a batch each message has its last real token at another place, `lengths - 1`. By hand, we compute two scores at
-# every position and then pick one position per message. (`arange` gives the row numbers 0, 1, 2 ...) Zeros would agree
-# with anything, so for this test the head gets random numbers.
+# every position and then pick one position per message. (`arange` gives the row numbers 0, 1, 2 ...) The head gets
+# random numbers for this test, because with zeros any two ways would agree.
 
 # %%
-from gpt.classify import class_logits, to_device
+from gpt.classify import to_device
 
 torch.nn.init.normal_(model.out_head.weight, std=0.02)
 batch = next(iter(loaders["validation"]))
 ids, lengths, labels = to_device(batch, args.device)
+rows, last = torch.arange(len(ids)), lengths - 1                  # (B,), (B,)
 with torch.no_grad():
-    everywhere = model(ids)                                       # (B, T, 2)
-    ours = everywhere[torch.arange(len(ids)), lengths - 1]        # (B, 2)
-    library = class_logits(model, ids, lengths)                   # (B, 2)
-agree("ours and the library's", ours, library, 1e-4)
+    ours = model(ids)[rows, last]                                 # (B, T, 2) -> (B, 2)
 
 # %% [markdown]
-# The library gets there with less work. Its helper `hidden_at` lets the last block compute only the position that will
-# be read, because nobody reads the others. In the listing skip the case `lengths is None`, which is the book's way, and
-# the `.to(...)` in the last line, which is for other number types (6.14).
+# It is cheaper to pick one vector per message first and to give only these to the head. The library's `hidden_at(model,
+# ids, at)` returns these vectors. Its last block still computes all keys and values, because the position that is read
+# looks at them, but a query and the feed-forward network only at that position.
 
 # %%
+from gpt.classify import hidden_at
+
+with torch.no_grad():
+    picked = model.hidden(ids)[rows, last]                        # (B, T, C) -> (B, C)
+    agree("hidden_at and our pick", hidden_at(model, ids, last), picked, 1e-3)
+
+# %% [markdown]
+# With it, `class_logits` is two steps: `hidden_at`, and the head. (Skip the case `lengths is None`, which is the book's
+# way, and the `.to(...)`, which is for other number types: 6.14.)
+
+# %%
+from gpt.classify import class_logits
+
 show(class_logits)
+
+# %%
+with torch.no_grad():
+    agree("ours and the library's", ours, class_logits(model, ids, lengths), 1e-4)
 
 # %% [markdown]
 # **Your turn.** `python tests/exercises.py start E5.7` takes out the body of `class_logits`.
 #
 # ## 5.9 What should train?
 #
-# To train a pretrained model further on a task of one's own is called **fine-tuning**. We have 1,045 messages, and
-# GPT-2 has 124 million numbers. Must all of them change? Three ways are common:
+# To train a pretrained model further on a task of one's own is called **fine-tuning**. Must all of its numbers change?
+# Three ways are common:
 #
 # 1. **The head** alone. GPT-2's vectors stay as they are.
 # 2. **The last block**, the norm behind it, and the head. The early blocks stay as they are.
@@ -770,7 +742,8 @@ show(class_logits)
 # | two norms | | $4 C$ |
 # | the block | $12 C^2$ | $13 C$ |
 #
-# The final norm has $2C$ and the head $2C + 2$. For GPT-2 124M, $C = 768$:
+# The final norm has $2C$ and the head $2C + 2$. GPT-2 124M has $C = 768$ and 124,439,808 numbers (chapter 3). We add
+# the new head and take nothing away, because the old head had no numbers of its own. It shared the token table.
 
 # %%
 section("5.9")
@@ -806,17 +779,11 @@ for way, numbers in on_paper.items():
 # %% [markdown]
 # The head is one number in 80,000, and the last block 6 % of the model.
 #
-# <details><summary>Question: how many numbers train in mini, with C = 128, in the second way?</summary>
-#
-# 12 · 128 · 128 + 13 · 128 = 198,272 in the block, 256 in the norm and 258 in the head: 198,786.
-#
-# </details>
-#
 # ## 5.10 Fine-tune, plainly
 #
 # We do it once with everything in view, in the second way: the last block, the final norm and the head train. The loop
-# is that of chapter 4. Only two things are new, what goes in and what the logits are compared with. `cross_entropy`
-# takes the mean of $-\ln P(right\ class)$ over the messages of the batch.
+# is that of chapter 4. Two things are new. Messages with their lengths go in, and the logits are compared with the
+# labels. `cross_entropy` takes the mean of $-\ln P(right\ class)$ over the messages of the batch.
 
 # %%
 from torch.nn.functional import cross_entropy
@@ -855,7 +822,7 @@ def train_plainly(net, batches, epochs):
     return losses, seconds
 
 # %% [markdown]
-# Without the clock, the two functions are about a dozen lines. **What is the loss of the very first step?**
+# **What is the loss of the very first step?**
 
 # %%
 model = copy.deepcopy(pretrained)
@@ -874,13 +841,6 @@ def print_epochs(losses, seconds):
 print_epochs(losses, seconds)
 
 # %% [markdown]
-# <details><summary>Question: which numbers move in the first step?</summary>
-#
-# Only those of the head. The gradient reaches the block through the head's weights, and these are still zero. From the
-# second step on the block moves, too. Chapter 6 shows this step by step, for LoRA.
-#
-# </details>
-#
 # The loss starts at ln 2 = 0.69. On mini its mean is 0.21 over the first epoch and 0.07 over the second. But these are
 # messages that the model trains on. Does it help on messages that it has not seen? The answer of the model is the class
 # with the higher logit. We count how often it is right on the validation messages:
@@ -898,38 +858,29 @@ print(f"{right} of {n_validation} right: {right / n_validation:.2%}")
 # %% [markdown]
 # That is a spam classifier, and you have seen every line of its training.
 #
-# One thing in the last cell is easy to get wrong. We count messages and divide once. If we averaged the batches'
-# accuracies, a smaller batch would count too much (5.17). The library's `calc_accuracy_loader` counts messages as well:
+# We counted messages and divided once. If we averaged the batches' accuracies, a smaller batch would count too much
+# (5.17). The library's `calc_accuracy_loader` counts messages as well:
 
 # %%
 from gpt.classify import calc_accuracy_loader
 
-show(calc_accuracy_loader)
-
-# %%
 accuracy = calc_accuracy_loader(loaders["validation"], model, args.device)
 predict("the library's accuracy", right / n_validation, accuracy, 1e-6)
 
 # %% [markdown]
-# Its helper `predict_logits` looks at the model inside `with evaluating(model)`. Looking has to leave no trace.
-# `evaluating` switches off gradients, and dropout if the model has any. Afterwards, even after an error, everything is
-# as it was, including the state of the random numbers. `@contextmanager` makes a function with a `yield` fit for
-# `with`. What stands before the `yield` runs on the way in, and the rest on the way out. Here three ready-made contexts
-# do the work.
-
-# %%
-from gpt.model import evaluating
-
-show(evaluating)
-
-# %% [markdown]
-# **Your turn.** `python tests/exercises.py start E5.8` takes out the body of `calc_accuracy_loader`, and
-# `python tests/exercises.py start E5.11` that of `evaluating`.
+# It looks at the model inside `with evaluating(model)`, without dropout and without gradients. Afterwards the model's
+# mode and the state of the random numbers are as before, because looking must leave no trace.
+#
+# **Your turn.** `python tests/exercises.py start E5.8` takes out the body of `calc_accuracy_loader`. Its helper
+# `predict_logits` returns the labels (N,) and the logits (N, 2) of all N messages.
+#
+# **Your turn.** `python tests/exercises.py start E5.11` takes out the body of `evaluating`, which is one `with` of
+# three contexts: `in_eval_mode`, `torch.random.fork_rng` and `torch.no_grad`.
 #
 # ## 5.11 Frozen layers need to be computed once
 #
-# In 5.10 each epoch sent each message through all blocks. But the blocks before the last are frozen. For the same
-# message they give the same vectors in every epoch, so every epoch after the first computes them in vain.
+# In 5.10 the blocks before the last are frozen. For the same message they give the same vectors in every epoch, so
+# every epoch after the first computes them in vain.
 #
 # Cut the model in two. The first part makes what the last block reads. The second part is all that trains; we call it
 # the **tail**. Run one after the other, they should give what the whole model gives:
@@ -944,8 +895,33 @@ with torch.no_grad():
     agree("in two parts, and whole", logits, model(ids), 1e-4)
 
 # %% [markdown]
-# So we keep `x` of each message when it comes for the first time, without its padding. From then on we train the tail
-# on what we kept. This is a **cache** (another one than that of chapter 3).
+# So we compute `x` of a message once and keep it, without its padding. From then on we train the tail on what we kept.
+# This is a **cache** (another one than that of chapter 3). Ours is a dict from a message's row number to its `x`. We
+# call it twice with the batch above. **What does the model compute the second time?** (`pad_sequence` pads again, now
+# with vectors of zeros.)
+
+# %%
+from torch.nn.utils.rnn import pad_sequence
+
+kept = {}    # row number -> x of the message
+
+def from_cache(rows, ids, lengths):
+    if not all(row in kept for row in rows):
+        with torch.no_grad():
+            x = frozen(model.embed(ids))                             # (B, T, C)
+        for row, of_row, length in zip(rows, x, lengths.tolist()):
+            kept[row] = of_row[:length].clone()                      # (length, C)
+    return pad_sequence([kept[row] for row in rows], batch_first=True)    # (B, T, C)
+
+# %%
+rows = loaders["validation"].rows[0]    # the row numbers of the batch
+first_time = from_cache(rows, ids, lengths)
+second_time = from_cache(rows, ids, lengths)
+agree("the first time and the second", first_time, second_time, 0)
+agree("the longest message, kept and computed", second_time[-1], x[-1], 1e-5)
+
+# %% [markdown]
+# Nothing, because all rows are in `kept`. (The longest message, the last of the batch, has no padding.)
 #
 # How large is it? A token has C numbers of 4 bytes each. **How many bytes is that for our 1,045 training messages, with
 # C = 128 in mini? And if only the head trains?** Then one vector per message is enough, that of the last real token.
@@ -960,25 +936,17 @@ print(f"head: 4 · {C} · {len(splits[0]):,} messages = {bytes_of['head']:,}")
 #> head: 4 · 128 · 1,045 messages = 535,040
 
 # %% [markdown]
-# The library's `CachedBatches` takes the loader's place and `Tail` the model's. `first` is the number of the first
-# block that is not frozen; `frozen_blocks` finds it. `Tail` copies nothing: when the tail learns, the model has
-# learned. Its `embed` does nothing, because what comes in has been embedded already.
+# The library's `CachedBatches` is such a cache in the form of a loader. If no block trains, it keeps only the vector of
+# the last real token, and every length becomes 1. And it refuses to keep what training would change. `Tail` takes the
+# model's place. It has the model's own blocks from number `first` on, its norm and its head, so when the tail learns,
+# the model has learned. Its `embed` returns `x` as it is, and `class_logits` asks for nothing else.
 #
-# In `CachedBatches`, read `_compute` and `__iter__` first. `kept` is a dict from a message's row number to its `x`.
-# `pad_sequence` pads again, now with vectors of zeros. `only_last` is true if no block trains; then one vector per
-# message is kept, and every length is 1. The tests in `__init__` refuse what would make the cache wrong.
+# Now the same training as in 5.10, from a fresh copy. (`frozen_blocks` finds `first`, the first block that is not
+# frozen.) **How will the times of the two epochs differ from before, and how will the losses?**
 
 # %%
 from gpt.cost.frozen_cache import CachedBatches, Tail, frozen_blocks
 
-show(Tail)
-show(CachedBatches)
-
-# %% [markdown]
-# Now the same training as in 5.10, with the same function. We start from a fresh copy. **How will the times of the two
-# epochs differ from before, and how will the losses?**
-
-# %%
 cached_model = copy.deepcopy(pretrained)
 swap_head(cached_model, 2)
 let_train(cached_model, "last block")
@@ -994,10 +962,10 @@ predict("bytes kept", bytes_of["last block"], cached.bytes)
 #> bytes kept: predicted 16,536,064, measured 16,536,064
 
 # %% [markdown]
-# The losses agree to rounding, so the cache has changed nothing that we can see in the result. The first epoch takes
-# about as long as before, because it fills the cache. The second epoch of mini took 0.2 s when we measured it, and 0.8
-# s without the cache (one CPU core). It saves the work of three blocks of four. In GPT-2 124M it saves eleven of
-# twelve. (There we measured 6 s in place of 50 s, with untrained weights, on a machine that was busy with other work.)
+# The losses agree to rounding. The first epoch takes about as long as before, because it fills the cache. The second
+# epoch of mini took 0.2 s when we measured it, and 0.8 s without the cache (one CPU core). The cache saves the work of
+# three of four blocks, and in GPT-2 124M that of eleven of twelve. (There we measured 6 s in place of 50 s, with
+# untrained weights, on a busy machine.)
 #
 # <details><summary>Question: why does the cache not help when everything trains?</summary>
 #
@@ -1007,14 +975,13 @@ predict("bytes kept", bytes_of["last block"], cached.bytes)
 #
 # ## 5.12 Three ways, and a choice
 #
-# In 5.10 the last block was a guess. Now we train all three ways and let the validation messages decide. The first two
-# use the cache:
+# Now we train all three ways and let the validation messages decide. The first two use the cache:
 
 # %%
 section("5.12")
 
 def tail_and_cache(model):
-    """What to train, and its loaders by name."""
+    """Output: what to train, and the loaders to train it with, by name."""
     first = frozen_blocks(model)
     if first == 0:
         return model, loaders
@@ -1024,36 +991,34 @@ def tail_and_cache(model):
     return Tail(model, first), cached
 
 # %% [markdown]
-# The library's `train` is our loop with a progress bar. Its learning rate follows a **schedule** (chapter 4): it rises
-# over the first 20 steps and then falls along a cosine. It calls `after_epoch` after each epoch, and we note the time.
-# (`fused=True` computes the same step faster. `computing` and `loss_scaler` are for other number types than float32,
-# and do nothing on mini: see 6.14.)
+# The library's `train` is our loop with a progress bar. It takes the loss of a batch from a function. `classifier_loss`
+# does what we did by hand. On larger models the next cell lets it compute in a shorter number type where that is faster
+# (6.14). On mini it changes nothing.
 
 # %%
 from gpt.classify import classifier_loss
 from gpt.cost.precision import computing, loss_scaler
-from gpt.train import train, warmup_then_cosine
 
-loss_of = computing(args.dtype, args.device)(classifier_loss)
-
-def train_way(net, batches, epochs):
-    """Train in place. Output: the times, in seconds, at the start and after each epoch."""
-    clock = [time.perf_counter()]
-
-    def note_time(progress):
-        clock.append(time.perf_counter())
-
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, rate, weight_decay=0.0, fused=True)
-    train(net, batches, loss_of, optimizer, epochs, device=args.device,
-          scaler=loss_scaler(args.dtype, args.device), after_epoch=note_time,
-          schedule=warmup_then_cosine(20, epochs * len(batches)))
-    return clock
+loss_of = computing(args.dtype, args.device)(classifier_loss)    # mini: classifier_loss
+scaler = loss_scaler(args.dtype, args.device)                    # mini: None
 
 # %% [markdown]
-# The head alone gets more epochs than the others, because it needs more steps. The rate and the epochs (of the run
-# without `--quick`) had the lowest validation loss on mini, in the mean of three seeds. We tried 11 settings for the
-# head and 6 for each of the others. No test message was looked at.
+# The learning rate now follows a **schedule** (4.13): it rises over the first 20 steps and then falls along a cosine.
+# (`fused=True` computes the same step faster.)
+
+# %%
+from gpt.train import train, warmup_then_cosine
+
+def train_way(net, batches, epochs):
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, rate, weight_decay=0.0, fused=True)
+    train(net, batches, loss_of, optimizer, epochs, device=args.device, scaler=scaler,
+          schedule=warmup_then_cosine(20, epochs * len(batches)))
+
+# %% [markdown]
+# The head alone gets more epochs than the others, because it needs more steps. We tried 11 settings of rate and epochs
+# for the head and 6 for each of the others, on mini with three seeds, and took those with the lowest mean validation
+# loss (without `--quick`). All three ways got the same rate. No test message was looked at.
 
 # %%
 trained = {}
@@ -1063,49 +1028,34 @@ for way, epochs in args.rounds.items():
     swap_head(model, 2)
     let_train(model, way)
     net, batches = tail_and_cache(model)
-    clock = train_way(net, batches["train"], epochs)
-    trained[way] = dict(net=net, batches=batches, model=model, clock=clock,
-                        epochs=epochs)
-    print(f"{way:10} first epoch {clock[1] - clock[0]:5.2f} s, "
-          f"last of {epochs:2} {clock[-1] - clock[-2]:5.2f} s")
-
-# %% [markdown]
-# Compare the first epoch, which fills the cache, with the last. For the head an epoch of mini became about twenty times
-# faster. *Everything* has nothing frozen, so it has no cache.
-#
-# Were the sizes as predicted, and does each tail give what its whole model gives? `trained` has for each way what was
-# trained, its loaders, the model around it, the times and the epochs.
+    began = time.perf_counter()
+    train_way(net, batches["train"], epochs)
+    trained[way] = dict(net=net, batches=batches, epochs=epochs,
+                        seconds=time.perf_counter() - began)
 
 # %%
-from gpt.classify import predict_logits
-
 for way in ("head", "last block"):
-    run = trained[way]
-    predict(f"{way}: bytes kept", bytes_of[way], run["batches"]["train"].bytes)
-    _, tails = predict_logits(run["net"], run["batches"]["validation"], args.device)
-    _, whole = predict_logits(run["model"], loaders["validation"], args.device)
-    agree(f"{way}: tail and model", tails, whole, 1e-3 * (1 + whole.abs().max()))
+    predict(f"{way}: bytes kept", bytes_of[way], trained[way]["batches"]["train"].bytes)
 #> head: bytes kept: predicted 535,040, measured 535,040
 #> last block: bytes kept: predicted 16,536,064, measured 16,536,064
 
 # %% [markdown]
 # Which way should we take? We compare validation losses and not accuracies, because a loss also says how sure the model
-# was of each answer. The first cell measures what we will want to know of each way, and the second prints a part of it.
+# was of each answer. The first cell collects the facts for the report, and the second prints what we choose by. **Which
+# way will win?**
 
 # %%
 facts = {}
 for way, run in trained.items():
-    net, batches, clock = run["net"], run["batches"], run["clock"]
-    held_out = batches["validation"]
+    net, held_out = run["net"], run["batches"]["validation"]
     began = time.perf_counter()
-    row = dict(
-        train_accuracy=calc_accuracy_loader(batches["train"], net, args.device),
+    facts[way] = dict(
+        train_accuracy=calc_accuracy_loader(run["batches"]["train"], net, args.device),
         validation_accuracy=calc_accuracy_loader(held_out, net, args.device),
         way=way, trainable_parameters=count_parameters(net)[0], epochs=run["epochs"],
-        validation_loss=calc_loss_loader(held_out, net, args.device))
-    row |= dict(seconds_training=clock[-1] - clock[0],
-                seconds_evaluating=time.perf_counter() - began)
-    facts[way] = row
+        validation_loss=calc_loss_loader(held_out, net, args.device),
+        seconds_training=run["seconds"])
+    facts[way]["seconds_evaluating"] = time.perf_counter() - began
 
 # %%
 for way, row in facts.items():
@@ -1119,12 +1069,12 @@ print(f"lowest validation loss: {best}")
 # %% [markdown]
 # On mini, with `--quick` and without, *everything* has the lowest loss. So we choose it now, before we look at any test
 # message. But is its lead real? With `--quick` it is right on 147 of 149 validation messages and the last block on 143.
-# We need a measure of how much luck there is in such numbers.
+# How much luck is in such numbers?
 #
 # ## 5.13 How good is it? Ten messages by hand
 #
-# Before we open the test split we should know what to measure. Take ten messages, of which four are spam. A classifier
-# has given each of them a probability of spam. It calls a message spam if that is more than 0.5:
+# Take ten messages, of which four are spam. A classifier has given each of them a probability of spam. It calls a
+# message spam if that is more than 0.5:
 
 # %%
 section("5.13")
@@ -1136,14 +1086,14 @@ print(f"{found} of 4 spam found, {alarms} of 6 ham called spam")
 #> 3 of 4 spam found, 2 of 6 ham called spam
 
 # %% [markdown]
-# There are four kinds of outcome. A table of them is called a **confusion matrix**:
+# A table of the four outcomes is called a **confusion matrix**:
 #
 # | | called ham | called spam |
 # |---|---|---|
 # | is ham | 4 | 2 |
 # | is spam | 1 | 3 |
 #
-# All measures but the last, ROC AUC, are computed from these four numbers.
+# All measures but ROC AUC are computed from these four numbers.
 #
 # ### Accuracy
 #
@@ -1154,11 +1104,16 @@ print(f"{found} of 4 spam found, {alarms} of 6 ham called spam")
 # With ten other messages it might have been 6 or 9. Let $p$ be the classifier's **true accuracy**, its share of right
 # answers on endlessly many messages. Which values of $p$ fit the result 7 of 10?
 #
-# First, how far from $p$ does a result usually fall? Write 1 for a right answer and 0 for a wrong one. The mean is $p$.
-# The squares are 1 and 0 too, so their mean is also $p$. The variance is the mean of the squares minus the square of
-# the mean, $p - p^2 = p (1 - p)$. The average of $n$ independent answers has a variance $n$ times smaller, so its
-# standard deviation is $\sqrt{p (1 - p) / n}$. An average of many answers is nearly normal. So it falls within 1.96
-# standard deviations of $p$ in about 95 of 100 tests. We keep every $p$ for which our result is that close:
+# How far from $p$ does a result usually fall?
+#
+# 1. *One answer.* Write 1 for right and 0 for wrong. The mean is $p$. The squares of 1 and 0 are 1 and 0 again, so
+#    their mean is $p$ too. The variance is the mean of the squares minus the square of the mean: $p - p^2 = p (1 - p)$.
+# 2. *The average of $n$ independent answers.* Its variance is $n$ times smaller, so its standard deviation is
+#    $\sqrt{p(1-p)/n}$.
+# 3. *95 of 100 tests.* An average of many answers is nearly normal, so in about 95 of 100 tests it falls within 1.96
+#    standard deviations of $p$. (Ten answers are few, so here this is rough.)
+#
+# We keep every $p$ for which our result is that close:
 #
 # $$\left| \tfrac{7}{10} - p \right| \le 1.96 \sqrt{p (1 - p) / 10}$$
 #
@@ -1181,10 +1136,14 @@ print("210 of 300:", plausible(210, 300))
 
 # %% [markdown]
 # After 7 of 10 the true accuracy may be anything from 40 to 89 %. With 300 messages the same share leaves 65 to 75 %.
-# This range is Wilson's **95 % confidence interval**. A range made in this way contains the true accuracy in about 95
-# of 100 tests. The library does not try all values. It squares both sides and solves the quadratic equation for the
-# true accuracy. In the listing `p` is the *measured* share, 0.7, and `z` is 1.96. `middle` and `reach` stand before and
-# after the $\pm$ of the solution.
+# This range is Wilson's **95 % confidence interval**. Such a range contains the true accuracy in about 95 of 100 tests.
+#
+# The library does not try all values. With the measured share $s$ (here 0.7) and $z = 1.96$, the ends of the range
+# solve $(s - p)^2 = z^2 \, p (1 - p) / n$. Ordered by powers of $p$ that is a quadratic equation:
+#
+# $$\Big(1 + \frac{z^2}{n}\Big) p^2 - 2 \Big(s + \frac{z^2}{2n}\Big) p + s^2 = 0$$
+#
+# Its solutions are `middle` plus or minus `reach`, divided by the factor of $p^2$. (In the listing `p` is our $s$.)
 
 # %%
 from gpt.evaluate.metrics import wilson_interval
@@ -1202,7 +1161,7 @@ print(f"7 of 10: {low:.4f} to {high:.4f}")
 # ### Precision
 #
 # Accuracy does not tell the two kinds of mistake apart. The first question is: of what is called spam, how much *is*
-# spam? This is the **precision**, here 3 of 3 + 2.
+# spam? This is the **precision**, here 3 of 5.
 
 # %%
 precision = found / (found + alarms)
@@ -1223,7 +1182,7 @@ predict("recall", 3 / 4, recall)
 # ### F1
 #
 # One of the two alone is easy to make perfect. Call everything spam, and the recall is 1. **F1** is high only if both
-# are high. It is their harmonic mean, $2 P R / (P + R)$. **What is it here?** $2 \cdot 0.6 \cdot 0.75 / 1.35$.
+# are high. It is their harmonic mean, $2 P R / (P + R)$. **What is it here?**
 
 # %%
 f1 = 2 * precision * recall / (precision + recall)
@@ -1231,19 +1190,12 @@ predict("F1", 0.9 / 1.35, f1, 1e-9)
 #> F1: predicted 0.6667, measured 0.6667
 
 # %% [markdown]
-# <details><summary>Question: what are precision, recall and F1 if everything is called spam?</summary>
-#
-# All 4 spam are found, so the recall is 1. Of 10 messages called spam 4 are spam, so the precision is 0.4. F1 is
-# 2 · 0.4 · 1 / 1.4 = 0.57: the low precision pulls it down.
-#
-# </details>
-#
 # ### ROC AUC
 #
-# The threshold of 0.5 is our choice. **ROC AUC** needs none. (The name comes from a curve, the area under which it is.)
-# It asks: if I draw one spam and one ham at random, how often does the spam have the higher score? There are $4 \cdot 6
-# = 24$ pairs. The spam at 0.95 beats all 6 ham, and so does the one at 0.90. The one at 0.70 beats 5, and the one at
-# 0.30 beats 4. That makes 21 of 24.
+# The threshold of 0.5 is our choice. **ROC AUC** needs none. (AUC means area under the curve; chapter 10 draws it.) It
+# asks: if I draw one spam and one ham at random, how often does the spam have the higher score? There are $4 \cdot 6 =
+# 24$ pairs. The spam at 0.95 beats all 6 ham, and so does the one at 0.90. The one at 0.70 beats 5, and the one at 0.30
+# beats 4. That makes 21 of 24.
 
 # %%
 wins = 0
@@ -1268,26 +1220,27 @@ print(format_report(classification_report(labels, p_both, names)))
 #> spam          4      0.600      0.750      0.667      0.875   1, 3
 
 # %% [markdown]
-# Each row is a class. The row *spam* has the numbers that we worked out. The last two numbers of a row are its row of
-# the confusion matrix. The row *ham* answers the same questions with ham in the place of spam.
+# Each row is a class. The row *spam* has the numbers that we worked out, and at its end the line *is spam* of the
+# confusion matrix. The row *ham* answers the same questions with ham in the place of spam.
 #
 # ## 5.14 One look at the test messages
 #
-# Now we open the test split, once. The three baselines learn from the same training messages. *majority* always gives
-# the more frequent class of its training messages. It is what "always ham" becomes when the classes are balanced. For
-# each method we store the test accuracy and everything else that we know of it. **How far apart must two methods be
-# before you believe that one is better? Think of 5.13, with 300 messages.**
+# Now we open the test split, once. The three baselines learn from the same training messages. (*majority* always gives
+# the more frequent class of these.) **How far apart must two methods be before you believe that one is better? Think of
+# 5.13, with 300 messages.**
 
 # %%
+from gpt.classify import predict_logits
+
 section("5.14")
 results = {}
 for row in baseline_table(*splits):
-    results[row["name"]] = dict(row, test_accuracy=row["test"])
+    results[row["name"]] = dict(row, test_accuracy=row["test"])    # "test": a share
 for way, run in trained.items():
     labels, logits = predict_logits(run["net"], run["batches"]["test"], args.device)
-    report_of_way = classification_report(labels, logits.softmax(dim=-1), names)
-    results[f"GPT-2 {weights}, {way}"] = dict(facts[way], test=report_of_way,
-                                              test_accuracy=report_of_way["accuracy"])
+    of_test = classification_report(labels, logits.softmax(dim=-1), names)
+    results[f"GPT-2 {weights}, {way}"] = dict(    # here "test" is the whole report
+        facts[way], test=of_test, test_accuracy=of_test["accuracy"])
 
 # %%
 n_test = len(splits[2])
@@ -1314,22 +1267,20 @@ figure(plot_accuracies(points, title), folder, "05_accuracy")
 # %% [markdown]
 # *Test accuracy with its 95 % interval; the fine-tuned models are blue.*
 #
-# Let us read the table aloud, with the numbers of `--quick`. Always giving one answer gets 50.0 %. Length gets 81.7 %.
-# The head alone gets 92.3 %. These three intervals do not touch each other, so the differences are hardly luck. A head
-# of 258 numbers on top of a frozen model is clearly better than length.
+# With `--quick`, always giving one answer gets 50.0 %, length 81.7 %, and the head alone 92.3 %. These three intervals
+# do not touch each other, so the differences are hardly luck.
 #
 # **Counting words is as good here.** Naive Bayes and the last block are both right on 292 of 300 messages, *everything*
-# on 289. (Without `--quick` *everything* gets 293, one message more than naive Bayes, which means as little.) It would
+# on 289. (Without `--quick` *everything* gets 292 with one thread and 293 with two, because rounding differs.) It would
 # have surprised us if so small a GPT-2 had been clearly better, because spam in this collection gives itself away by
 # its words.
 #
 # **What may we say about *everything* against the last block?** Their intervals, 93.6 to 97.9 % and 94.8 to 98.6 %,
-# overlap widely. The test does not tell them apart. That does not show that they are equally good. It only shows that
-# 300 messages are too few to see a difference, if there is one. For two methods on the *same* messages there is a finer
-# test, which counts the messages where only one of the two is right. Chapter 10 uses it, with other seeds as well.
+# overlap widely. That does not show that they are equally good. It only shows that 300 messages are too few to see a
+# difference, if there is one. Chapter 10 has a finer test for two methods on the *same* messages.
 #
-# **The choice stays.** We chose by the validation loss, before we saw this table. Taking the last block now, because it
-# is three messages ahead, would be choosing on the test. Here is the chosen model, class by class:
+# **The choice stays.** Taking the last block now, because it is three messages ahead, would be choosing on the test.
+# Here is the model that we chose by its validation loss, class by class:
 
 # %%
 chosen = next(row for row in results.values() if row.get("way") == best)
@@ -1337,7 +1288,7 @@ print(f"{best}\n{format_report(chosen['test'])}")
 
 # %% [markdown]
 # With `--quick`, 7 of the 150 ham were called spam, and 4 of the 150 spam were missed. The seven are worse, because
-# somebody does not get their mail. Last, we write down what this run was and what it gave. **You may skip** the cell.
+# somebody does not get their mail. **You may skip** the next cell, which writes all results to a file.
 
 # %%
 from book import peak_memory, report
@@ -1357,19 +1308,19 @@ report(folder, args, recipe="default", weights=weights, split="leak-free",
 # ## 5.15 What a random head costs
 #
 # The book keeps the random start of `nn.Linear` and reports a first loss of 2.453. Ours is 0.693. Neither head knows
-# anything. Why is one so much worse?
+# anything. What does a random start cost?
 #
 # `nn.Linear` draws each weight and the bias evenly between $-1/\sqrt{C}$ and $1/\sqrt{C}$. That has the variance
-# $1/(3C)$. For a vector $x$ a score is a sum of such numbers times those of $x$, plus the bias, so its variance is
-# $(|x|^2 + 1) / (3C)$. The difference of two independent scores has twice that. If the vectors are long, the
-# difference is often large. We try 200 heads on the vectors of the validation messages. (`Identity` is a head that
-# changes nothing, so that `predict_logits` returns the vectors.)
+# $1/(3C)$. For a vector $x$ a score is $\sum_i w_i x_i + b$. The term $w_i x_i$ has the variance $x_i^2 / (3C)$.
+# Variances of independent terms add up, so the score has $(|x|^2 + 1) / (3C)$. The difference of two independent scores
+# has twice that. If the vectors are long, the difference is often large. We try 200 heads on the vectors of the
+# validation messages. (`Identity` is a head that changes nothing, so that `predict_logits` returns the vectors.)
 
 # %%
 section("5.15")
 model = copy.deepcopy(pretrained)
 model.out_head = torch.nn.Identity()
-right, x = predict_logits(model, loaders["validation"], args.device)    # (N,), (N, C)
+labels, x = predict_logits(model, loaders["validation"], args.device)   # (N,), (N, C)
 heads = [torch.nn.Linear(C, 2) for _ in range(200)]
 scores = torch.stack([head(x).detach() for head in heads])              # (200, N, 2)
 difference = scores[..., 1] - scores[..., 0]                            # (200, N)
@@ -1383,20 +1334,20 @@ predict("standard deviation of the difference", spread, measured, 0.2)
 
 # %% [markdown]
 # Let $z$ be the wrong score minus the right one. The probability of the right class is $1 / (1 + e^z)$, so the loss of
-# a message is $\ln(1 + e^z)$, a function called softplus. A sum of many random numbers is nearly normal, so we can
-# predict the mean loss by drawing $z$:
+# a message is $\ln(1 + e^z)$, a function called softplus. Each score is a sum of many random numbers, so $z$ is nearly
+# normal, with the spread above. To predict the mean loss we draw many $z$:
 
 # %%
 from torch.nn.functional import softplus
 
-losses = torch.stack([cross_entropy(of_head, right) for of_head in scores])    # (200,)
+losses = torch.stack([cross_entropy(of_head, labels) for of_head in scores])   # (200,)
 expected = softplus(spread * torch.randn(100_000)).mean().item()
 predict("mean loss of 200 random heads", expected, losses.mean().item(), 0.2)
 print(f"any one of them: {losses.min():.2f} to {losses.max():.2f}")
 
 # %% [markdown]
 # On mini the mean is 1.2, well above ln 2. A random head is *sure* of its guesses, and about half of them are wrong.
-# (The book's 2.453 is one draw, on 124M, read at padding tokens, so it cannot be compared directly.)
+# (The book's 2.453 is one draw, on 124M, read at padding tokens, so its size cannot be compared directly.)
 #
 # ## 5.16 How much does a leak flatter?
 #
@@ -1416,14 +1367,12 @@ for name, cut in (("random", random_split), ("without leaks", split_without_leak
           f"(standard deviation {statistics.stdev(accuracies):.1f})")
 
 # %% [markdown]
-# 96.6 and 96.5 %. The difference is small beside the spread from seed to seed, which is about one point. (The 95.0 % of
-# 5.4 lies on the low side of such cuts, for all its leaks.)
+# 96.6 and 96.5 %. The difference is small beside the spread from seed to seed, which is about one point.
 #
 # ## 5.17 A mean of means
 #
-# We said that averaging the batches' results counts a small batch too much. Take 17 losses in batches of 8, 8 and 1:
-# sixteen are 0.1 and the last is 3.5. Their mean is (1.6 + 3.5) / 17 = 0.3. **What is the mean of the three batches'
-# means?**
+# Take 17 losses in batches of 8, 8 and 1: sixteen are 0.1 and the last is 3.5. Their mean is (1.6 + 3.5) / 17 = 0.3.
+# **What is the mean of the three batches' means?**
 
 # %%
 section("5.17")
@@ -1435,8 +1384,7 @@ predict("mean of means", (0.1 + 0.1 + 3.5) / 3, sum(of_batches) / 3, 1e-5)
 #> mean of means: predicted 1.233, measured 1.233
 
 # %% [markdown]
-# The one message in the small batch counted as much as eight. For this reason the batches of `BatchesByLength` differ
-# in size by one message at most.
+# The one message in the small batch counted as much as eight.
 #
 # ## 5.18 What mistakes weigh in real mail
 #
@@ -1453,14 +1401,14 @@ print(f"precision in the test {found / (found + alarms):.0%}")
 print(f"precision in the file {found / (found + 0.866 / 0.134 * alarms):.0%}")
 
 # %% [markdown]
-# With `--quick` one in four messages that it hides would be ham. That is too many for a mailbox. (7 false alarms are
-# few to estimate from, so the number is rough.) Chapter 10 moves the threshold of 0.5, which trades precision for
-# recall.
+# With `--quick` one in four messages that the filter hides would be ham. That is too many for a mailbox. But 7 false
+# alarms are few to estimate from. Wilson's interval for 7 of 150 is 2.3 to 9.3 %, which gives a precision from 87 down
+# to 62 %. Chapter 10 moves the threshold of 0.5, which trades precision for recall.
 
 # %% [markdown]
 # ## What you have now
 #
-# 1. A file read without loss, balanced, and cut in three splits that share no near-copies.
+# 1. A file read without loss, balanced, and cut in three splits that share no messages with equal letters.
 # 2. Batches of similar length: 4 % of their tokens are padding, in place of 75 %.
 # 3. A classifier made of a language model: a new head that starts at zero, read at the last real token.
 # 4. Three ways to fine-tune it, and a cache that saves the frozen layers' work. Up to rounding the result is the same.
@@ -1481,8 +1429,8 @@ print(f"precision in the file {found / (found + 0.866 / 0.134 * alarms):.0%}")
 # | `gpt/batches.py`, `__iter__` | yield `self.labels[:len(rows)]` | nothing stops; the loss stays near ln 2 |
 # | 5.8, the first loss | `swap_head(model, 2, zero=False)` | 5.8 stops: the first loss is 1.46, not ln 2 |
 # | 5.10, `step_on` | leave out `optimizer.zero_grad()` | the mean loss rises to 1.1, then 1.4; still 97 % right |
-# | 5.11 | leave out `let_train(cached_model, ...)` | refused: what a block reads would change with every step |
-# | 5.12, `train_way` | `100 * rate` in place of `rate` | *everything*: 67 % of the test; the head hardly minds |
+# | 5.11 | leave out `let_train(cached_model, ...)` | 5.11 stops: "an embedding or a block before block 0 trains" |
+# | 5.12, `train_way` | `100 * rate` in place of `rate` | *everything*: 62 % right; the head: 93 %, its loss tenfold |
 #
 # ## Exercises
 #

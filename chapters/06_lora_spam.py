@@ -197,6 +197,8 @@ for name in ("both random", "A random, B zero"):
 #
 # ### Can it learn?
 #
+# If you know the gradients of a matrix product, or are in a hurry, go to the two formulas at the end of this passage.
+#
 # We need the gradients of a product $y = h B$, where $h$ is $(N, r)$. Let $g$, of shape $(N, out)$, be the gradient of
 # the loss $L$ with respect to $y$. One number of $y$ is $y_{nj} = \sum_k h_{nk} B_{kj}$. So $B_{kj}$ acts on column $j$
 # of every row $n$, each time multiplied by $h_{nk}$. The chain rule adds these up: the gradient of $B_{kj}$ is $\sum_n
@@ -278,14 +280,14 @@ for name, (A, B) in starts.items():
 # when you try other ranks; the learning rate then still fits. (With Adam, Hu et al. say, tuning alpha does roughly what
 # tuning the learning rate does.)
 #
-# Why divide by r? Let $a_k$ be the columns of $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms, $(x a_k)
-# b_k$. Take the first step of training, from $B = 0$, for one token. By 6.2 the gradient of $b_k$ is $(x a_k) g$, a
-# number times a row. Adam divides each number of a gradient by the root of a running mean, over the steps, of that
-# number's square. At the first step there is only one square, so the root is the number's own size and only its sign is
-# left: each number of $b_k$ moves by the learning rate $\eta$, against that sign. The sign of a product is the product
-# of the signs, and a number times its sign is its absolute value. So the term becomes $(x a_k) \cdot (-\eta) \cdot
-# \text{sign}(x a_k) \cdot \text{sign}(g)$, which is $-\eta \, |x a_k| \, \text{sign}(g)$. **All r terms pull in the
-# same direction**, and the move grows with r.
+# Why divide by r? (The answer takes some algebra. In a hurry? Its last sentence is enough.) Let $a_k$ be the columns of
+# $A$ and $b_k$ the rows of $B$. Then $x A B$ is a sum of r terms, $(x a_k) b_k$. Take the first step of training, from
+# $B = 0$, for one token. By 6.2 the gradient of $b_k$ is $(x a_k) g$, a number times a row. Adam divides each number of
+# a gradient by the root of a running mean, over the steps, of that number's square. At the first step there is only one
+# square, so the root is the number's own size and only its sign is left: each number of $b_k$ moves by the learning
+# rate $\eta$, against that sign. The sign of a product is the product of the signs, and a number times its sign is its
+# absolute value. So the term becomes $(x a_k) \cdot (-\eta) \cdot \text{sign}(x a_k) \cdot \text{sign}(g)$, which is
+# $-\eta \, |x a_k| \, \text{sign}(g)$. **All r terms pull in the same direction**, and the move grows with r.
 #
 # Does it? We take one token and a random $A$. Each of the 256 outputs should move by $\eta$ times the sum of all
 # $|x a_k|$, up or down. So the mean size of the moves is that amount, too.
@@ -528,8 +530,8 @@ print(f"that is {trainable / total:.1%} of all {total:,} numbers")
 # %% [markdown]
 # ## 6.7 The messages
 #
-# The data are those of chapter 5: SMS messages, as many ham as spam, in three splits. No message has a near-copy in
-# another split. A batch holds messages of similar length, so that little padding is needed.
+# The data are those of chapter 5: SMS messages, as many ham as spam, in three splits. No two splits
+# share a message with the same letters. A batch holds messages of similar length, so that little padding is needed.
 
 # %%
 section("6.7")
@@ -550,7 +552,7 @@ for purpose, split in zip(("train on", "validate with", "test with"), splits):
 from gpt.batches import BatchesByLength, padding_share
 from gpt.tokenizer import gpt2_tokenizer
 
-BATCH_SIZE, CONTEXT = 8, 256    # mini can read 256 tokens: one message of 257 is cut
+BATCH_SIZE, CONTEXT = 8, 256    # mini can read 256 tokens
 tokenizer = gpt2_tokenizer()
 train_loader = BatchesByLength(splits[0], tokenizer, BATCH_SIZE, CONTEXT,
                                seed=args.seed)
@@ -572,7 +574,7 @@ print("messages to measure on:", [len(split) for split in asked])
 # ## 6.8 Train
 #
 # Four steps make the model: load the pretrained weights, freeze them, attach a new head, and put a LoRA around each
-# linear layer in the blocks. With `--quick` or `--model mini` the model is mini, the small GPT of chapter 4 with 4
+# linear layer in the blocks. With `--quick` or `--model mini` the model is mini with its 4
 # blocks of 128 channels. Otherwise it is GPT-2 124M. **How many numbers of mini will train?** The formula of 6.6 says
 # $4 \cdot 18 \cdot 16 \cdot 128 + 2 \cdot 128 + 2$.
 
@@ -625,6 +627,8 @@ predict("first loss, nats per message (ln 2)", 0.6931, first, 0.001)
 # If you see anything else here, look for the mistake before you train.
 #
 # ### Who moves first?
+#
+# In a hurry? Skip to "The settings". Nothing later depends on this.
 #
 # The head and all $B$'s are zero now. By 6.2 the gradient of $B$ contains $A$ and that of $A$ contains $B$. Both also
 # contain the head's weight, because the loss reaches the blocks only through the head. **Which of the three moves in
