@@ -385,9 +385,9 @@ predict("groups that two of our splits share", 0, shared)
 #> groups that two of our splits share: predicted 0, measured 0
 
 # %% [markdown]
-# This shows that our definition holds, and not that no copy is left. A changed word gets through, such as *2 claim* for
-# *To claim*. In the split of seed 123, 36 of the 150 test spam are more than 85 % like a training spam, as Python's
-# `difflib` measures it.
+# This shows that our definition holds. It does not show that no copy is left. A changed word gets through, such as *2
+# claim* for *To claim*. In the split of seed 123, 36 of the 150 test spam are more than 85 % like a training spam, as
+# Python's `difflib` measures it.
 #
 # How much did the leak flatter naive Bayes? So little that we cannot tell it from luck (5.16).
 #
@@ -477,11 +477,13 @@ print("by length:   ", cost([[6, 7, 8], [28, 30, 31]]))
 # %% [markdown]
 # `BatchesByLength` does this for a whole split. It sorts the messages by length, cuts the sorted list into batches, and
 # for training shuffles the batches. (Otherwise each **epoch**, a pass through the training messages, would begin with
-# the short messages, mostly ham.) Its method `set_epoch` decides the order. First it multiplies each length by a random
-# number from 0.95 to 1.05, so that a message meets other neighbours in each epoch. (`default_rng([seed, epoch])` draws
-# other numbers in each epoch, and the same in every run.) `argsort` gives the row numbers from the shortest message to
-# the longest, and `array_split` cuts them into batches of nearly equal size. Skip the case `batch_size is None` until
-# chapter 6.
+# the short messages, mostly ham.) Its method `set_epoch` decides the order, in three steps:
+#
+# 1. It multiplies each length by a random number from 0.95 to 1.05, so that a message meets other neighbours in each
+#    epoch. (`default_rng([seed, epoch])` draws other numbers in each epoch, and the same in every run. Without a seed
+#    nothing is random.)
+# 2. `argsort` gives the row numbers from the shortest message to the longest.
+# 3. `array_split` cuts them into batches of nearly equal size. (Skip the case `batch_size is None` until chapter 6.)
 
 # %%
 from gpt.batches import BatchesByLength
@@ -697,8 +699,8 @@ with torch.no_grad():
 
 # %% [markdown]
 # It is cheaper to pick one vector per message first and to give only these to the head. The library's `hidden_at(model,
-# ids, at)` returns these vectors. Its last block still computes all keys and values, because the position that is read
-# looks at them, but a query and the feed-forward network only at that position.
+# ids, at)` returns these vectors. In the last block it computes all keys and values, because the position that is read
+# looks at them. It computes the query and the feed-forward part at that position only.
 
 # %%
 from gpt.classify import hidden_at
@@ -856,7 +858,7 @@ n_validation = len(splits[1])
 print(f"{right} of {n_validation} right: {right / n_validation:.2%}")
 
 # %% [markdown]
-# That is a spam classifier, and you have seen every line of its training.
+# That is a spam classifier, and you have seen every step of its training.
 #
 # We counted messages and divided once. If we averaged the batches' accuracies, a smaller batch would count too much
 # (5.17). The library's `calc_accuracy_loader` counts messages as well:
@@ -879,8 +881,10 @@ predict("the library's accuracy", right / n_validation, accuracy, 1e-6)
 #
 # ## 5.11 Frozen layers need to be computed once
 #
+# In a hurry? Skip to 5.12. This section saves time, and LoRA cannot use it.
+#
 # In 5.10 the blocks before the last are frozen. For the same message they give the same vectors in every epoch, so
-# every epoch after the first computes them in vain.
+# every epoch after the first computes them needlessly.
 #
 # Cut the model in two. The first part makes what the last block reads. The second part is all that trains; we call it
 # the **tail**. Run one after the other, they should give what the whole model gives:
@@ -936,10 +940,13 @@ print(f"head: 4 · {C} · {len(splits[0]):,} messages = {bytes_of['head']:,}")
 #> head: 4 · 128 · 1,045 messages = 535,040
 
 # %% [markdown]
-# The library's `CachedBatches` is such a cache in the form of a loader. If no block trains, it keeps only the vector of
-# the last real token, and every length becomes 1. And it refuses to keep what training would change. `Tail` takes the
-# model's place. It has the model's own blocks from number `first` on, its norm and its head, so when the tail learns,
-# the model has learned. Its `embed` returns `x` as it is, and `class_logits` asks for nothing else.
+# The library has this in two classes:
+#
+# * `CachedBatches` is a loader with such a cache. In place of token ids its batches hold the kept `x`. (If no block
+#   trains, it keeps only the vector of the last real token.)
+# * `Tail` is the rest of the model: the blocks from number `first` on, the norm and the head. These are the model's own
+#   parts, so what the tail learns the model has learned. Its `embed` gets `x` and returns it as it is. So
+#   `class_logits` works with a tail as with a model.
 #
 # Now the same training as in 5.10, from a fresh copy. (`frozen_blocks` finds `first`, the first block that is not
 # frozen.) **How will the times of the two epochs differ from before, and how will the losses?**
@@ -992,15 +999,15 @@ def tail_and_cache(model):
 
 # %% [markdown]
 # The library's `train` is our loop with a progress bar. It takes the loss of a batch from a function. `classifier_loss`
-# does what we did by hand. On larger models the next cell lets it compute in a shorter number type where that is faster
-# (6.14). On mini it changes nothing.
+# does what we did by hand. **You may skip** the next cell. On larger models it lets the loss be computed in a shorter
+# number type where that is faster (6.14). On mini `loss_of` is `classifier_loss`, and `scaler` is None.
 
 # %%
 from gpt.classify import classifier_loss
 from gpt.cost.precision import computing, loss_scaler
 
-loss_of = computing(args.dtype, args.device)(classifier_loss)    # mini: classifier_loss
-scaler = loss_scaler(args.dtype, args.device)                    # mini: None
+loss_of = computing(args.dtype, args.device)(classifier_loss)
+scaler = loss_scaler(args.dtype, args.device)
 
 # %% [markdown]
 # The learning rate now follows a **schedule** (4.13): it rises over the first 20 steps and then falls along a cosine.
@@ -1227,7 +1234,7 @@ print(format_report(classification_report(labels, p_both, names)))
 #
 # Now we open the test split, once. The three baselines learn from the same training messages. (*majority* always gives
 # the more frequent class of these.) **How far apart must two methods be before you believe that one is better? Think of
-# 5.13, with 300 messages.**
+# 5.13, with 300 messages.** (In the next cell `test` is a share in a row of the baselines, and a whole report in ours.)
 
 # %%
 from gpt.classify import predict_logits
@@ -1235,11 +1242,11 @@ from gpt.classify import predict_logits
 section("5.14")
 results = {}
 for row in baseline_table(*splits):
-    results[row["name"]] = dict(row, test_accuracy=row["test"])    # "test": a share
+    results[row["name"]] = dict(row, test_accuracy=row["test"])
 for way, run in trained.items():
     labels, logits = predict_logits(run["net"], run["batches"]["test"], args.device)
     of_test = classification_report(labels, logits.softmax(dim=-1), names)
-    results[f"GPT-2 {weights}, {way}"] = dict(    # here "test" is the whole report
+    results[f"GPT-2 {weights}, {way}"] = dict(
         facts[way], test=of_test, test_accuracy=of_test["accuracy"])
 
 # %%
@@ -1346,7 +1353,7 @@ predict("mean loss of 200 random heads", expected, losses.mean().item(), 0.2)
 print(f"any one of them: {losses.min():.2f} to {losses.max():.2f}")
 
 # %% [markdown]
-# On mini the mean is 1.2, well above ln 2. A random head is *sure* of its guesses, and about half of them are wrong.
+# On mini the mean is 1.2, well above ln 2. A random head is rather *sure* of its guesses, and about half of them are wrong.
 # (The book's 2.453 is one draw, on 124M, read at padding tokens, so its size cannot be compared directly.)
 #
 # ## 5.16 How much does a leak flatter?
