@@ -297,7 +297,7 @@ agree("attention on one token, and two linear layers", attention(x), two_layers)
 # %% [markdown]
 # With more tokens, the attention weights decide how much of each value goes into the output. But the values themselves
 # are only added up. So another layer has to work on what a token has gathered. It is called **feed-forward**: two
-# linear layers with an activation function between them. The first makes 4 C channels out of C, and the second goes
+# linear layers with an activation function between them. The first makes F = 4 C channels out of C, and the second goes
 # back to C. (Why four times C? The first transformer chose it, and GPT-2 kept it.)
 #
 # `nn.Sequential` calls its parts one after another. For GELU and attention we take the library's from now on, because

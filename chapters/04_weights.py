@@ -493,14 +493,6 @@ print(repr(tokenizer.decode(vocabulary[written].tolist())))
 # two different sentences of the article, and the many = come from its headings. The model has memorised them and glues
 # them together.
 #
-# <details><summary>Question: with <code>--quick</code> the training loss is 1.0 at the end and was 2.9 at the dot.
-# Which model would you keep?</summary>
-#
-# For reciting the page, the last one. For text that is new to the model, the one at the dot, because its validation
-# loss is lower.
-#
-# </details>
-#
 # ## 4.8 Interrupted, and taken up again
 #
 # In a hurry? Skip to 4.11. The sections between are about files: how to go on with a run, and how to load OpenAI's.

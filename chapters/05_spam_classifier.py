@@ -1353,8 +1353,8 @@ predict("mean loss of 200 random heads", expected, losses.mean().item(), 0.2)
 print(f"any one of them: {losses.min():.2f} to {losses.max():.2f}")
 
 # %% [markdown]
-# On mini the mean is 1.2, well above ln 2. A random head is rather *sure* of its guesses, and about half of them are wrong.
-# (The book's 2.453 is one draw, on 124M, read at padding tokens, so its size cannot be compared directly.)
+# On mini the mean is 1.2, well above ln 2. A random head is rather *sure* of its guesses, and about half of them are
+# wrong. (The book's 2.453 is one draw, on 124M, read at padding tokens, so its size cannot be compared directly.)
 #
 # ## 5.16 How much does a leak flatter?
 #

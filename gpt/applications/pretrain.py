@@ -15,7 +15,7 @@ import torch
 
 from gpt.batches import TextWindows, encode_documents
 from gpt.checkpoint import Checkpoint
-from gpt.cost.precision import computing
+from gpt.cost.precision import choose_precision, computing
 from gpt.download import DownloadError, fetch
 from gpt.losses import next_token_loss, sampled_softmax_loss
 from gpt.model import evaluating
@@ -73,6 +73,7 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
              resume=False):
     """Train a fresh model on text, in place: nearly all steps score a sample of the tokens, the last ones all tokens.
 
+    Matrix products are in bfloat16 where the machine multiplies it, else in float32.
     Both phases share the optimizer, AdamW at 4e-3 that decays matrices (`parameter_groups`), and one schedule: 100
     steps of warm-up, then a cosine down to 0.02 of the rate. Gradients are clipped to norm 1, a sample is 4,096 draws,
     and the losses of the held-out texts are printed every LOOK_EVERY steps. Each phase has a checkpoint in the folder,
@@ -99,13 +100,15 @@ def pretrain(model, training, held_out, *, epochs, sampled_batches, full_batches
             losses = text_losses(model, held_out, windows)
             print(f"step {progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()), flush=True)
 
+    bfloat16_is_fast = choose_precision("auto", device, "a model that trains")[0] == torch.bfloat16
+    dtype = torch.bfloat16 if bfloat16_is_fast else torch.float32    # imitated, bfloat16 took 12 times as long
     steps = 0
     done = {}
     for phase, (batches, times) in phases.items():
         identity = dict(phase=phase, seed=seed, batches=len(batches), epochs=times, batch_size=batch_size)
         checkpoint = Checkpoint(folder / f"{phase.replace(' ', '-')}.pt", model, optimizer, identity,
                                 generators=(generator,), resume=resume)
-        loss_fn = computing(torch.bfloat16, device)(next_token_loss if phase == "full softmax" else sampled_loss)
+        loss_fn = computing(dtype, device)(next_token_loss if phase == "full softmax" else sampled_loss)
         done[phase] = train(model, batches, loss_fn, optimizer, times, device=device, clip=1.0,
                             after_step=print_losses, checkpoint=checkpoint,
                             schedule=lambda step, before=steps: cosine(before + step))
