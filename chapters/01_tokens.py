@@ -891,8 +891,6 @@ model = load_gpt2("mini").requires_grad_(False)    # no training in this chapter
 for line in inspect.getsource(model.embed).splitlines():
     if "torch.arange" in line or "self.tok_emb" in line:
         print(line.strip())
-#> positions = torch.arange(start, start + T, device=token_ids.device)           # (T,)
-#> return self.drop_emb(self.tok_emb(token_ids) + self.pos_emb(positions))   # (B, T, C)
 
 # %% [markdown]
 # Here `start` is 0, and `drop_emb` (dropout, 2.8) changes nothing outside training. The other lines refuse texts

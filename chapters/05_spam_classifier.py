@@ -638,9 +638,10 @@ import copy
 
 C = pretrained.config.emb_dim
 model = copy.deepcopy(pretrained)
-model.out_head = torch.nn.Linear(C, 2, device=args.device)
-torch.nn.init.zeros_(model.out_head.weight)
-torch.nn.init.zeros_(model.out_head.bias)
+new_head = torch.nn.Linear(C, 2, device=args.device)
+torch.nn.init.zeros_(new_head.weight)
+torch.nn.init.zeros_(new_head.bias)
+model.out_head = new_head
 with torch.no_grad():
     scores = model(ids)                             # (1, T, 2)
 print(tuple(scores.shape), "the last pair:", scores[0, -1].tolist())
