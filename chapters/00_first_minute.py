@@ -36,7 +36,7 @@ args = start(__doc__, {}, {}, "--text")    # reads the command line; no lesson
 # In every chapter, `predict()` prints what we expect beside what the program measured. As a rule we worked it out on
 # paper. If the two differ, the chapter stops. (These predictions are ours, not the language model's.) In the file, a
 # line that starts with `#>` is what the line above it printed (in later chapters, with `--quick`). Long outputs and
-# those that may differ between machines have none. The [notebooks](notebooks) show all outputs.
+# those that may differ between machines have none. The notebooks show all outputs.
 #
 # ## 0.1 A message is a row of numbers
 #
